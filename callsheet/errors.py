@@ -1,0 +1,164 @@
+"""Every error that Callsheet raises.
+
+CallsheetError
+├── SettingsError               a setting is wrong or missing (also ValueError)
+├── RedisUnavailable            no Redis answers at the address (also ConnectionError)
+├── MessageError                something is not a valid Msg (also ValueError)
+├── CannotTravel                a value cannot be written to the wire (also TypeError)
+│   ├── ModuleNotAllowed        a class or function outside the allowed modules
+│   └── PayloadTooLarge         a message over the size limit
+├── UnknownQueue                a queue that the settings do not name (also ValueError)
+├── PayloadExpired              a large payload is no longer stored
+├── BadReply                    an agent's reply is not a Msg, a list of them or None (also TypeError)
+├── ModelError                  a chat model's endpoint refused or broke off a call
+├── JobError                    something about one job
+│   ├── ResultTimeout           no result within the time given (also TimeoutError)
+│   ├── JobCancelled            the job was cancelled or revoked
+│   ├── JobExpired              the job's `expires` passed before a worker took it
+│   └── AgentFailed             the agent raised, on a worker or inline
+│       ├── AgentTimeout        the call was ended by its `timeout` (also TimeoutError)
+│       └── BranchFailed        a branch of a FanoutPipeline failed
+└── UsageError                  a call that cannot be right (also TypeError)
+
+Each message says what was wrong, where, and the remedy. Each class survives pickle and JSON: an instance is
+its positional arguments, and nothing else.
+"""
+
+from typing import Any, Self
+
+
+class CallsheetError(Exception):
+    """Base of all errors of Callsheet."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The error as JSON data: class name and arguments."""
+        return {"error": type(self).__name__, "args": list(self.args)}
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> "CallsheetError":
+        """The error that `to_dict` wrote; an unknown class name gives a plain CallsheetError."""
+        cls = _classes().get(str(data.get("error")), CallsheetError)
+        return cls(*data.get("args", ()))
+
+
+class SettingsError(CallsheetError, ValueError):
+    """A setting is wrong or missing."""
+
+
+class RedisUnavailable(CallsheetError, ConnectionError):
+    """No Redis answers at the address in the settings."""
+
+
+class MessageError(CallsheetError, ValueError):
+    """Something given as a message is not a valid Msg."""
+
+
+class CannotTravel(CallsheetError, TypeError):
+    """A value cannot be written to the wire."""
+
+
+class ModuleNotAllowed(CannotTravel):
+    """A class or function lives outside the modules that the settings allow."""
+
+
+class PayloadTooLarge(CannotTravel):
+    """A message is over the size limit."""
+
+
+class UnknownQueue(CallsheetError, ValueError):
+    """A queue that the settings do not name."""
+
+
+class PayloadExpired(CallsheetError):
+    """A large payload that a message refers to is no longer stored."""
+
+
+class BadReply(CallsheetError, TypeError):
+    """An agent's reply is not a Msg, a list of them or None."""
+
+
+class ModelError(CallsheetError):
+    """A chat model's endpoint refused or broke off a call."""
+
+
+class UsageError(CallsheetError, TypeError):
+    """A call that cannot be right."""
+
+
+class JobError(CallsheetError):
+    """Something about one job."""
+
+    @property
+    def message(self) -> str:
+        """The text for people."""
+        return str(self.args[0]) if self.args else ""
+
+
+class ResultTimeout(JobError, TimeoutError):
+    """No result came within the time given; the job itself goes on."""
+
+
+class JobCancelled(JobError):
+    """The job was cancelled or revoked."""
+
+
+class JobExpired(JobError):
+    """The job's `expires` passed before a worker took it."""
+
+
+class AgentFailed(JobError):
+    """The agent raised, on a worker or inline.
+
+    Args:
+        message: what happened, for people.
+        remote_type: qualified name of the class raised there, e.g. `"builtins.ValueError"`.
+        remote_message: its text.
+        remote_traceback: its traceback as text, or "".
+        agent: the agent as `Class(name)`, or "".
+        job_id: the job that failed, or "".
+    """
+
+    def __init__(self, message: str = "", remote_type: str = "", remote_message: str = "",
+                 remote_traceback: str = "", agent: str = "", job_id: str = "", *more: Any) -> None:
+        super().__init__(message, remote_type, remote_message, remote_traceback, agent, job_id, *more)
+        self.remote_type = remote_type
+        self.remote_message = remote_message
+        self.remote_traceback = remote_traceback
+        self.agent = agent
+        self.job_id = job_id
+
+    def __str__(self) -> str:
+        trace = f"\n\nRemote traceback:\n{self.remote_traceback}" if self.remote_traceback else ""
+        return f"{self.message}{trace}"
+
+    def retagged(self, cls: type[Self], message: str, *more: Any) -> Self:
+        """The same remote failure as another class with another message."""
+        return cls(message, self.remote_type, self.remote_message, self.remote_traceback, self.agent,
+                   self.job_id, *more)
+
+
+class AgentTimeout(AgentFailed, TimeoutError):
+    """The call was ended by its `timeout`."""
+
+
+class BranchFailed(AgentFailed):
+    """A branch of a FanoutPipeline failed; the others finished.
+
+    Args:
+        branch: the failing branch, e.g. `"branch 1 (Summarizer(b))"`; the other arguments as in AgentFailed.
+    """
+
+    def __init__(self, message: str = "", remote_type: str = "", remote_message: str = "",
+                 remote_traceback: str = "", agent: str = "", job_id: str = "", branch: str = "") -> None:
+        super().__init__(message, remote_type, remote_message, remote_traceback, agent, job_id, branch)
+        self.branch = branch
+
+
+def _classes() -> dict[str, type[CallsheetError]]:
+    found: dict[str, type[CallsheetError]] = {}
+    todo: list[type[CallsheetError]] = [CallsheetError]
+    while todo:
+        cls = todo.pop()
+        found[cls.__name__] = cls
+        todo.extend(cls.__subclasses__())
+    return found

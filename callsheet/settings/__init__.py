@@ -1,0 +1,5 @@
+"""One Settings object, and what is made from it."""
+
+from callsheet.settings.model import Endpoint, Settings, get_settings, use_settings
+
+__all__ = ["Endpoint", "Settings", "get_settings", "use_settings"]

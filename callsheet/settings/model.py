@@ -1,0 +1,226 @@
+"""The Settings object: environment `CALLSHEET_*`, `.env`, `callsheet.toml` or `[tool.callsheet]`.
+
+Read once, when first asked for; importing this module reads nothing.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    PyprojectTomlConfigSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from callsheet.errors import SettingsError
+from callsheet.settings.problems import misspelt, report
+
+PREFIX = "CALLSHEET_"
+
+
+class Endpoint(BaseModel):
+    """A model server that agents call by name.
+
+    Attributes:
+        base_url: up to and including the version, e.g. `https://api.openai.com/v1`.
+        api_key: the key itself; better given as `api_key_env`, so that no file holds it.
+        api_key_env: name of the environment variable that holds the key.
+        headers: sent with every request.
+        timeout: seconds for a whole response to arrive; a stream: between two chunks.
+        connect_timeout: seconds to open a connection.
+        max_connections: connections that one process keeps to this endpoint.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_url: str
+    api_key: SecretStr | None = None
+    api_key_env: str | None = None
+    headers: dict[str, str] = Field(default_factory=dict)
+    timeout: float = Field(300.0, gt=0)
+    connect_timeout: float = Field(10.0, gt=0)
+    max_connections: int = Field(1000, gt=0)
+
+    @field_validator("base_url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("an address that begins with http:// or https:// is needed")
+        return value.rstrip("/")
+
+    def key(self) -> str | None:
+        """The key from the settings or from its environment variable, or None."""
+        if self.api_key is not None:
+            return self.api_key.get_secret_value()
+        return os.environ.get(self.api_key_env) if self.api_key_env else None
+
+
+def _default_endpoints() -> dict[str, Any]:
+    base = os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+    return {"openai": {"base_url": base, "api_key_env": "OPENAI_API_KEY"}}
+
+
+def _names(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Each field is an environment variable with `CALLSHEET_` before its name.
+
+    Attributes:
+        redis_url: broker, results and state. `redis://`, `rediss://` or `redis+socket://`; may hold a password.
+        modules: modules (with what is under them) whose agents, functions and Celery tasks workers may build
+            and run; comma-separated in the environment.
+        queues: more queues than `io` and `cpu` that jobs may name.
+        inline: run every call in the caller's process, without Redis; for unit tests.
+        key_prefix: put before every Redis key of Callsheet's own.
+        result_expires: seconds that results, events and large payloads are kept.
+        payload_inline_max: bytes; a larger payload is stored once in Redis under its hash.
+        payload_max: bytes; a larger message is refused.
+        retry_backoff: seconds before the first retry of a call that has `retries`; doubles each time.
+        retry_backoff_max: seconds at most between two tries.
+        track_started: store the state STARTED as well, one more Redis trip a call.
+        visibility_timeout: seconds after which an unacknowledged call is delivered again.
+        max_parked: calls in one io worker that may wait for child jobs at once, beyond its slots.
+        loop_block_warning: seconds that code may block an io worker's loop before it is logged.
+        endpoints: model servers by name; `openai` is there from the start.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", env_nested_delimiter="__", extra="ignore", frozen=True,
+        toml_file="callsheet.toml", pyproject_toml_table_header=("tool", "callsheet"),
+    )
+
+    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    modules: Names = ()
+    queues: Names = ()
+    inline: bool = False
+    key_prefix: str = "callsheet:"
+    result_expires: int = Field(86_400, gt=0)
+    payload_inline_max: int = Field(64 * 1024, ge=1024)
+    payload_max: int = Field(16 * 1024 * 1024, ge=1024)
+    retry_backoff: float = Field(1.0, ge=0)
+    retry_backoff_max: float = Field(60.0, ge=0)
+    track_started: bool = False
+    visibility_timeout: int = Field(3600, gt=0)
+    max_parked: int = Field(10_000, ge=0)
+    loop_block_warning: float = Field(0.25, gt=0)
+    endpoints: dict[str, Endpoint] = Field(default_factory=_default_endpoints, validate_default=True)
+
+    secret: ClassVar[frozenset[str]] = frozenset({"redis_url", "api_key"})
+
+    @field_validator("modules", "queues", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return _names(value)
+
+    @field_validator("modules")
+    @classmethod
+    def _dotted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not all(part.isidentifier() for part in name.split(".")):
+                raise ValueError(f"{name!r} is not a module's dotted name")
+        return value
+
+    @field_validator("queues")
+    @classmethod
+    def _queue_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not name or any(ch.isspace() or ch == "," for ch in name):
+                raise ValueError(f"{name!r} cannot be a queue's name: no spaces or commas")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(("redis://", "rediss://", "redis+socket://", "sentinel://")):
+            raise ValueError("an address such as redis://127.0.0.1:6379/0 is needed")
+        return value
+
+    @field_validator("endpoints", mode="before")
+    @classmethod
+    def _over_defaults(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        merged = {**_default_endpoints(), **value}
+        for name, default in _default_endpoints().items():
+            if isinstance(merged[name], dict):
+                merged[name] = {**default, **merged[name]}
+        return merged
+
+    @property
+    def known_queues(self) -> tuple[str, ...]:
+        """The queues that a job may go to."""
+        return ("io", "cpu", *self.queues)
+
+    @property
+    def redis_address(self) -> str:
+        """The Redis address without user and password, for messages."""
+        scheme, _, rest = self.redis_url.get_secret_value().partition("://")
+        return f"{scheme}://{rest.rpartition('@')[2]}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, `.env`, `callsheet.toml`, `pyproject.toml`."""
+        return (init_settings, env_settings, dotenv_settings, TomlConfigSettingsSource(settings_cls),
+                PyprojectTomlConfigSettingsSource(settings_cls))
+
+    @classmethod
+    def load(cls, **overrides: Any) -> "Settings":
+        """The settings from all sources.
+
+        Args:
+            overrides: values that beat every source.
+
+        Raises:
+            SettingsError: names every wrong value, where it came from, and what would be right.
+        """
+        typos = misspelt(PREFIX, cls.model_fields, os.environ)
+        if typos:
+            raise SettingsError("\n".join(typos))
+        try:
+            return cls(**overrides)
+        except ValidationError as exc:
+            raise SettingsError(report(exc, PREFIX, cls.secret)) from None
+        except ValueError as exc:  # a TOML file that does not parse, or JSON in the environment that does not
+            raise SettingsError(f"The settings cannot be read: {exc}. Mend the file or variable named.") from None
+
+
+_lock = threading.Lock()
+_current: Settings | None = None
+
+
+def get_settings() -> Settings:
+    """The process's settings, read on first use."""
+    global _current  # noqa: PLW0603 - one Settings object a process is the point
+    with _lock:
+        if _current is None:
+            _current = Settings.load()
+        return _current
+
+
+@contextmanager
+def use_settings(settings: Settings) -> Iterator[Settings]:
+    """Make `settings` the process's settings for the block; for tests and for embedding."""
+    global _current  # noqa: PLW0603 - see get_settings
+    with _lock:
+        before, _current = _current, settings
+    try:
+        yield settings
+    finally:
+        with _lock:
+            _current = before

@@ -1,0 +1,35 @@
+"""Fixtures that every test may use."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.services import RedisServer, redis_binary
+
+
+def missing(what: str) -> None:
+    """Skip on a laptop, fail in CI."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what} is missing, and CI=true")
+    pytest.skip(f"{what} is missing")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One redis-server for the run; tests use keys, queues and job ids of their own, or flush it."""
+    if redis_binary() is None:
+        missing("redis-server")
+    server = RedisServer()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A redis-server for one test, which may stop, restart or flush it."""
+    if redis_binary() is None:
+        missing("redis-server")
+    server = RedisServer()
+    yield server
+    server.remove()
