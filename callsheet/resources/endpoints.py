@@ -1,0 +1,75 @@
+"""Endpoints by name, and how requests to them are signed."""
+
+import base64
+from collections.abc import Generator
+
+import httpx
+
+from callsheet.errors import SettingsError
+from callsheet.settings import Endpoint, Settings, get_settings
+
+
+def find_endpoint(name: str, settings: Settings | None = None) -> Endpoint:
+    """The endpoint of that name.
+
+    Args:
+        name: a key of `Settings.endpoints`.
+        settings: where to look; the process's settings without.
+
+    Raises:
+        SettingsError: no endpoint has that name; says which there are and how to declare this one.
+    """
+    endpoints = (settings or get_settings()).endpoints
+    if name in endpoints:
+        return endpoints[name]
+    known = ", ".join(sorted(endpoints)) or "none"
+    raise SettingsError(
+        f"There is no endpoint named {name!r}; the settings know: {known}. Declare it: {_declaration(name)}.")
+
+
+def _declaration(name: str) -> str:
+    # pydantic-settings lower-cases what it reads from the environment, so only such names come from there.
+    if name.isidentifier() and name == name.lower() and "__" not in name:
+        prefix = f"CALLSHEET_ENDPOINTS__{name.upper()}"
+        return f"set {prefix}__BASE_URL=https://host/v1, and the name of its key's variable in {prefix}__API_KEY_ENV"
+    return f'write [endpoints."{name}"] with base_url = "https://host/v1" into callsheet.toml'
+
+
+def shown_url(url: str) -> str:
+    """An address without user, password, query and fragment, for messages."""
+    parsed = httpx.URL(url)
+    return str(parsed.copy_with(userinfo=b"", query=None, fragment=None)).rstrip("/")
+
+
+class EndpointAuth(httpx.Auth):
+    """Gives requests to an endpoint's own host its headers, and the key that its settings give at that moment.
+
+    A header that a request brings itself stays. A request to another host is left unsigned, so that
+    a redirect or an absolute address never carries a key away.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._origin = _origin(httpx.URL(endpoint.base_url))
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """One request, signed where it should be."""
+        if _origin(request.url) == self._origin:
+            for name, value in self._endpoint.headers.items():
+                request.headers.setdefault(name, value)
+            credentials = self._credentials()
+            if credentials:
+                request.headers.setdefault("Authorization", credentials)
+        yield request
+
+    def _credentials(self) -> str | None:
+        key = self._endpoint.key()
+        if key:
+            return f"Bearer {key}"
+        userinfo = httpx.URL(self._endpoint.base_url).userinfo
+        return f"Basic {base64.b64encode(userinfo).decode()}" if userinfo else None
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    default = {"http": 80, "https": 443}.get(url.scheme)
+    return url.scheme, url.host, url.port or default
