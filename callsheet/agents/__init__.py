@@ -1,0 +1,6 @@
+"""Agents: their base class, hooks, and how one call of one runs."""
+
+from callsheet.agents.base import AgentBase, BoundCall
+from callsheet.agents.options import CallOptions
+
+__all__ = ["AgentBase", "BoundCall", "CallOptions"]

@@ -1,0 +1,31 @@
+"""Messages, what they are made of, and how they travel."""
+
+from callsheet.messages.blocks import (
+    AudioBlock,
+    Base64Source,
+    ContentBlock,
+    ImageBlock,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    URLSource,
+    VideoBlock,
+)
+from callsheet.messages.msg import Msg
+from callsheet.messages.recorded import Recorded
+
+__all__ = [
+    "AudioBlock",
+    "Base64Source",
+    "ContentBlock",
+    "ImageBlock",
+    "Msg",
+    "Recorded",
+    "TextBlock",
+    "ThinkingBlock",
+    "ToolResultBlock",
+    "ToolUseBlock",
+    "URLSource",
+    "VideoBlock",
+]

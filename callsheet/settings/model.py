@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     """Everything that can be set. Each field is an environment variable with `CALLSHEET_` before its name.
 
     Attributes:
-        redis_url: broker, results and state. `redis://`, `rediss://` or `redis+socket://`; may hold a password.
+        redis_url: broker, results and state. `redis://`, `rediss://` or `unix:///path?db=0`; may hold a password.
         modules: modules (with what is under them) whose agents, functions and Celery tasks workers may build
             and run; comma-separated in the environment.
         queues: more queues than `io` and `cpu` that jobs may name.
@@ -143,8 +143,8 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(("redis://", "rediss://", "redis+socket://", "sentinel://")):
-            raise ValueError("an address such as redis://127.0.0.1:6379/0 is needed")
+        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("an address such as redis://127.0.0.1:6379/0, rediss://… or unix:///path is needed")
         return value
 
     @field_validator("endpoints", mode="before")

@@ -1,0 +1,190 @@
+"""AgentBase: what every agent derives from."""
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from contextvars import ContextVar
+from copy import deepcopy
+from typing import Any, ClassVar, Self
+from uuid import uuid4
+
+from callsheet.agents.console import print_to_console
+from callsheet.agents.dispatch import dispatcher
+from callsheet.agents.hooks import Hooked
+from callsheet.agents.options import OPTION_NAMES, CallOptions
+from callsheet.errors import UsageError
+from callsheet.messages import Msg, Recorded
+
+#: Where `print` goes while a call runs as a job: (agent, message, last). Set by who runs the call.
+printer: ContextVar[Callable[["AgentBase", Msg, bool], None] | None] = ContextVar("callsheet_printer", default=None)
+
+
+class AgentBase(Hooked, Recorded):
+    """An agent: give it a `reply`, and call it.
+
+    `async def reply` runs on the asyncio pool of an io worker, `def reply` on a process of a cpu worker; the class
+    keyword `queue` says otherwise: `class Scorer(AgentBase, queue="gpu")`. The constructor's arguments travel to the
+    worker, which builds the agent anew for each call: what it should know must be among them.
+
+    `await agent(msg)` makes a job and waits for its reply; `agent.submit(msg)` makes a job and returns it;
+    `await agent.reply(msg)` is a plain method call.
+    """
+
+    hookable: tuple[str, ...] = ("reply", "print", "observe")
+    queue: ClassVar[str | None] = None
+    id: str
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Give the agent its id and its hooks here, so that a subclass need not call `super().__init__()`."""
+        self = super().__new__(cls, *args, **kwargs)
+        self.id = uuid4().hex
+        self._instance_hooks = {}
+        self._replies = set()
+        self._interrupted = set()
+        self._console = True
+        self.msg_queue = None
+        return self
+
+    def __init_subclass__(cls, *, queue: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if queue is not None:
+            cls.queue = queue
+
+    _replies: set["asyncio.Task[Any]"]
+    _interrupted: set["asyncio.Task[Any]"]
+    _console: bool
+    msg_queue: "asyncio.Queue[Any] | None"
+
+    # What a subclass writes ---------------------------------------------------------------------------
+
+    async def reply(self, *args: Any, **kwargs: Any) -> Any:
+        """The agent's work: a Msg, a list of them or None. Any parameters; a plain `def` for computing."""
+        raise NotImplementedError(f"{type(self).__name__} has no reply method. Write `async def reply(self, msg)`.")
+
+    async def observe(self, msg: Msg | list[Msg] | None) -> None:
+        """Take in messages without replying."""
+        raise NotImplementedError(f"{type(self).__name__} has no observe method. Write `async def observe(self, msg)`.")
+
+    async def handle_interrupt(self, *args: Any, **kwargs: Any) -> Any:
+        """The reply in place of one that was interrupted; gets the arguments of `reply`."""
+        raise NotImplementedError(f"{type(self).__name__} has no handle_interrupt method, and its reply was "
+                                  "interrupted. Write `async def handle_interrupt(self, msg)`.")
+
+    # What a user calls --------------------------------------------------------------------------------
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run `reply` as a job and wait for what it gives.
+
+        Raises:
+            AgentFailed: the reply raised; with the remote type, message and traceback.
+            CannotTravel: an argument cannot be sent.
+        """
+        return await dispatcher().call(self, args, kwargs, CallOptions())
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        """Send `reply` as a job and return its Job at once.
+
+        The keywords of CallOptions (queue, priority, expires, countdown, eta, timeout, retries, job_id) are taken
+        out; the rest goes to `reply`.
+
+        Raises:
+            CannotTravel: an argument of the agent or of the call cannot be sent.
+            UsageError: an option is wrong, or `reply` has a parameter of an option's name.
+            UnknownQueue: the queue is not in the settings.
+            RedisUnavailable: no Redis answers.
+        """
+        given = {name: kwargs.pop(name) for name in OPTION_NAMES & set(kwargs)}
+        clash = given.keys() & inspect.signature(type(self).reply).parameters.keys()
+        if clash:
+            raise UsageError(f"{', '.join(sorted(clash))}: an option of submit and a parameter of "
+                             f"{type(self).__name__}.reply. Use agent.options(...).submit(...), which takes the "
+                             "options apart from the arguments.")
+        return dispatcher().submit(self, args, kwargs, CallOptions(**given))
+
+    def options(self, **options: Any) -> "BoundCall":
+        """This agent with call options: `agent.options(priority=3).submit(msg)`, `await agent.options(...)(msg)`."""
+        return BoundCall(self, CallOptions(**options))
+
+    async def interrupt(self, msg: Msg | list[Msg] | None = None) -> None:
+        """Interrupt the replies of this object that run in this process; `handle_interrupt` answers instead."""
+        for task in list(self._replies):
+            self._interrupted.add(task)
+            task.cancel()
+
+    async def print(self, msg: Msg, last: bool = True) -> None:
+        """Show a message, whole or as it grows.
+
+        In a job it goes to `job.stream()`, elsewhere to the console, and to the message queue if that is enabled.
+
+        Args:
+            msg: the message so far; chunks of one message share its id.
+            last: whether this is the message's last chunk.
+        """
+        if self.msg_queue is not None:
+            await self.msg_queue.put((deepcopy(msg), last))
+            await asyncio.sleep(0)
+        sink = printer.get()
+        if sink is not None:
+            sink(self, msg, last)
+        elif self._console:
+            print_to_console(msg, last)
+
+    def set_console_output_enabled(self, enabled: bool) -> None:
+        """Whether `print` outside a job shows on the console."""
+        self._console = enabled
+
+    def set_msg_queue_enabled(self, enabled: bool, queue: "asyncio.Queue[Any] | None" = None) -> None:
+        """Whether `print` also puts (message, last) into `queue`, or into a new one of 100 places."""
+        self.msg_queue = (queue or self.msg_queue or asyncio.Queue(maxsize=100)) if enabled else None
+
+    # How it travels -----------------------------------------------------------------------------------
+
+    @classmethod
+    def is_async(cls) -> bool:
+        """Whether `reply` is an `async def`."""
+        return inspect.iscoroutinefunction(cls.reply)
+
+    @classmethod
+    def default_queue(cls) -> str:
+        """Where its calls go: the class's `queue`, or `io` or `cpu` by the kind of its `reply`."""
+        return cls.queue or ("io" if cls.is_async() else "cpu")
+
+    @property
+    def label(self) -> str:
+        """`Class(name)`, for people."""
+        name = getattr(self, "name", None)
+        return f"{type(self).__name__}({name})" if isinstance(name, str) else type(self).__name__
+
+    def wire_extras(self) -> dict[str, Any]:
+        """The id, and the hooks that hold for this agent here."""
+        extras: dict[str, Any] = {"id": self.id}
+        for key, hooks in (("hooks", self._instance_hooks), ("class_hooks", self.class_hooks())):
+            if any(hooks.values()):
+                extras[key] = hooks
+        return extras
+
+    def apply_wire_extras(self, extras: dict[str, Any]) -> None:
+        """Take the id and the hooks of the agent that was sent."""
+        self.id = extras["id"]
+        self._instance_hooks = extras.get("hooks", {})
+        if "class_hooks" in extras:
+            self._sent_class_hooks = extras["class_hooks"]
+
+    def __repr__(self) -> str:
+        return f"<{self.label} {self.id[:8]}>"
+
+
+class BoundCall:
+    """An agent or pipeline together with options of its calls."""
+
+    def __init__(self, target: Any, options: CallOptions) -> None:
+        self._target = target
+        self._options = options
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        """As AgentBase.submit, with the options given before."""
+        return dispatcher().submit(self._target, args, kwargs, self._options)
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As AgentBase.__call__, with the options given before."""
+        return await dispatcher().call(self._target, args, kwargs, self._options)

@@ -1,0 +1,63 @@
+"""How one call is to be made: the options that `submit` takes beside the agent's own arguments."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from callsheet.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallOptions:
+    """Options of one call.
+
+    Attributes:
+        queue: the queue, in place of the agent's own.
+        priority: 0 (first) to 9 (last); Redis queues have steps at 0, 3, 6 and 9.
+        expires: seconds from now, or the time, after which a call not yet taken is dropped.
+        countdown: seconds to wait before it may start.
+        eta: the time at which it may start.
+        timeout: seconds that the reply may take; then it is cancelled and the job fails with AgentTimeout.
+        retries: how often a reply that raised is tried again, with growing pauses.
+        job_id: the job's id, in place of a new one.
+
+    Raises:
+        UsageError: an option that cannot be right.
+    """
+
+    queue: str | None = None
+    priority: int | None = None
+    expires: float | datetime | None = None
+    countdown: float | None = None
+    eta: datetime | None = None
+    timeout: float | None = None
+    retries: int = 0
+    job_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.priority is not None and not 0 <= self.priority <= 9:
+            raise UsageError(f"priority={self.priority!r}: a whole number from 0 (first) to 9 (last) is needed.")
+        if self.countdown is not None and self.eta is not None:
+            raise UsageError("countdown and eta both say when to start: give one of them.")
+        if self.countdown is not None and self.countdown < 0:
+            raise UsageError(f"countdown={self.countdown!r}: seconds from now, 0 or more, are needed.")
+        if self.timeout is not None and self.timeout <= 0:
+            raise UsageError(f"timeout={self.timeout!r}: seconds over 0 are needed.")
+        if isinstance(self.expires, (int, float)) and self.expires <= 0:
+            raise UsageError(f"expires={self.expires!r}: seconds over 0, or a time, are needed.")
+        if self.retries < 0:
+            raise UsageError(f"retries={self.retries!r}: a whole number, 0 or more, is needed.")
+
+    def merged(self, changes: Mapping[str, Any]) -> "CallOptions":
+        """These options with `changes` over them."""
+        return CallOptions(**{**asdict(self), **changes})
+
+    def start_time(self) -> datetime | None:
+        """The time before which it may not start, or None."""
+        if self.countdown:
+            return datetime.now(UTC) + timedelta(seconds=self.countdown)
+        return self.eta
+
+
+OPTION_NAMES = frozenset(field.name for field in fields(CallOptions))

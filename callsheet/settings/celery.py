@@ -1,0 +1,72 @@
+"""The Celery configuration that follows from the settings, and where Celery tasks are routed."""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from kombu import Queue
+
+from callsheet.settings.model import Settings
+
+RESULT_BACKEND = "callsheet.tasks.results:ResultBackend"
+
+
+def celery_config(settings: Settings, queue: str = "io") -> dict[str, Any]:
+    """Celery's settings, made from ours; a user's own tasks in the same app live under them too.
+
+    Args:
+        settings: ours.
+        queue: the default queue of this app, the one that its workers consume without `-Q`.
+    """
+    url = broker_url(settings)
+    return {
+        "broker_url": url,
+        "broker_connection_retry_on_startup": True,
+        "broker_transport_options": {"visibility_timeout": settings.visibility_timeout,
+                                     "socket_connect_timeout": 5},
+        "result_backend": _backend_url(url),
+        "result_backend_thread_safe": True,
+        "result_expires": settings.result_expires,
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
+        "task_default_queue": queue,
+        "task_queues": (Queue(queue),),
+        "task_routes": (route,),
+        # The work of a killed worker goes to another one.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "task_store_errors_even_if_ignored": True,
+        "task_track_started": settings.track_started,
+        "worker_prefetch_multiplier": 1,
+        # With it on, an autoscaled worker stays at its minimum prefetch after a reconnect.
+        "worker_enable_prefetch_count_reduction": False,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "imports": settings.modules,
+        "enable_utc": True,
+        "timezone": "UTC",
+    }
+
+
+def broker_url(settings: Settings) -> str:
+    """The Redis address as kombu writes it."""
+    url = settings.redis_url.get_secret_value()
+    if url.startswith("unix://"):
+        parts = urlsplit(url)
+        db = parts.query.removeprefix("db=") or "0"
+        return f"redis+socket://{parts.path}?virtual_host={db}"
+    if url.startswith("rediss://") and "ssl_cert_reqs" not in url:
+        return url + ("&" if "?" in url else "?") + "ssl_cert_reqs=required"
+    return url
+
+
+def _backend_url(url: str) -> str:
+    # Celery takes the class from before the "+" and gives it what follows as its address.
+    return f"{RESULT_BACKEND}+{url.replace('redis+socket://', 'socket://')}"
+
+
+def route(name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **_: Any) -> dict[str, str] | None:
+    """Celery's router for a user's own tasks: `async def` to `io`, `def` to `cpu`."""
+    if task is None or name.startswith(("callsheet.", "celery.")):
+        return None
+    return {"queue": "io" if getattr(task, "is_async", False) else "cpu"}
