@@ -1,0 +1,172 @@
+"""How a call of a model's endpoint fails, in words.
+
+Everything that httpx, the endpoint or its answer can do wrong becomes an EndpointError here, and nowhere else.
+"""
+
+import email.utils
+import json
+import time
+from typing import Any
+
+import httpx
+
+from callsheet.errors import ModelError
+from callsheet.resources.endpoints import shown_url
+from callsheet.settings import Endpoint
+
+SHOWN = 500
+"""Characters of a server's own words that a message quotes."""
+
+RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+
+
+class EndpointError(ModelError):
+    """A model's endpoint refused a call, broke it off, or answered what cannot be used.
+
+    Args:
+        message: what happened and the remedy, for people.
+        endpoint: its name in the settings.
+        status: the HTTP status, or None where none arrived.
+        retryable: whether the same call may succeed a little later.
+        retry_after: seconds that the endpoint asked to be left alone, or None.
+    """
+
+    def __init__(self, message: str = "", endpoint: str = "", status: int | None = None,
+                 retryable: bool = False, retry_after: float | None = None) -> None:
+        super().__init__(message, endpoint, status, retryable, retry_after)
+        self.endpoint = endpoint
+        self.status = status
+        self.retryable = retryable
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Failures:
+    """Makes the errors of one endpoint's calls.
+
+    Args:
+        name: the endpoint's.
+        endpoint: its settings.
+        model: the model asked for.
+        key: the key sent, so that no message repeats it.
+    """
+
+    def __init__(self, name: str, endpoint: Endpoint, model: str, key: str | None) -> None:
+        self.name = name
+        self.endpoint = endpoint
+        self.model = model
+        self._key = key
+
+    @property
+    def where(self) -> str:
+        """The endpoint by name and address."""
+        return f"endpoint {self.name!r} ({shown_url(self.endpoint.base_url)})"
+
+    def broken(self, what: str, remedy: str, status: int | None = None, *,
+               retryable: bool = False) -> EndpointError:
+        """An answer that arrived but cannot be used."""
+        return EndpointError(f"{self._clean(what)} ({self.where}, model {self.model!r}). {remedy}", self.name,
+                             status, retryable)
+
+    def missing_key(self) -> EndpointError:
+        """No key for an endpoint that always wants one."""
+        return EndpointError(f"No key for {self.where}. {self._key_remedy()}", self.name)
+
+    def refused(self, status: int, body: bytes, headers: httpx.Headers) -> EndpointError:
+        """A status that is not 2xx."""
+        said, code = server_message(body)
+        spent = code == "insufficient_quota"
+        retryable = status in RETRYABLE and not spent
+        remedy = "Pay for more with the provider." if spent else self._remedy(status, headers)
+        return EndpointError(
+            f"{self.where} refused a call of {self.model!r} with status {status}: {self._clean(said)} {remedy}",
+            self.name, status, retryable, retry_after(headers) if retryable else None)
+
+    def told(self, error: Any, status: int) -> EndpointError:
+        """An error inside an answer whose status was fine."""
+        said, code = server_message(json.dumps({"error": error}).encode())
+        inner = error.get("code") if isinstance(error, dict) else None
+        real = inner if isinstance(inner, int) and 400 <= inner < 600 else None
+        retryable = real in RETRYABLE if real else code in ("server_error", "rate_limit_exceeded", "overloaded")
+        return self.broken(f"The answer has status {status} but is an error: {self._clean(said)}",
+                           "Correct the call, or try it again if the server was at fault.", real or status,
+                           retryable=retryable)
+
+    def transport(self, exc: httpx.HTTPError | TimeoutError, begun: bool = False) -> EndpointError:
+        """What httpx raised; `begun`: part of the answer had come."""
+        prefix = f"CALLSHEET_ENDPOINTS__{self.name.upper()}__"
+        if isinstance(exc, httpx.ConnectTimeout):
+            what = f"No connection to {self.where} within {self.endpoint.connect_timeout:g} s."
+            remedy = f"Check the address and the network, or raise {prefix}CONNECT_TIMEOUT."
+        elif isinstance(exc, httpx.TimeoutException | TimeoutError):
+            what = (f"{self.where} {'fell silent within its answer' if begun else 'did not answer'} for "
+                    f"{self.endpoint.timeout:g} s.")
+            remedy = f"If {self.model!r} is that slow, raise {prefix}TIMEOUT."
+        elif isinstance(exc, httpx.ConnectError | httpx.ProxyError):
+            what = f"{self.where} cannot be reached: {self._clean(str(exc))}."
+            remedy = f"Start the server, or correct {prefix}BASE_URL."
+        elif isinstance(exc, httpx.UnsupportedProtocol | httpx.DecodingError):
+            return EndpointError(f"{self.where} cannot be spoken to: {self._clean(str(exc))}. "
+                                 f"Correct {prefix}BASE_URL.", self.name)
+        else:
+            what = f"{self.where} broke off {'its answer' if begun else 'the call'}: {self._clean(str(exc))}."
+            remedy = "Try again; if it stays so, look into the server's log."
+        return EndpointError(f"{what} {remedy}", self.name, None, True)
+
+    def _remedy(self, status: int, headers: httpx.Headers) -> str:
+        if status in (401, 403):
+            return self._key_remedy()
+        if status == 404:
+            return f"Check the model's name, and that the address ends with the version, as in {_EXAMPLE}."
+        if 300 <= status < 400:
+            target = headers.get("location", "nowhere")
+            return f"It redirects to {shown_url(target)[:200]}: make that the endpoint's base_url."
+        if status == 429:
+            return "Call it less often, or ask the provider for a higher limit."
+        return "Try again later." if status in RETRYABLE or status >= 500 else "Correct the call."
+
+    def _key_remedy(self) -> str:
+        variable = self.endpoint.api_key_env or f"CALLSHEET_ENDPOINTS__{self.name.upper()}__API_KEY"
+        return f"Set a valid key in the environment variable {variable} where the model is called."
+
+    def _clean(self, text: str) -> str:
+        shown = " ".join(text.split())
+        if self._key:
+            shown = shown.replace(self._key, "[key]")
+        return shown if len(shown) <= SHOWN else shown[:SHOWN] + "…"
+
+
+_EXAMPLE = "https://api.openai.com/v1"
+
+
+def server_message(body: bytes) -> tuple[str, str]:
+    """What an error body says, and its code, or ""; bodies of any form."""
+    text = body.decode("utf-8", "replace").strip()
+    if not text:
+        return "(no text)", ""
+    if text[:1] == "<":
+        return f"(an HTML page) {text[:120]}", ""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return text, ""
+    error = data.get("error", data) if isinstance(data, dict) else data
+    if isinstance(error, dict):
+        said = error.get("message") or error.get("detail") or json.dumps(error)
+        return str(said), str(error.get("code") or error.get("type") or "")
+    return str(error), ""
+
+
+def retry_after(headers: httpx.Headers) -> float | None:
+    """Seconds that `Retry-After` asks for: a number or a date; None without."""
+    value = headers.get("retry-after", "")
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,153 @@
+"""Reads the endpoint's side of a call: one JSON text, or a stream of events."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any, Protocol
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from callsheet.models.answer import Answer
+from callsheet.models.base import ChatResponse
+from callsheet.models.errors import Failures
+from callsheet.models.sse import EventStream, EventTooLong
+
+MAX_BODY = 64 * 1024 * 1024
+"""Bytes of an answer that is read whole."""
+
+DRAIN = 0.5
+"""Seconds to wait for a stream's end after its last event, so that the connection can be used again."""
+
+
+class Exchange(Protocol):
+    """What reading an answer takes to know of its call."""
+
+    timeout: float
+    failures: Failures
+    answer: Answer
+    structured: type[BaseModel] | None
+    by_tool: bool
+
+
+async def read_body(response: httpx.Response, call: Exchange) -> bytes:
+    """The whole body; TimeoutError after `call.timeout` seconds, an EndpointError over MAX_BODY bytes."""
+    parts: list[bytes] = []
+    size = 0
+    async with asyncio.timeout(call.timeout):
+        async for chunk in response.aiter_bytes():
+            parts.append(chunk)
+            size += len(chunk)
+            if size > MAX_BODY:
+                raise call.failures.broken(f"The answer has over {MAX_BODY} bytes", "Ask for less.",
+                                           response.status_code)
+    return b"".join(parts)
+
+
+async def read_whole(response: httpx.Response, call: Exchange) -> ChatResponse:
+    """The response of an answer that comes in one piece."""
+    body = await read_body(response, call)
+    _add(call, _parsed(body, response, call), response.status_code)
+    return _finished(call, response.status_code)
+
+
+async def stream_answer(response: httpx.Response, call: Exchange) -> AsyncGenerator[ChatResponse, None]:
+    """Growing responses; the last is complete.
+
+    Raises:
+        EndpointError: the stream ends too early or holds what is no completion.
+    """
+    if "event-stream" not in response.headers.get("content-type", "event-stream"):
+        yield await read_whole(response, call)  # a server that does not stream, or a page that is no API
+        return
+    done = False
+    pieces = response.aiter_bytes()
+    async for data in _events(pieces, call, response.status_code):
+        if data.strip() == "[DONE]":
+            done = True
+            break
+        if _add(call, _parsed(data, response, call), response.status_code):
+            yield call.answer.response()
+    if done:
+        with contextlib.suppress(TimeoutError, httpx.HTTPError):
+            async with asyncio.timeout(DRAIN):
+                async for _ in pieces:
+                    pass
+    elif call.answer.finish is None:
+        raise call.failures.broken("The stream broke off before the answer was complete", "Try again.",
+                                   response.status_code, retryable=True)
+    last = _finished(call, response.status_code)
+    if last.metadata is not None or call.answer.tool_arguments is not None:
+        yield last
+
+
+async def _events(pieces: AsyncIterator[bytes], call: Exchange, status: int) -> AsyncGenerator[str, None]:
+    stream = EventStream()
+    try:
+        async for piece in pieces:
+            for event in stream.feed(piece):
+                yield event
+    except EventTooLong as exc:
+        raise call.failures.broken(f"The stream is not one of answers: {exc}", "Check the endpoint's base_url.",
+                                   status) from exc
+    for event in stream.close():
+        yield event
+
+
+def _parsed(data: bytes | str, response: httpx.Response, call: Exchange) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as exc:
+        text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
+        if text.lstrip()[:1] == "<":
+            what, remedy = "The answer is an HTML page", "Check that the endpoint's base_url is an API's, up to /v1."
+        else:
+            what, remedy = "The answer is not JSON, or half of it", "Try again; if it stays so, look at the server."
+        shown = text.strip()[:200]
+        raise call.failures.broken(f"{what}: {shown!r}", remedy, response.status_code,
+                                   retryable=text.lstrip()[:1] in "{[") from exc
+    if not isinstance(value, dict):
+        raise _shapeless(call, value, response.status_code)
+    return value
+
+
+def _add(call: Exchange, event: dict[str, Any], status: int) -> bool:
+    if event.get("error"):
+        raise call.failures.told(event["error"], status)
+    try:
+        return call.answer.add(event)
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
+        raise _shapeless(call, event, status) from exc
+
+
+def _shapeless(call: Exchange, value: Any, status: int) -> Exception:
+    return call.failures.broken(f"The answer is no chat completion: {json.dumps(value)[:200]}",
+                                "Check that the endpoint speaks OpenAI's chat completions API.", status)
+
+
+def _finished(call: Exchange, status: int) -> ChatResponse:
+    """The complete answer, checked."""
+    answer = call.answer
+    if answer.empty:
+        raise call.failures.broken("The answer holds no choice", "Check that the endpoint speaks OpenAI's chat "
+                                   "completions API.", status)
+    if answer.refusal and not answer.text:
+        raise call.failures.broken(f"The model refused: {answer.refusal}", "Ask for something else.", status)
+    return answer.response(final=True, metadata=_structured(call, status))
+
+
+def _structured(call: Exchange, status: int) -> dict[str, Any] | None:
+    if call.structured is None:
+        return None
+    text = (call.answer.tool_arguments if call.by_tool else None) or call.answer.text
+    fenced = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
+    try:
+        return call.structured.model_validate_json(fenced).model_dump(mode="json")
+    except ValidationError as exc:
+        wrong = "; ".join(f"{'.'.join(map(str, error['loc'])) or 'it'}: {error['msg']}" for error in exc.errors()[:5])
+        cut = call.answer.finish == "length"
+        remedy = "Raise max_tokens." if cut else "Try again, or describe the fields to the model."
+        raise call.failures.broken(
+            f"The answer does not fit {call.structured.__name__}{', being cut at max_tokens' if cut else ''}: {wrong}",
+            remedy, status, retryable=not cut) from exc

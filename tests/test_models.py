@@ -1,0 +1,424 @@
+"""Chat models against a real server that plays each part, good and bad."""
+
+import asyncio
+import gc
+import json
+import pickle
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field
+
+from callsheet.errors import CallsheetError, ModelError, SettingsError, UsageError
+from callsheet.models import ChatResponse, EndpointError, OpenAIChatModel
+from callsheet.models.errors import retry_after
+from callsheet.models.schema import response_format
+from callsheet.models.sse import LIMIT, EventStream, EventTooLong
+from callsheet.settings import Settings, use_settings
+from tests.services import free_port
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+ASK = [{"role": "user", "content": "Say hello"}]
+USAGE = {"prompt_tokens": 7, "completion_tokens": 2}
+
+
+@asynccontextmanager
+async def serving(handler: Handler, **endpoint: Any) -> AsyncIterator[None]:
+    """`handler` behind the endpoint "openai"."""
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", handler)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    with use_settings(Settings.load(endpoints={"openai": {"base_url": url, **endpoint}})):
+        try:
+            yield
+        finally:
+            await runner.cleanup()
+
+
+def says(body: bytes | str, status: int = 200, content_type: str = "application/json", **headers: str) -> Handler:
+    async def handler(request: web.Request) -> web.Response:
+        await request.read()
+        data = body.encode() if isinstance(body, str) else body
+        return web.Response(body=data, status=status, content_type=content_type,
+                            headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+    return handler
+
+
+def streams(*events: Any, done: bool = True, cut: bool = False, piece: int = 0) -> Handler:
+    """Sends events; `cut` drops the connection at the end, `piece` cuts the bytes into pieces of that size."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        await request.read()
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        text = "".join(f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n" for event in events)
+        data = (text + ("data: [DONE]\n\n" if done else "")).encode()
+        for start in range(0, len(data), piece or len(data)):
+            await response.write(data[start:start + (piece or len(data))])
+        if cut:
+            assert request.transport is not None
+            request.transport.abort()
+        return response
+
+    return handler
+
+
+def whole(message: dict[str, Any], finish: str = "stop") -> str:
+    return json.dumps({"id": "c1", "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+                       "usage": USAGE})
+
+
+def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
+    return {"id": "c1", "choices": [{"index": 0, "delta": fields, "finish_reason": finish}]}
+
+
+def ask(handler: Handler, model: OpenAIChatModel | None = None, endpoint: dict[str, Any] | None = None,
+        **kwargs: Any) -> list[ChatResponse]:
+    """All responses of one call."""
+
+    async def main() -> list[ChatResponse]:
+        async with serving(handler, **(endpoint or {})):
+            result = await (model or OpenAIChatModel("m", stream=False))(ASK, **kwargs)
+            return [result] if isinstance(result, ChatResponse) else [chunk async for chunk in result]
+
+    return asyncio.run(main())
+
+
+def streaming() -> OpenAIChatModel:
+    return OpenAIChatModel("m")
+
+
+def test_a_whole_answer() -> None:
+    message = {"role": "assistant", "content": "Hello", "reasoning_content": "greet", "tool_calls": [
+        {"id": "t1", "type": "function", "function": {"name": "wave", "arguments": '{"times": 2}'}}]}
+    [response] = ask(says(whole(message, "tool_calls")))
+    assert response.content == [
+        {"type": "thinking", "thinking": "greet"}, {"type": "text", "text": "Hello"},
+        {"type": "tool_use", "id": "t1", "name": "wave", "input": {"times": 2}}]
+    assert (response.id, response.type, response.metadata) == ("c1", "chat", None)
+    assert response.usage is not None
+    assert (response.usage.input_tokens, response.usage.output_tokens, response.usage.type) == (7, 2, "chat")
+    assert response.usage.time > 0
+    json.dumps(response.to_dict())
+
+
+def test_a_stream_grows_whatever_way_its_bytes_are_cut() -> None:
+    events = [delta(role="assistant", content=""), delta(content="Grüß "), delta(content="dich\u2028!"),
+              delta("stop"), {"id": "c1", "choices": [], "usage": USAGE}]
+    for piece in (0, 1, 7):
+        got = ask(streams(*events, piece=piece), streaming())
+        assert [chunk.content for chunk in got] == [
+            [{"type": "text", "text": "Grüß "}], [{"type": "text", "text": "Grüß dich\u2028!"}],
+            [{"type": "text", "text": "Grüß dich\u2028!"}]]
+        assert got[0].usage is None and got[-1].usage is not None and got[-1].usage.output_tokens == 2
+
+
+def test_tool_calls_in_a_stream() -> None:
+    def call(index: int | None = None, ident: str | None = None, name: str | None = None,
+             arguments: str = "") -> dict[str, Any]:
+        return delta(tool_calls=[{"index": index, "id": ident, "function": {"name": name, "arguments": arguments}}])
+
+    got = ask(streams(call(0, "a", "find", '{"q": "bl'), call(0, arguments='ue"}'), call(1, "b", "stop"),
+                      call(0, "c", "again", '{"x": 1, tr'), delta("tool_calls")), streaming())
+    assert got[0].content == [{"type": "tool_use", "id": "a", "name": "find", "input": {"q": "bl"}}]
+    assert got[-1].content == [
+        {"type": "tool_use", "id": "a", "name": "find", "input": {"q": "blue"}},
+        {"type": "tool_use", "id": "b", "name": "stop", "input": {}},
+        # Same index, another id: another call. What cannot be read is handed on as it came.
+        {"type": "tool_use", "id": "c", "name": "again", "input": {}, "raw_input": '{"x": 1, tr'}]
+
+
+def test_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-environment")
+    seen: list[tuple[dict[str, Any], Any]] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append((await request.json(), request.headers))
+        return web.Response(text=whole({"content": "ok"}), content_type="application/json")
+
+    tools = [{"type": "function", "function": {"name": "find", "parameters": {}}}]
+    model = OpenAIChatModel("m", None, False, "low", "org", {"timeout": 5, "default_headers": {"X-A": "1"}},
+                            {"temperature": 1, "seed": 3, "extra_body": {"top_k": 4}})
+    ask(handler, model, tools=tools, tool_choice="find", temperature=0.5, extra_headers={"X-B": "2"})
+    body, headers = seen[0]
+    assert body == {"model": "m", "messages": ASK, "stream": False, "temperature": 0.5, "seed": 3, "top_k": 4,
+                    "reasoning_effort": "low", "tools": tools,
+                    "tool_choice": {"type": "function", "function": {"name": "find"}}}
+    assert (headers["X-A"], headers["X-B"], headers["OpenAI-Organization"]) == ("1", "2", "org")
+    assert headers["Authorization"] == "Bearer sk-environment"
+    ask(handler, OpenAIChatModel("m", "sk-mine", False))
+    assert seen[1][1]["Authorization"] == "Bearer sk-mine"
+    ask(handler, streaming(), tool_choice="auto")
+    assert seen[2][0]["stream_options"] == {"include_usage": True} and "tool_choice" not in seen[2][0]
+
+
+def test_another_base_url_does_not_get_the_endpoints_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-environment")
+    seen: list[Any] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append(request.headers)
+        return web.Response(text=whole({"content": "ok"}), content_type="application/json")
+
+    async def main() -> None:
+        async with serving(handler):
+            from callsheet.settings import get_settings
+
+            url = get_settings().endpoints["openai"].base_url
+            other = {"openai": {"base_url": "https://elsewhere.invalid/v1", "headers": {"X-Key": "k"}}}
+            with use_settings(Settings.load(endpoints=other)):
+                await OpenAIChatModel("m", stream=False, client_kwargs={"base_url": url})(ASK)
+
+    asyncio.run(main())
+    assert "Authorization" not in seen[0] and "X-Key" not in seen[0]
+
+
+class Verdict(BaseModel):
+    """A judgement."""
+
+    score: int = Field(ge=0, le=10)
+    why: str = "none"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_structured_output(stream: bool) -> None:
+    text = '{"score": 7, "why": "clear"}'
+    handler = streams(delta(content=text[:9]), delta(content=text[9:]), delta("stop")) if stream else \
+        says(whole({"content": f"```json\n{text}\n```"}))
+    got = ask(handler, OpenAIChatModel("m", stream=stream), structured_model=Verdict)
+    assert got[-1].metadata == {"score": 7, "why": "clear"}
+
+
+def test_structured_output_that_does_not_fit() -> None:
+    with pytest.raises(EndpointError, match=r"does not fit Verdict: score: .*less than or equal to 10"):
+        ask(says(whole({"content": '{"score": 11}'})), structured_model=Verdict)
+    with pytest.raises(EndpointError, match=r"cut at max_tokens.*Raise max_tokens"):
+        ask(says(whole({"content": '{"score": 1'}, "length")), structured_model=Verdict)
+    with pytest.raises(EndpointError, match="refused: no"):
+        ask(says(whole({"content": None, "refusal": "no"})), structured_model=Verdict)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_server_without_response_format_is_asked_by_tool(stream: bool) -> None:
+    bodies: list[dict[str, Any]] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        bodies.append(await request.json())
+        if "response_format" in bodies[-1]:
+            return web.json_response({"error": {"message": "This response_format type is unavailable"}}, status=400)
+        calls = [{"index": 0, "id": "t", "function": {"name": "Verdict", "arguments": '{"score": 3}'}}]
+        if stream:
+            return await streams(delta(tool_calls=calls), delta("stop"))(request)
+        return web.Response(text=whole({"tool_calls": calls}), content_type="application/json")
+
+    got = ask(handler, OpenAIChatModel("m", stream=stream), structured_model=Verdict)
+    assert got[-1].metadata == {"score": 3, "why": "none"}
+    assert [("response_format" in body, "tools" in body) for body in bodies] == [(True, False), (False, True)]
+
+
+def test_schemas_are_strict_where_they_can_be() -> None:
+    class Inner(BaseModel):
+        default: str = "x"
+
+    class Outer(BaseModel):
+        inner: Inner = Inner()
+        many: list[Inner] = []
+
+    class Free(BaseModel):
+        counts: dict[str, int]
+
+    made = response_format(Outer)["json_schema"]
+    assert made["strict"] is True
+    assert made["schema"]["required"] == ["inner", "many"] and made["schema"]["additionalProperties"] is False
+    assert made["schema"]["properties"]["inner"] == {"$ref": "#/$defs/Inner"}
+    assert made["schema"]["$defs"]["Inner"]["required"] == ["default"]
+    assert response_format(Free)["json_schema"]["strict"] is False
+
+
+ERROR = json.dumps({"error": {"message": "Incorrect key sk-secret given", "type": "x", "code": "invalid_api_key"}})
+
+
+@pytest.mark.parametrize(("handler", "status", "retryable", "parts"), [
+    (says(ERROR, 401), 401, False, ["Incorrect key [key] given", "OPENAI_API_KEY"]),
+    (says("no such model", 404), 404, False, ["no such model", "Check the model's name"]),
+    (says("", 503, Retry_After="2"), 503, True, ["(no text)", "Try again later"]),
+    (says('{"error":{"message":"slow down"}}', 429), 429, True, ["slow down", "less often"]),
+    (says('{"error":{"message":"x","code":"insufficient_quota"}}', 429), 429, False, ["Pay"]),
+    (says("<html><body>Sign in</body></html>", 502, "text/html"), 502, True, ["HTML page", "Sign in"]),
+    (says("x" * 9000, 400), 400, False, ["xxx…", "Correct the call"]),
+    (says("", 307, Location="https://u:p@new.example/v1?t=1"), 307, False, ["redirects to https://new.example/v1"]),
+    (says("<!doctype html><title>Hi</title>", 200, "text/html"), 200, False, ["HTML page", "base_url"]),
+    (says('{"id": "c1", "choi'), 200, True, ["half of it", '{"id": "c1", "choi']),
+    (says('{"error": {"message": "overloaded", "code": 503}}'), 503, True, ["overloaded"]),
+    (says('{"error": "nope"}'), 200, False, ["nope"]),
+    (says("[1, 2]"), 200, False, ["no chat completion", "[1, 2]"]),
+    (says('{"choices": [7]}'), 200, False, ["no chat completion"]),
+    (says('{"choices": []}'), 200, False, ["no choice"]),
+])
+@pytest.mark.parametrize("stream", [False, True])
+def test_bad_answers(handler: Handler, status: int, retryable: bool, parts: list[str], stream: bool) -> None:
+    with pytest.raises(ModelError) as caught:
+        ask(handler, OpenAIChatModel("m", "sk-secret", stream), endpoint={"api_key_env": "OPENAI_API_KEY"})
+    exc = caught.value
+    assert isinstance(exc, EndpointError)
+    assert (exc.status, exc.retryable, exc.endpoint) == (status, retryable, "openai")
+    for part in ["'openai'", *parts]:
+        assert part in str(exc)
+    assert "sk-secret" not in str(exc) and "u:p" not in str(exc) and len(str(exc)) < 1000
+    assert exc.retry_after == (2.0 if status == 503 and "no text" in str(exc) else None)
+    for again in (pickle.loads(pickle.dumps(exc)), CallsheetError.from_dict(json.loads(json.dumps(exc.to_dict())))):
+        assert (type(again), str(again), again.args) == (EndpointError, str(exc), exc.args)
+
+
+@pytest.mark.parametrize(("handler", "part"), [
+    (streams(delta(content="Once upon"), done=False), "broke off before the answer was complete"),
+    (streams(delta(content="Once upon"), done=False, cut=True), "broke off its answer"),
+    (streams(delta(content="Once"), '{"choices": [{"del', done=False), "half of it"),
+    (streams(delta(content="Once"), {"error": {"message": "out of memory", "code": 500}}, done=False), "out of mem"),
+])
+def test_streams_that_break_off(handler: Handler, part: str) -> None:
+    heard: list[Any] = []
+
+    async def main() -> None:
+        async with serving(handler):
+            async for chunk in await streaming()(ASK):  # type: ignore[union-attr]
+                heard.append(chunk)
+
+    with pytest.raises(EndpointError, match=part) as caught:
+        asyncio.run(main())
+    assert heard and caught.value.retryable
+
+
+def test_a_stream_may_end_without_done_or_without_finish_reason() -> None:
+    assert ask(streams(delta("stop", content="a"), done=False), streaming())[-1].content
+    assert ask(streams(delta(content="a")), streaming())[-1].content
+
+
+def test_a_server_that_does_not_stream_is_understood() -> None:
+    [response] = ask(says(whole({"content": "Hello"})), streaming())
+    assert response.content == [{"type": "text", "text": "Hello"}]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_silence_is_a_timeout(stream: bool) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: " + json.dumps(delta(content="Once")).encode() + b"\n\n")
+        await asyncio.sleep(30)
+        return response
+
+    with pytest.raises(EndpointError, match=r"fell silent .* for 0.2 s.*CALLSHEET_ENDPOINTS__OPENAI__TIMEOUT") as caught:
+        ask(handler, OpenAIChatModel("m", stream=stream), timeout=0.2)
+    assert caught.value.retryable
+
+
+def test_nothing_listens() -> None:
+    async def main() -> None:
+        await OpenAIChatModel("m", endpoint="gone")(ASK)
+
+    gone = {"gone": {"base_url": f"http://127.0.0.1:{free_port()}/v1"}}
+    with use_settings(Settings.load(endpoints=gone)), pytest.raises(EndpointError, match="cannot be reached") as caught:
+        asyncio.run(main())
+    assert caught.value.retryable and "CALLSHEET_ENDPOINTS__GONE__BASE_URL" in str(caught.value)
+
+
+def test_a_missing_key_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+    async def main() -> None:
+        await OpenAIChatModel("gpt-4o")(ASK)
+
+    with use_settings(Settings.load()), pytest.raises(ModelError, match="OPENAI_API_KEY"):
+        asyncio.run(main())
+
+
+@pytest.mark.parametrize(("messages", "match"), [
+    ("hello", "list of dictionaries"), ([], "empty"), ([{"role": "user"}], r"messages\[0\]"),
+    (["hi"], r"messages\[0\]"), ([{"role": "user", "content": {1, 2}}], "not JSON"),
+])
+def test_bad_messages(messages: Any, match: str) -> None:
+    async def main() -> None:
+        await OpenAIChatModel("m")(messages)
+
+    with use_settings(Settings.load(endpoints={"openai": {"base_url": "http://127.0.0.1:9"}})), \
+            pytest.raises(ValueError, match=match):
+        asyncio.run(main())
+
+
+def test_bad_arguments() -> None:
+    model = OpenAIChatModel("m")
+    with pytest.raises(TypeError, match="tool_choice is int"):
+        asyncio.run(model(ASK, tool_choice=3))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'walk'.*auto, none, required"):
+        asyncio.run(model(ASK, tool_choice="walk"))
+    with pytest.raises(SettingsError, match="'nowhere'"):
+        asyncio.run(OpenAIChatModel("m", endpoint="nowhere")(ASK))
+    with pytest.raises(UsageError, match="max_retries"):
+        OpenAIChatModel("m", client_kwargs={"max_retries": 3})
+    with pytest.raises(UsageError, match="keys never travel"):
+        OpenAIChatModel("m", client_kwargs={"default_headers": {"Authorization": "Bearer x"}})
+
+
+def test_a_key_is_shown_nowhere_and_records_as_a_secret() -> None:
+    for model in (OpenAIChatModel("m", "sk-mine"), OpenAIChatModel("m", api_key="sk-mine")):
+        assert "sk-mine" not in repr(model) + repr(vars(model))
+        again = type(model)(*model._recorded[0], **model._recorded[1])
+        assert again._api_key is not None and again._api_key.get_secret_value() == "sk-mine"
+
+
+def test_a_stream_that_nobody_reads_gives_its_connection_back() -> None:
+    gone = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(b": ping\n\n")
+                await asyncio.sleep(0.01)
+        except ConnectionError:
+            gone.set()
+            raise
+
+    async def main() -> None:
+        async with serving(handler, max_connections=1):
+            await streaming()(ASK)
+            gc.collect()
+            await asyncio.wait_for(gone.wait(), 5)
+
+    asyncio.run(main())
+
+
+def test_retry_after_in_both_forms() -> None:
+    import httpx
+
+    assert retry_after(httpx.Headers({"retry-after": "1.5"})) == 1.5
+    assert retry_after(httpx.Headers({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"})) == 0.0
+    assert retry_after(httpx.Headers({"retry-after": "soon"})) is None
+
+
+@given(st.lists(st.text(st.characters(blacklist_characters="\r\n", blacklist_categories=["Cs"]), min_size=1)),
+       st.sampled_from(["\n", "\r\n", "\r"]), st.integers(1, 9))
+def test_events_survive_any_cut(texts: list[str], end: str, piece: int) -> None:
+    data = "".join(f": note{end}event: x{end}data: {text}{end}{end}" for text in texts).encode()
+    stream, got = EventStream(), []
+    for start in range(0, len(data), piece):
+        got += stream.feed(data[start:start + piece])
+    assert got + stream.close() == texts
+
+
+def test_an_event_without_end_is_cut_off() -> None:
+    stream = EventStream()
+    with pytest.raises(EventTooLong):
+        stream.feed(b"data: " + b"x" * (LIMIT + 1))
