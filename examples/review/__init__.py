@@ -1,0 +1,1 @@
+"""A panel of agents that reviews a folder of documents."""
