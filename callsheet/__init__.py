@@ -1,1 +1,66 @@
 """Multi-agent LLM applications on Celery."""
+
+from callsheet import errors, resources
+from callsheet.agents import AgentBase, CallOptions
+from callsheet.errors import AgentFailed, AgentTimeout, BranchFailed, CallsheetError, JobCancelled, ResultTimeout
+from callsheet.messages import (
+    AudioBlock,
+    Base64Source,
+    ImageBlock,
+    Msg,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    URLSource,
+    VideoBlock,
+)
+from callsheet.settings import Settings, get_settings
+from callsheet.tasks.batches import map
+from callsheet.tasks.dispatch import RemoteDispatcher as _RemoteDispatcher  # noqa: F401 - provides the dispatcher
+from callsheet.tasks.events import Event
+from callsheet.tasks.inline import inline
+from callsheet.tasks.jobs import Job
+from callsheet.tasks.pipelines import (
+    FanoutPipeline,
+    SequentialPipeline,
+    fanout_pipeline,
+    sequential_pipeline,
+    stream_printing_messages,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AgentBase",
+    "AgentFailed",
+    "AgentTimeout",
+    "AudioBlock",
+    "Base64Source",
+    "BranchFailed",
+    "CallOptions",
+    "CallsheetError",
+    "Event",
+    "FanoutPipeline",
+    "ImageBlock",
+    "Job",
+    "JobCancelled",
+    "Msg",
+    "ResultTimeout",
+    "SequentialPipeline",
+    "Settings",
+    "TextBlock",
+    "ThinkingBlock",
+    "ToolResultBlock",
+    "ToolUseBlock",
+    "URLSource",
+    "VideoBlock",
+    "errors",
+    "fanout_pipeline",
+    "get_settings",
+    "inline",
+    "map",
+    "resources",
+    "sequential_pipeline",
+    "stream_printing_messages",
+]

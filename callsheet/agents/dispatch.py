@@ -2,22 +2,22 @@
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from callsheet.agents.options import CallOptions
 from callsheet.errors import UsageError
 
-if TYPE_CHECKING:
-    from callsheet.agents.base import AgentBase
-
 
 class Dispatcher(Protocol):
-    """Makes calls of agents into jobs."""
+    """Makes calls into jobs; a target is an agent, or what the layer above builds of agents."""
 
-    def submit(self, agent: "AgentBase", args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
+    def submit(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
         """Send the call and return its Job at once."""
 
-    async def call(self, agent: "AgentBase", args: tuple[Any, ...], kwargs: dict[str, Any],
+    def submit_many(self, target: Any, values: list[Any], options: CallOptions) -> list[Any]:
+        """Send a call for each value, published together, and return their Jobs."""
+
+    async def call(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
                    options: CallOptions) -> Any:
         """Send the call and wait for its reply without blocking the loop."""
 

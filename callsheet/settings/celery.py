@@ -3,7 +3,7 @@
 from typing import Any
 from urllib.parse import urlsplit
 
-from kombu import Queue
+from kombu.entity import Queue
 
 from callsheet.settings.model import Settings
 

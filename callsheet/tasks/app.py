@@ -1,0 +1,48 @@
+"""The Celery app of this process."""
+
+import threading
+
+from celery import Celery
+
+from callsheet.settings import Settings, get_settings
+from callsheet.settings.celery import celery_config
+from callsheet.tasks.gather import register_gathering
+from callsheet.tasks.reply import ReplyTask
+
+_lock = threading.Lock()
+_worker_app: Celery | None = None
+_client_apps: dict[str, Celery] = {}
+
+
+def make_app(settings: Settings, queue: str = "io", name: str = "callsheet") -> Celery:
+    """A Celery app with Callsheet's configuration and tasks.
+
+    Args:
+        settings: ours.
+        queue: its default queue, the one that its workers consume without `-Q`.
+        name: of the app.
+    """
+    app = Celery(name, task_cls="callsheet.tasks.base:Task", set_as_current=False)
+    app.conf.update(celery_config(settings, queue))
+    # A class of its own for each app: Celery binds a task's class, not the object, to its app.
+    app.register_task(type("ReplyTask", (ReplyTask,), {"__doc__": ReplyTask.__doc__})())
+    register_gathering(app)
+    return app
+
+
+def serve_as(app: Celery) -> None:
+    """Say that this process is a worker of `app`: what it submits goes through it."""
+    global _worker_app  # noqa: PLW0603 - a process is the worker of one app
+    _worker_app = app
+
+
+def current_app(settings: Settings | None = None) -> Celery:
+    """The app that this process sends with: its worker's, or one made from the settings on first use."""
+    if _worker_app is not None:
+        return _worker_app
+    settings = settings or get_settings()
+    key = settings.redis_url.get_secret_value()
+    with _lock:
+        if key not in _client_apps:
+            _client_apps[key] = make_app(settings)
+        return _client_apps[key]

@@ -1,0 +1,123 @@
+"""`callsheet.map`: one agent or pipeline over thousands of inputs."""
+
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from callsheet.agents import AgentBase, CallOptions
+from callsheet.agents.dispatch import dispatcher
+from callsheet.errors import AgentFailed, JobError, UsageError
+from callsheet.messages import Msg
+from callsheet.tasks.jobs import Job
+from callsheet.tasks.pipelines import OnError, Pipeline
+
+_TOGETHER = 200  # jobs published in one go
+
+
+class Batch:
+    """Results of many inputs, in the order of the inputs; iterate with `for`, or with `async for` in async code.
+
+    Jobs are submitted as the iteration asks for them, at most `window` ahead of it.
+    """
+
+    def __init__(self, target: AgentBase | Pipeline, messages: Iterable[Any], options: CallOptions, window: int,
+                 progress: bool | None, on_error: OnError) -> None:
+        self._target = target
+        self._messages = iter(messages)
+        self._total = len(messages) if isinstance(messages, Sized) else None
+        self._options = options
+        self._window = window
+        self._progress = sys.stderr.isatty() if progress is None else progress
+        self._on_error = on_error
+        self._waiting: deque[Job] = deque()
+
+    def _fill(self) -> None:
+        room = self._window - len(self._waiting)
+        if room >= min(_TOGETHER, self._window) or not self._waiting:
+            self._waiting.extend(dispatcher().submit_many(
+                self._target, list(islice(self._messages, min(room, _TOGETHER))), self._options))
+
+    def _refill(self) -> None:
+        before = -1
+        while len(self._waiting) != before and len(self._waiting) < self._window:
+            before = len(self._waiting)
+            self._fill()
+
+    def _failed(self, error: JobError) -> Msg:
+        if self._on_error == "raise":
+            for job in self._waiting:
+                job.cancel()
+            raise error
+        kind = error.remote_type if isinstance(error, AgentFailed) else type(error).__name__
+        return Msg(self._target.label, f"Error: {error.message}", "assistant",
+                   metadata={"error": {"type": kind, "message": error.message}})
+
+    def __iter__(self) -> Iterator[Any]:
+        with self._bar() as advance:
+            while True:
+                self._refill()
+                if not self._waiting:
+                    return
+                job = self._waiting.popleft()
+                try:
+                    result = job.get()
+                except JobError as exc:
+                    result = self._failed(exc)
+                advance()
+                yield result
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        with self._bar() as advance:
+            while True:
+                self._refill()
+                if not self._waiting:
+                    return
+                job = self._waiting.popleft()
+                try:
+                    result = await job
+                except JobError as exc:
+                    result = self._failed(exc)
+                advance()
+                yield result
+
+    @contextmanager
+    def _bar(self) -> Iterator[Any]:
+        if not self._progress:
+            yield lambda: None
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                   TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(self._target.label, total=self._total)
+            yield lambda: bar.advance(task)
+
+
+def map(target: AgentBase | Pipeline, messages: Iterable[Any], *, progress: bool | None = None,
+        window: int = 10_000, on_error: OnError = "raise", **options: Any) -> Batch:
+    """Run an agent or a pipeline over many inputs, each a job; results in the order of the inputs.
+
+    Args:
+        target: the agent or pipeline.
+        messages: the inputs; an endless or lazy iterable is read as results are taken.
+        progress: a progress bar on the standard error; by default where that is a terminal.
+        window: jobs under way at most.
+        on_error: "raise" raises at the first input that failed and cancels the rest; "collect" puts a message with
+            the error, in `metadata["error"]`, in its place.
+        options: as in AgentBase.submit, for each job.
+
+    Returns:
+        an iterable, also in async code.
+    """
+    if not isinstance(target, (AgentBase, Pipeline)):
+        raise UsageError(f"callsheet.map needs an agent or a pipeline, not a {type(target).__name__}.")
+    if window < 1:
+        raise UsageError(f"window={window!r}: a whole number over 0 is needed.")
+    if on_error not in ("raise", "collect"):
+        raise UsageError(f"on_error={on_error!r}: \"raise\" or \"collect\" is needed.")
+    return Batch(target, messages, CallOptions(**options), window, progress, on_error)

@@ -1,0 +1,119 @@
+"""AgentCall: one call of an agent as it travels."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from callsheet.agents import AgentBase, CallOptions
+from callsheet.messages.allow import AllowList
+from callsheet.messages.wire import Reader, Writer
+from callsheet.settings import Settings
+from callsheet.tasks import payloads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathering:
+    """What the step after a fan-out has to do with the branches' results.
+
+    Attributes:
+        branches: the branches' labels, in order.
+        on_error: "raise" or "collect".
+    """
+
+    branches: tuple[str, ...]
+    on_error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentCall:
+    """One call, JSON on the wire.
+
+    Attributes:
+        agent: the agent as a Writer wrote it, or a reference to a large payload.
+        args: of `reply`, written; in a pipeline the piped value comes before them.
+        kwargs: of `reply`, written.
+        label: the agent, for people.
+        piped: whether the value that a pipeline hands on is the first argument.
+        job: id of the job that it belongs to.
+        retries: how often it is tried again.
+        gathering: set on the step that reduces a fan-out.
+    """
+
+    agent: Any
+    args: Any
+    kwargs: Any
+    label: str
+    job: str
+    piped: bool = False
+    retries: int = 0
+    gathering: Gathering | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        """The call as JSON data."""
+        data: dict[str, Any] = {"agent": self.agent, "label": self.label, "job": self.job}
+        if self.args:
+            data["args"] = self.args
+        if self.kwargs:
+            data["kwargs"] = self.kwargs
+        if self.piped:
+            data["piped"] = True
+        if self.retries:
+            data["retries"] = self.retries
+        if self.gathering:
+            data["gather"] = [list(self.gathering.branches), self.gathering.on_error]
+        return data
+
+    @classmethod
+    def from_wire(cls, data: dict[str, Any]) -> Self:
+        """The call that `to_wire` wrote."""
+        gather = data.get("gather")
+        return cls(agent=data["agent"], args=data.get("args", []), kwargs=data.get("kwargs", {}),
+                   label=data["label"], job=data["job"], piped=data.get("piped", False),
+                   retries=data.get("retries", 0),
+                   gathering=Gathering(branches=tuple(gather[0]), on_error=gather[1]) if gather else None)
+
+    def build(self, value: Any, settings: Settings, local: list[Any] | None = None
+              ) -> tuple[AgentBase, tuple[Any, ...], dict[str, Any]]:
+        """The agent and the arguments of `reply`, once large payloads are in their places.
+
+        Raises:
+            ModuleNotAllowed: the agent, or a function or class it was given, is outside the allowed modules.
+            CannotTravel: it cannot be built here.
+        """
+        reader = Reader(AllowList(settings.modules), local)
+        agent = reader.read(self.agent)
+        args = reader.read(self.args)
+        if self.piped:
+            args = [reader.read(value), *args]
+        return agent, tuple(args), reader.read(self.kwargs)
+
+
+def writer_for(settings: Settings) -> Writer:
+    """A Writer that refuses at submission what the settings of the submitter already exclude.
+
+    Where the submitter's settings name no modules, the workers' settings decide.
+    """
+    return Writer(AllowList(settings.modules) if settings.modules else None)
+
+
+def make_call(agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, *, job: str,
+              settings: Settings, writer: Writer, piped: bool = False,
+              gathering: Gathering | None = None) -> tuple[AgentCall, dict[str, bytes]]:
+    """A call, and the large payloads to store before it is sent.
+
+    Raises:
+        CannotTravel: part of the agent or an argument cannot be sent.
+        PayloadTooLarge: the agent or the arguments are over the limit.
+    """
+    label = agent.label
+    spec, blobs = payloads.pack(writer.write(agent, f"the agent {label}"), settings, f"The agent {label}")
+    written = [writer.write(arg, f"argument {i + 1} of {label}") for i, arg in enumerate(args)]
+    named = {key: writer.write(arg, f"argument {key!r} of {label}") for key, arg in kwargs.items()}
+    packed, more = [], dict(blobs)
+    for index, item in enumerate(written):
+        ref, blob = payloads.pack(item, settings, f"Argument {index + 1} of {label}")
+        packed.append(ref)
+        more |= blob
+    kept, blob = payloads.pack(named, settings, f"The keyword arguments of {label}")
+    call = AgentCall(agent=spec, args=packed, kwargs=kept, label=label, job=job, piped=piped, retries=options.retries,
+                     gathering=gathering)
+    return call, more | blob

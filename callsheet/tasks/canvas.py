@@ -1,0 +1,160 @@
+"""From agents and pipelines to Celery's canvases.
+
+A call becomes one task. SequentialPipeline becomes a chain. FanoutPipeline becomes a chord: its header is the
+branches, its body gathers their results, and reduces them in the same task where `reduce` is an agent. With
+enable_gather=False each branch is a chord of its own, beside a task that carries the state on. No task
+waits for another.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from celery import Celery, chain, chord
+from celery.canvas import Signature
+
+from callsheet.agents import AgentBase, CallOptions
+from callsheet.errors import UnknownQueue
+from callsheet.settings import Settings
+from callsheet.tasks import payloads
+from callsheet.tasks.call import Gathering, make_call, writer_for
+from callsheet.tasks.pipelines import FanoutPipeline, Member, Pipeline, SequentialPipeline
+
+#: The hard limit comes this much after the soft one, which the agent sees as an exception.
+GRACE = 5.0  # seconds
+
+
+class Canvas:
+    """The tasks of one job.
+
+    Args:
+        app: with our tasks.
+        settings: ours.
+        options: of the job's calls.
+        kwargs: for each agent that gets the job's input.
+
+    Attributes:
+        job_id: id of the job and of its last task.
+        calls: ids of all tasks.
+        queues: that they go to.
+        blobs: large payloads to store before the job is sent.
+    """
+
+    def __init__(self, app: Celery, settings: Settings, options: CallOptions,
+                 kwargs: dict[str, Any] | None = None) -> None:
+        self.app = app
+        self.settings = settings
+        self.options = options
+        self.kwargs = kwargs or {}
+        self.job_id = options.job_id or str(uuid4())
+        self.calls: list[str] = []
+        self.queues: list[str] = []
+        self.blobs: dict[str, bytes] = {}
+        self._writer = writer_for(settings)
+        # A time rather than seconds: the later steps of a pipeline are published later.
+        expires = options.expires
+        if isinstance(expires, (int, float)):
+            expires = datetime.now(UTC) + timedelta(seconds=expires)
+        self._expires = expires.isoformat() if expires is not None else None
+
+    def single(self, agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Signature:
+        """One call with arguments of its own."""
+        call, blobs = make_call(agent, args, kwargs, self.options, job=self.job_id, settings=self.settings,
+                                writer=self._writer)
+        self.blobs |= blobs
+        signature = self._signature("callsheet.reply", (None, call.to_wire()), self._queue(agent), timed=True)
+        return self._named(signature)
+
+    def pipeline(self, target: Pipeline) -> Signature | None:
+        """A pipeline's tasks, to be applied to its input; None if it has none."""
+        steps = self._steps(target, self.kwargs)
+        if not steps:
+            return None
+        self._named(_last(steps[-1]))
+        return _chained(steps)
+
+    def input(self, value: Any, label: str) -> Any:
+        """A pipeline's input, written."""
+        data, blobs = payloads.pack(self._writer.write(value, f"the input of {label}"), self.settings,
+                                    f"The input of {label}")
+        self.blobs |= blobs
+        return data
+
+    def _named(self, last: Signature) -> Signature:
+        """Give the job's id to its last task."""
+        self.calls[self.calls.index(last.options["task_id"])] = self.job_id
+        last.options["task_id"] = self.job_id
+        return last
+
+    def _steps(self, target: Member, kwargs: dict[str, Any]) -> list[Signature]:
+        if isinstance(target, AgentBase):
+            return [self._reply(target, kwargs)]
+        if isinstance(target, SequentialPipeline):
+            steps: list[Signature] = []
+            for agent in target.agents:
+                steps += self._steps(agent, {} if steps else kwargs)
+            return steps
+        assert isinstance(target, FanoutPipeline)
+        return self._fanout(target, kwargs)
+
+    def _reply(self, agent: AgentBase, kwargs: dict[str, Any], gathering: Gathering | None = None) -> Signature:
+        call, blobs = make_call(agent, (), kwargs, self.options, job=self.job_id, settings=self.settings,
+                                writer=self._writer, piped=True, gathering=gathering)
+        self.blobs |= blobs
+        return self._signature("callsheet.reply", (call.to_wire(),), self._queue(agent), timed=True)
+
+    def _fanout(self, target: FanoutPipeline, kwargs: dict[str, Any]) -> list[Signature]:
+        if not target.agents:
+            steps = [self._signature("callsheet.empty", (), "io")]
+            return steps + (self._steps(target.reduce, {}) if target.reduce else [])
+        branches = [self._steps(agent, kwargs) or [self._signature("callsheet.carry", (), "io")]
+                    for agent in target.agents]
+        queue = _last(branches[0][-1]).options["queue"]  # so that a pipeline of cpu agents needs no io worker
+        if not target.enable_gather:
+            return self._one_by_one(target, branches, queue)
+        gathering = Gathering(branches=target.branches(), on_error=target.on_error)
+        if isinstance(target.reduce, AgentBase):
+            return [chord(list(map(_chained, branches)), self._reply(target.reduce, {}, gathering), app=self.app)]
+        body = self._signature("callsheet.gather", (list(gathering.branches), gathering.on_error), queue)
+        rest = self._steps(target.reduce, {}) if target.reduce else []
+        return [chord(list(map(_chained, branches)), body, app=self.app), *rest]
+
+    def _one_by_one(self, target: FanoutPipeline, branches: list[list[Signature]], queue: str) -> list[Signature]:
+        steps = []
+        for index, (branch, label) in enumerate(zip(branches, target.branches(), strict=True)):
+            keep = self._signature("callsheet.keep", (index == 0,), queue)
+            merge = self._signature("callsheet.merge", (label, target.on_error, index == len(branches) - 1), queue)
+            steps.append(chord([_chained(branch), keep], merge, app=self.app))
+        return steps + (self._steps(target.reduce, {}) if target.reduce else [])
+
+    def _queue(self, agent: AgentBase) -> str:
+        queue = self.options.queue or agent.default_queue()
+        known = self.settings.known_queues
+        if queue not in known:
+            raise UnknownQueue(f"The queue {queue!r} of {agent.label} is not known; known are {', '.join(known)}. Name "
+                               "it in CALLSHEET_QUEUES (comma-separated), and start a worker for it with -Q.")
+        return queue
+
+    def _signature(self, name: str, args: tuple[Any, ...], queue: str, timed: bool = False) -> Signature:
+        task_id, options = str(uuid4()), self.options
+        self.calls.append(task_id)
+        if queue not in self.queues:
+            self.queues.append(queue)
+        given: dict[str, Any] = {"task_id": task_id, "queue": queue}
+        if options.priority is not None:
+            given["priority"] = options.priority
+        if self._expires is not None:
+            given["expires"] = self._expires
+        if timed and options.timeout is not None:
+            given |= {"soft_time_limit": options.timeout, "time_limit": options.timeout + GRACE}
+        signature: Signature = self.app.tasks[name].signature(args, **given)
+        return signature
+
+
+def _chained(steps: list[Signature]) -> Signature:
+    return steps[0] if len(steps) == 1 else chain(*steps)
+
+
+def _last(step: Signature) -> Signature:
+    """The task whose result is the step's."""
+    return _last(step.body) if isinstance(step, chord) else step

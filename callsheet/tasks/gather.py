@@ -1,0 +1,96 @@
+"""The small steps between a pipeline's calls: gathering branches, handing a value on."""
+
+from typing import Any
+
+from celery import Celery
+
+from callsheet.errors import AgentFailed, BranchFailed
+from callsheet.messages import Msg
+from callsheet.tasks.call import Gathering
+from callsheet.tasks.results import failure
+
+
+def register_gathering(app: Celery) -> None:
+    """Register `callsheet.gather`, `callsheet.carry`, `callsheet.open` and `callsheet.merge`.
+
+    They are `async def` so that an io worker runs them on its loop, without a thread.
+    """
+
+    @app.task(name="callsheet.gather", shared=False)
+    async def gather(results: list[Any], branches: list[str], on_error: str) -> Any:
+        """The results of a fan-out's branches, in their order."""
+        return gathered(results, Gathering(branches=tuple(branches), on_error=on_error), app.backend)
+
+    @app.task(name="callsheet.carry", shared=False)
+    async def carry(value: Any) -> Any:
+        """Hand a value on as it is: an empty pipeline's place in another."""
+        return piped_input(value)
+
+    @app.task(name="callsheet.empty", shared=False)
+    async def empty(value: Any) -> Any:
+        """What an empty FanoutPipeline gives."""
+        return []
+
+    @app.task(name="callsheet.keep", shared=False)
+    async def keep(value: Any, first: bool) -> Any:
+        """Carry the state of a one-by-one fan-out past the branch that runs beside this."""
+        return {"$seq": {"input": piped_input(value), "results": []}} if first else value
+
+    @app.task(name="callsheet.merge", shared=False)
+    async def merge(pair: list[Any], branch: str, on_error: str, last: bool) -> Any:
+        """Add a branch's result to the state of a one-by-one fan-out; after the last, give the results."""
+        result, state = pair
+        [checked] = gathered([result], Gathering(branches=(branch,), on_error=on_error), app.backend)
+        results = [*state["$seq"]["results"], checked]
+        return results if last else {"$seq": {**state["$seq"], "results": results}}
+
+
+def piped_input(value: Any) -> Any:
+    """What the next agent gets of `value`: of a one-by-one fan-out's state, the fan-out's own input."""
+    return value["$seq"]["input"] if isinstance(value, dict) and "$seq" in value else value
+
+
+def gathered(results: list[Any], gathering: Gathering, backend: Any) -> list[Any]:
+    """The branches' results with failures dealt with.
+
+    Args:
+        results: JSON data; `{"$error": ...}` where a branch failed.
+        gathering: the branches' labels, and whether to raise or to collect.
+        backend: where the traceback of a failed call is stored.
+
+    Raises:
+        BranchFailed: with on_error="raise", for the first branch that failed.
+    """
+    out = []
+    for branch, result in zip(gathering.branches, results, strict=True):
+        if isinstance(result, dict) and "$error" in result:
+            error = _branch_error(result["$error"], branch, backend)
+            if gathering.on_error == "raise":
+                raise error
+            out.append(error_message(error, branch))
+        else:
+            out.append(result)
+    return out
+
+
+def error_message(error: AgentFailed, branch: str) -> dict[str, Any]:
+    """The message, written, that stands in the place of a failed branch."""
+    metadata = {"error": {"type": error.remote_type, "message": error.remote_message, "agent": error.agent,
+                          "branch": branch, "job_id": error.job_id}}
+    name = error.agent.partition("(")[2].rstrip(")") or error.agent or branch
+    return {"$msg": Msg(name, f"Error: {error.message}", "assistant", metadata=metadata).to_dict()}
+
+
+def _branch_error(record: dict[str, Any], branch: str, backend: Any) -> BranchFailed:
+    task_id = record.get("task_id") or ""
+    trace = ""
+    if backend is not None and task_id:
+        trace = backend.get_task_meta(task_id, cache=False).get("traceback") or ""
+    error = failure({"status": record.get("state", "FAILURE"), "result": record, "traceback": trace},
+                    label=branch.partition(", ")[2] or branch, job_id=task_id)
+    message = f"{branch} failed: {error.args[0] if error.args else error}"
+    if isinstance(error, AgentFailed):
+        return BranchFailed(message, error.remote_type, error.remote_message, error.remote_traceback, error.agent,
+                            task_id, branch)
+    return BranchFailed(message, f"callsheet.errors.{type(error).__name__}", str(error), trace, branch, task_id,
+                        branch)

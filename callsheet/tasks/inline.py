@@ -1,0 +1,239 @@
+"""Running calls in the caller's process, with the semantics of workers and without Redis: for unit tests.
+
+The agent and its arguments are written and read as if they travelled, so that an agent is built anew for each call
+and what could not travel is refused; only the classes themselves may live anywhere, also in a test function.
+"""
+
+import asyncio
+import json
+import time
+import traceback
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+from celery import states
+
+from callsheet.agents import AgentBase, CallOptions
+from callsheet.agents.base import printer
+from callsheet.agents.dispatch import override
+from callsheet.agents.running import run_reply
+from callsheet.errors import AgentTimeout, CallsheetError, JobCancelled, JobError, ResultTimeout
+from callsheet.messages import Msg
+from callsheet.messages.allow import AllowList
+from callsheet.messages.wire import Reader, Writer
+from callsheet.settings import Settings, get_settings
+from callsheet.tasks.call import Gathering, make_call
+from callsheet.tasks.events import Event
+from callsheet.tasks.gather import gathered
+from callsheet.tasks.jobs import Job
+from callsheet.tasks.pipelines import FanoutPipeline, Pipeline, SequentialPipeline
+from callsheet.tasks.reply import NOT_RETRIED, retry_pause
+from callsheet.tasks.results import failure, record_of
+
+Target = AgentBase | Pipeline
+
+
+@contextmanager
+def inline() -> Iterator[None]:
+    """Run every call that is made in the block in this process, without Redis; as CALLSHEET_INLINE=1 does for all."""
+    token = override.set(InlineDispatcher(get_settings()))
+    try:
+        yield
+    finally:
+        override.reset(token)
+
+
+class InlineDispatcher:
+    """Runs calls in this process.
+
+    Args:
+        settings: ours.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        # Payloads stay in their messages: there is no Redis to keep them in.
+        self.settings = settings.model_copy(update={"payload_inline_max": settings.payload_max})
+
+    def submit(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Job:
+        """Run it: to its end in plain code, as a task of the running loop in async code."""
+        run = InlineRun(target, options, self.settings)
+        run.check(args, kwargs)
+        return InlineJob(run, args, kwargs)
+
+    def submit_many(self, target: Target, values: Any, options: CallOptions) -> list[Job]:
+        """A job for each value."""
+        return [self.submit(target, (value,), {}, options) for value in values]
+
+    async def call(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
+        """Run it and give its result."""
+        return await InlineRun(target, options, self.settings).run(args, kwargs)
+
+
+class InlineRun:
+    """One job's calls."""
+
+    def __init__(self, target: Target, options: CallOptions, settings: Settings) -> None:
+        self.target = target
+        self.options = options
+        self.settings = settings
+        self.id = options.job_id or str(uuid4())
+        self._local: list[Any] = []
+        self._writer = Writer(local=self._local)
+
+    def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse what could not travel, before anything runs."""
+        for agent in self.target.members() if isinstance(self.target, Pipeline) else [self.target]:
+            self._call_of(agent, args, kwargs)
+
+    async def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The job's result."""
+        start = self.options.start_time()
+        if start is not None:
+            await asyncio.sleep(max(0.0, start.timestamp() - time.time()))
+        if isinstance(self.target, AgentBase):
+            out = await self._agent(self.target, args, kwargs)
+        else:
+            out = await self._any(self.target, self._writer.write(args[0] if args else None, "the input"), kwargs)
+        return self._read(out)
+
+    def _read(self, data: Any) -> Any:
+        return Reader(AllowList(self.settings.modules), self._local).read(json.loads(json.dumps(data)))
+
+    async def _any(self, target: Target, value: Any, kwargs: dict[str, Any]) -> Any:
+        if isinstance(target, AgentBase):
+            return await self._agent(target, (self._read(value),), kwargs)
+        if isinstance(target, SequentialPipeline):
+            for index, agent in enumerate(target.agents):
+                value = await self._any(agent, value, {} if index else kwargs)
+            return value
+        assert isinstance(target, FanoutPipeline)
+        gathering = Gathering(branches=target.branches(), on_error=target.on_error)
+        if target.enable_gather:
+            parts = await asyncio.gather(*(self._branch(agent, value, kwargs) for agent in target.agents))
+            results = gathered(list(parts), gathering, None)
+        else:
+            results = []
+            for agent, label in zip(target.agents, gathering.branches, strict=True):
+                one = Gathering(branches=(label,), on_error=target.on_error)
+                results += gathered([await self._branch(agent, value, kwargs)], one, None)
+        return await self._any(target.reduce, results, {}) if target.reduce is not None else results
+
+    async def _branch(self, agent: Target, value: Any, kwargs: dict[str, Any]) -> Any:
+        try:
+            return await self._any(agent, value, kwargs)
+        except CallsheetError as exc:
+            return {"$error": record_of(exc, agent.label)}
+
+    def _call_of(self, agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call, _ = make_call(agent, args, kwargs, self.options, job=self.id, settings=self.settings,
+                            writer=self._writer)
+        return call
+
+    async def _agent(self, agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call = self._call_of(agent, args, kwargs)
+        tries = 0
+        while True:
+            try:
+                return await self._try(agent, call)
+            except JobError:
+                raise
+            except Exception as exc:
+                if isinstance(exc, NOT_RETRIED) or tries >= self.options.retries:
+                    record = record_of(exc, call.label)
+                    meta = {"status": states.FAILURE, "result": record, "traceback": "".join(
+                        traceback.format_exception(exc))}
+                    raise failure(meta, call.label, self.id) from exc
+                await asyncio.sleep(retry_pause(tries, self.settings))
+                tries += 1
+
+    async def _try(self, agent: AgentBase, call: Any) -> Any:
+        built, args, kwargs = call.build(None, self.settings, self._local)
+        built.msg_queue, built._console = agent.msg_queue, agent._console
+        limit = asyncio.timeout(self.options.timeout)
+        try:
+            async with limit:
+                reply = await run_reply(built, args, kwargs)
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            raise AgentTimeout(f"{call.label} was ended by its timeout ({self.options.timeout} s). Give the call more "
+                               "time with timeout=, or make it do less.", "builtins.TimeoutError", "", "",
+                               call.label, self.id) from exc
+        return self._writer.write(reply, f"the reply of {call.label}")
+
+
+class InlineJob(Job):
+    """A job that runs, or ran, in this process."""
+
+    def __init__(self, run: InlineRun, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().__init__(run.id, label=run.target.label, settings=run.settings)
+        self._events_so_far: list[Event] = []
+        self._task: asyncio.Task[Any] | None = None
+        self._result: Any = None
+        self._error: BaseException | None = None
+        token = printer.set(self._printed)
+        try:
+            work = self._finish(run.run(args, kwargs))
+            try:
+                self._task = asyncio.get_running_loop().create_task(work)
+            except RuntimeError:
+                asyncio.run(work)
+        finally:
+            printer.reset(token)
+
+    def _printed(self, agent: AgentBase, msg: Msg, last: bool) -> None:
+        self._events_so_far.append(Event(id=f"{len(self._events_so_far) + 1}-0", agent=agent.label, agent_id=agent.id,
+                                         msg=msg.model_copy(deep=True), last=last, time=time.time()))
+
+    async def _finish(self, work: Coroutine[Any, Any, Any]) -> None:
+        try:
+            self._result = await work
+        except asyncio.CancelledError:
+            self._error = JobCancelled(f"The call of {self.label} was cancelled (job {self.id}).")
+        except Exception as exc:
+            self._error = exc
+
+    def _value(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def get(self, timeout: float | None = None) -> Any:
+        """The result; inline, plain code has it at once."""
+        if self._task is not None and not self._task.done():
+            raise ResultTimeout(f"{self.label} runs on this loop: write `await job` in async code.")
+        return self._value()
+
+    async def _wait(self) -> Any:
+        if self._task is not None:
+            await asyncio.wait({self._task})
+        return self._value()
+
+    async def _events(self, since: str) -> AsyncIterator[Event]:
+        seen = int(since.partition("-")[0])
+        while True:
+            over = self.done
+            for event in self._events_so_far[seen:]:
+                seen += 1
+                yield event
+            if over:
+                self._value()
+                return
+            assert self._task is not None
+            await asyncio.wait({self._task}, timeout=0.01)
+
+    @property
+    def status(self) -> str:
+        """PENDING, SUCCESS, FAILURE or REVOKED."""
+        if self._task is not None and not self._task.done():
+            return str(states.PENDING)
+        if self._error is None:
+            return str(states.SUCCESS)
+        return str(states.REVOKED if isinstance(self._error, JobCancelled) else states.FAILURE)
+
+    def cancel(self) -> None:
+        """Cancel it, if it still runs."""
+        if self._task is not None:
+            self._task.cancel()

@@ -1,0 +1,232 @@
+"""Job: what a caller holds of work under way."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Generator, Iterator
+from typing import Any
+
+from celery import Celery, states
+
+from callsheet.errors import ResultTimeout, UsageError
+from callsheet.messages.allow import AllowList
+from callsheet.messages.wire import Reader
+from callsheet.settings import Settings, get_settings
+from callsheet.settings.keys import Keys
+from callsheet.tasks import payloads
+from callsheet.tasks.app import current_app
+from callsheet.tasks.bridge import parked
+from callsheet.tasks.connections import sync_client, translated
+from callsheet.tasks.events import Event, read_events
+from callsheet.tasks.loop import on_process_loop, wait_on_process_loop
+from callsheet.tasks.results import failure, parse
+from callsheet.tasks.waiter import waiter
+
+
+class Job:
+    """A call, or a pipeline's calls, under way on workers.
+
+    Make one with `agent.submit(...)`, `pipeline.submit(...)` or `Job.from_id(id)`. In plain code use `get`, in async
+    code `await job`.
+
+    Attributes:
+        id: also the Celery task id of its last call; stock Celery clients can read the result under it.
+        label: what runs, for people.
+    """
+
+    def __init__(self, job_id: str, *, label: str = "", queues: tuple[str, ...] = (),
+                 calls: tuple[str, ...] | None = None, settings: Settings | None = None) -> None:
+        self.id = job_id
+        self.label = label
+        self._queues = queues
+        self._calls = calls if calls is not None else (job_id,)
+        self._settings = settings or get_settings()
+
+    @classmethod
+    def from_id(cls, job_id: str) -> "Job":
+        """A handle on a job by its id, from any process that has the same Redis; opens no connection yet."""
+        job = cls(job_id, label=f"job {job_id}")
+        job._known = False
+        return job
+
+    _known = True
+
+    def get(self, timeout: float | None = None) -> Any:
+        """Wait for the result: a Msg, a list of them or None.
+
+        Args:
+            timeout: seconds to wait; None waits for ever.
+
+        Raises:
+            ResultTimeout: no result in time; names the queue that nothing reads from, if that is why.
+            AgentFailed: the agent raised, there.
+            JobCancelled: it was cancelled.
+            UsageError: called on a running event loop, which it would block; use `await job` there.
+        """
+        _refuse_on_loop("job.get()", "await job")
+        try:
+            return wait_on_process_loop(self._outcome(), timeout)
+        except ResultTimeout:
+            raise
+        except TimeoutError:
+            raise ResultTimeout(self._why_not_yet(timeout)) from None
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> Any:
+        async with parked():
+            return await on_process_loop(self._outcome())
+
+    async def _outcome(self) -> Any:
+        meta = await waiter(self._settings).wait(self.id)
+        if meta["status"] != states.SUCCESS:
+            raise failure(meta, self.label, self.id)
+        data = await payloads.load_async(meta["result"], self._settings)
+        return Reader(AllowList(self._settings.modules)).read(data)
+
+    def stream(self, since: str = "0") -> "EventStream":
+        """What the job's agents print, as events, until the job ends; raises the job's error if it failed.
+
+        Iterate with `async for` in async code, with `for` in plain code.
+
+        Args:
+            since: the id of the last event that was seen; goes on after it.
+        """
+        return EventStream(self, since)
+
+    async def _events(self, since: str) -> AsyncIterator[Event]:
+        done = asyncio.ensure_future(waiter(self._settings).wait(self.id))
+        try:
+            async for event in read_events(self.id, since, done, self._settings):
+                yield event
+            if done.result()["status"] != states.SUCCESS:
+                raise failure(done.result(), self.label, self.id)
+        finally:
+            done.cancel()
+
+    @property
+    def status(self) -> str:
+        """Celery's state: PENDING (also for an id that is not known), STARTED, RETRY, SUCCESS, FAILURE, REVOKED."""
+        with translated(self._settings):
+            text = sync_client(self._settings).get(f"celery-task-meta-{self.id}")
+        return str(parse(text)["status"]) if text else str(states.PENDING)
+
+    @property
+    def done(self) -> bool:
+        """Whether the job has ended, well or not."""
+        return self.status in states.READY_STATES
+
+    def cancel(self) -> None:
+        """Cancel what runs of it and drop what waits; waiting callers get JobCancelled at once.
+
+        A running coroutine is cancelled where it awaits; a process on a cpu worker is ended. A worker that starts
+        later drops the job too. A job that has ended stays as it is.
+        """
+        app, calls = self._app(), self._all_calls()
+        with translated(self._settings):
+            if self.done:
+                return
+            key = Keys(self._settings.key_prefix).revoked()
+            client = sync_client(self._settings)
+            client.zadd(key, {call: time.time() for call in calls})
+            client.expire(key, self._settings.result_expires)
+            app.control.revoke(list(calls), terminate=True)
+            app.backend.mark_as_revoked(self.id, "cancelled", store_result=True)
+
+    def remember(self) -> None:
+        """Keep in Redis what `from_id` needs to know beyond the id; for jobs of more than one call."""
+        key = Keys(self._settings.key_prefix).job(self.id)
+        with translated(self._settings), sync_client(self._settings).pipeline(transaction=False) as pipe:
+            pipe.hset(key, mapping={"calls": json.dumps(self._calls), "queues": json.dumps(self._queues)})
+            pipe.expire(key, self._settings.result_expires)
+            pipe.execute()
+
+    def _app(self) -> Celery:
+        return current_app(self._settings)
+
+    def _all_calls(self) -> tuple[str, ...]:
+        if not self._known:
+            with translated(self._settings):
+                stored = sync_client(self._settings).hgetall(Keys(self._settings.key_prefix).job(self.id))
+            if stored:
+                self._calls = tuple(json.loads(stored[b"calls"]))
+                self._queues = tuple(json.loads(stored[b"queues"]))
+            self._known = True
+        return self._calls
+
+    def _why_not_yet(self, timeout: float | None) -> str:
+        self._all_calls()
+        text = f"No result of {self.label or 'job ' + self.id} within {timeout:g} s (job {self.id})."
+        waiting = {queue: backlog for queue in self._queues if (backlog := self._backlog(queue))}
+        if not waiting:
+            return text + " It is running, or waits for its time; wait on with job.get(timeout=...)."
+        served = self._app().control.inspect(timeout=1.0).active_queues() or {}
+        read = {queue["name"] for queues in served.values() for queue in queues}
+        for queue in sorted(set(waiting) - read):
+            module = queue if queue in ("io", "cpu") else "io"
+            extra = "" if queue in ("io", "cpu") else f" -Q {queue}"
+            return text + (f" No worker reads the queue {queue!r}, where {waiting[queue]} messages wait. Start one: "
+                           f"celery -A callsheet.workers.{module} worker{extra}")
+        queue, backlog = max(waiting.items(), key=lambda item: item[1])
+        return text + f" Workers are busy: {backlog} messages wait in the queue {queue!r}. Start more workers."
+
+    def _backlog(self, queue: str) -> int:
+        client = sync_client(self._settings)
+        with client.pipeline(transaction=False) as pipe:
+            for step in ("", "\x06\x163", "\x06\x166", "\x06\x169"):  # kombu's lists of one queue, by priority
+                pipe.llen(queue + step)
+            return int(sum(pipe.execute()))
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} {self.label}>"
+
+
+class EventStream:
+    """A job's events; see Job.stream."""
+
+    def __init__(self, job: Job, since: str) -> None:
+        self._job = job
+        self._since = since
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        events = self._job._events(self._since)
+        try:
+            while True:
+                event = await on_process_loop(_next(events))
+                if event is None:
+                    return
+                self._since = event.id
+                yield event
+        finally:
+            await on_process_loop(events.aclose())  # type: ignore[attr-defined]
+
+    def __iter__(self) -> Iterator[Event]:
+        _refuse_on_loop("for event in job.stream()", "async for event in job.stream()")
+        events = self._job._events(self._since)
+        try:
+            while True:
+                event = wait_on_process_loop(_next(events), None)
+                if event is None:
+                    return
+                self._since = event.id
+                yield event
+        finally:
+            wait_on_process_loop(events.aclose(), None)  # type: ignore[attr-defined]
+
+
+async def _next(events: AsyncIterator[Event]) -> Event | None:
+    return await anext(events, None)
+
+
+def _on_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _refuse_on_loop(what: str, instead: str) -> None:
+    if _on_loop():
+        raise UsageError(f"{what} would block the running event loop. In async code write: {instead}")

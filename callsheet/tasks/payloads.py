@@ -1,0 +1,163 @@
+"""Large payloads: stored once in Redis under their hash, referred to by the messages."""
+
+import hashlib
+import json
+import time
+from typing import Any
+
+from callsheet.errors import PayloadExpired, PayloadTooLarge
+from callsheet.settings import Settings
+from callsheet.settings.keys import Keys
+from callsheet.tasks.connections import async_client, sync_client, translated
+
+REF = "$payload"
+_stored: dict[tuple[str, str], float] = {}  # (address, digest) -> when this process last stored it
+_MOST_REMEMBERED = 4096
+
+
+def pack(data: Any, settings: Settings, what: str) -> tuple[Any, dict[str, bytes]]:
+    """`data` as it goes into a message, and what has to be stored before the message is sent.
+
+    Args:
+        data: JSON data.
+        settings: with the limits, in bytes of JSON text.
+        what: what it is, for the error.
+
+    Raises:
+        PayloadTooLarge: names the size and the limit.
+    """
+    if _surely_small(data, settings.payload_inline_max):
+        return data, {}
+    text = json.dumps(data, separators=(",", ":")).encode()
+    if len(text) > settings.payload_max:
+        raise PayloadTooLarge(
+            f"{what} is {len(text):,} bytes as JSON; the limit is {settings.payload_max:,}. Send a reference (a path, "
+            "an address) in its place, split it, or raise CALLSHEET_PAYLOAD_MAX for callers and workers.")
+    if len(text) <= settings.payload_inline_max:
+        return data, {}
+    digest = hashlib.sha256(text).hexdigest()
+    return {REF: digest, "size": len(text)}, {digest: text}
+
+
+def _surely_small(data: Any, limit: int) -> bool:
+    """Whether the JSON text is under `limit` bytes, judged without writing it; False if that is not certain."""
+    todo, size = [data], 0
+    while todo:
+        item = todo.pop()
+        if isinstance(item, str):
+            size += 6 * len(item) + 3  # \uXXXX at worst
+        elif isinstance(item, dict):
+            size += 2
+            todo += item.values()
+            todo += item.keys()
+        elif isinstance(item, list):
+            size += 2 + len(item)
+            todo += item
+        else:
+            size += 26
+        if size > limit:
+            return False
+    return True
+
+
+def refs(data: Any) -> set[str]:
+    """The payloads that `data` refers to: itself, in a list of results, or in the state of a one-by-one fan-out."""
+    if isinstance(data, dict):
+        if REF in data:
+            return {data[REF]}
+        return refs(data["$seq"]["input"]) | refs(data["$seq"]["results"]) if "$seq" in data else set()
+    if isinstance(data, list):
+        return set().union(*map(refs, data)) if data else set()
+    return set()
+
+
+def fill(data: Any, found: dict[str, Any]) -> Any:
+    """`data` with the payloads in their places."""
+    if isinstance(data, dict):
+        if REF in data:
+            return found[data[REF]]
+        if "$seq" in data:
+            return {"$seq": {key: fill(item, found) for key, item in data["$seq"].items()}}
+        return data
+    return [fill(item, found) for item in data] if isinstance(data, list) else data
+
+
+def _expired(settings: Settings) -> PayloadExpired:
+    return PayloadExpired(f"A large payload is no longer in Redis: it is kept for {settings.result_expires} s after "
+                          "its last use. Raise CALLSHEET_RESULT_EXPIRES if calls wait longer than that, and check "
+                          "that Redis does not evict keys (maxmemory-policy noeviction).")
+
+
+def _new(blobs: dict[str, bytes], settings: Settings) -> dict[str, bytes]:
+    """Those that this process did not store lately."""
+    now, address = time.monotonic(), settings.redis_address
+    fresh = {digest: text for digest, text in blobs.items()
+             if now - _stored.get((address, digest), -1e9) > settings.result_expires / 4}
+    if len(_stored) > _MOST_REMEMBERED:
+        _stored.clear()
+    return fresh
+
+
+def _remember(blobs: dict[str, bytes], settings: Settings) -> None:
+    for digest in blobs:
+        _stored[settings.redis_address, digest] = time.monotonic()
+
+
+def store(blobs: dict[str, bytes], settings: Settings) -> None:
+    """Write payloads to Redis."""
+    fresh = _new(blobs, settings) if blobs else {}
+    if fresh:
+        keys = Keys(settings.key_prefix)
+        with translated(settings), sync_client(settings).pipeline(transaction=False) as pipe:
+            for digest, text in fresh.items():
+                pipe.set(keys.payload(digest), text, ex=settings.result_expires * 2)
+            pipe.execute()
+        _remember(fresh, settings)
+
+
+async def store_async(blobs: dict[str, bytes], settings: Settings) -> None:
+    """Write payloads to Redis; on the process's loop."""
+    fresh = _new(blobs, settings) if blobs else {}
+    if fresh:
+        keys = Keys(settings.key_prefix)
+        with translated(settings):
+            async with async_client(settings).pipeline(transaction=False) as pipe:
+                for digest, text in fresh.items():
+                    pipe.set(keys.payload(digest), text, ex=settings.result_expires * 2)
+                await pipe.execute()
+        _remember(fresh, settings)
+
+
+def load(data: Any, settings: Settings) -> Any:
+    """`data` with the payloads that it refers to.
+
+    Raises:
+        PayloadExpired: one is no longer stored.
+    """
+    wanted = sorted(refs(data))
+    if not wanted:
+        return data
+    with translated(settings):
+        texts = sync_client(settings).mget([Keys(settings.key_prefix).payload(digest) for digest in wanted])
+    return _filled(data, wanted, list(texts), settings)
+
+
+async def load_async(data: Any, settings: Settings) -> Any:
+    """As `load`; on the process's loop."""
+    wanted = sorted(refs(data))
+    if not wanted:
+        return data
+    with translated(settings):
+        texts = await async_client(settings).mget([Keys(settings.key_prefix).payload(d) for d in wanted])
+    return _filled(data, wanted, list(texts), settings)
+
+
+def _filled(data: Any, wanted: list[str], texts: list[bytes | None], settings: Settings) -> Any:
+    found = {}
+    for digest, text in zip(wanted, texts, strict=True):
+        if text is None:
+            raise _expired(settings)
+        found[digest] = json.loads(text)
+    return fill(data, found)
+
+

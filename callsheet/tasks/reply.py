@@ -1,0 +1,138 @@
+"""The Celery task that runs an agent's reply."""
+
+import asyncio
+import contextvars
+import functools
+import random
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from celery.exceptions import Ignore, Reject, Retry
+
+from callsheet.agents import AgentBase
+from callsheet.agents.base import printer
+from callsheet.agents.running import checked_reply, run_reply
+from callsheet.errors import BadReply, BranchFailed, CannotTravel, PayloadExpired, UsageError
+from callsheet.messages.wire import Writer
+from callsheet.settings import Settings, get_settings
+from callsheet.tasks import payloads
+from callsheet.tasks.base import Task
+from callsheet.tasks.bridge import drive, in_strand
+from callsheet.tasks.call import AgentCall
+from callsheet.tasks.events import EventWriter
+from callsheet.tasks.gather import gathered, piped_input
+from callsheet.tasks.loop import on_process_loop, run_private
+from callsheet.tasks.results import AGENT_ATTRIBUTE
+
+#: What trying again cannot mend.
+NOT_RETRIED = (CannotTravel, BadReply, BranchFailed, PayloadExpired, UsageError)
+
+
+class ReplyTask(Task):
+    """`callsheet.reply(value, call)`: builds the agent, runs its reply, returns what it gave as JSON data.
+
+    On the asyncio pool an `async def reply` runs on the loop and a `def reply` in a thread; in a prefork child each
+    runs in the child's main thread, where Celery's time limits reach it.
+    """
+
+    name = "callsheet.reply"
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Celery's, with a name and arguments that people can read and that show no content."""
+        data = args[-1] if args else {}
+        label = data.get("label", "") if isinstance(data, dict) else ""
+        options["shadow"] = label.partition("(")[0] or self.name
+        options["argsrepr"] = f"({label})"
+        options["kwargsrepr"] = "{}"
+        return super().apply_async(args, kwargs, **options)
+
+    def run(self, value: Any, call_data: dict[str, Any]) -> Any:
+        """Run one call.
+
+        Args:
+            value: what a pipeline hands on; None for a single call.
+            call_data: an AgentCall on the wire.
+        """
+        call, settings = AgentCall.from_wire(call_data), get_settings()
+        try:
+            if in_strand():
+                return drive(_on_loop(call, value, settings, self.backend))
+            agent, args, kwargs = _prepared(call, payloads.load(_parts(call, value), settings), settings, self.backend)
+            if agent.is_async():
+                return run_private(_in_child(call, agent, args, kwargs, settings))
+            out, blobs = _written(call, checked_reply(agent, agent.reply(*args, **kwargs)), settings)
+            payloads.store(blobs, settings)
+            return out
+        except (Retry, Ignore, Reject):
+            raise
+        except Exception as exc:
+            setattr(exc, AGENT_ATTRIBUTE, call.label)
+            if isinstance(exc, NOT_RETRIED) or self.request.retries >= call.retries:
+                raise
+            raise self.retry(exc=exc, countdown=retry_pause(self.request.retries, settings),
+                             max_retries=call.retries) from exc
+
+
+# `run` is a plain def, but on the asyncio pool its place is the loop.
+ReplyTask.is_async = True
+
+
+def retry_pause(retries: int, settings: Settings) -> float:
+    """Seconds before the next try: doubling, with full jitter, so that callers that failed together part."""
+    longest = min(settings.retry_backoff * 2**retries, settings.retry_backoff_max)
+    return random.uniform(longest / 2, longest)  # noqa: S311 - spreads load, guards nothing
+
+
+def _parts(call: AgentCall, value: Any) -> list[Any]:
+    return [call.agent, call.args, call.kwargs, value]
+
+
+def _prepared(call: AgentCall, parts: list[Any], settings: Settings, backend: Any
+              ) -> tuple[AgentBase, tuple[Any, ...], dict[str, Any]]:
+    agent, args, kwargs, value = parts
+    full = AgentCall(agent=agent, args=args, kwargs=kwargs, label=call.label, job=call.job, piped=call.piped)
+    if call.gathering is not None:
+        value = gathered(value, call.gathering, backend)
+    return full.build(piped_input(value), settings)
+
+
+def _written(call: AgentCall, reply: Any, settings: Settings) -> tuple[Any, dict[str, bytes]]:
+    return payloads.pack(Writer().write(reply, f"the reply of {call.label}"), settings, f"The reply of {call.label}")
+
+
+async def _on_loop(call: AgentCall, value: Any, settings: Settings, backend: Any) -> Any:
+    parts = await payloads.load_async(_parts(call, value), settings)
+    agent, args, kwargs = _prepared(call, parts, settings, backend)
+    out, blobs = _written(call, await _with_prints(call, agent, args, kwargs, settings), settings)
+    await payloads.store_async(blobs, settings)
+    return out
+
+
+async def _in_child(call: AgentCall, agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any],
+                    settings: Settings) -> Any:
+    out, blobs = _written(call, await _with_prints(call, agent, args, kwargs, settings), settings)
+    await on_process_loop(payloads.store_async(blobs, settings))
+    return out
+
+
+async def _with_prints(call: AgentCall, agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any],
+                       settings: Settings) -> Any:
+    """The reply, with what the agent prints sent to the job's event stream."""
+    writer = EventWriter(call.job, settings)
+    token = printer.set(writer.add)
+    try:
+        return await run_reply(agent, args, kwargs, _in_thread)
+    finally:
+        printer.reset(token)
+        await writer.close()
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    """Threads for `def reply` on an io worker; the pool's slots bound how many are in use."""
+    return ThreadPoolExecutor(max_workers=10_000, thread_name_prefix="callsheet-reply")
+
+
+async def _in_thread(function: Any) -> Any:
+    context = contextvars.copy_context()
+    return await asyncio.get_running_loop().run_in_executor(_threads(), context.run, function)

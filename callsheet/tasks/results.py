@@ -1,0 +1,120 @@
+"""How results are stored, and what a stored result means.
+
+The result backend is Celery's Redis backend, readable by stock clients, with two additions: a failure also tells
+which agent raised, and a branch of a fan-out that fails hands its failure to the step that gathers, so that this
+step can name the branch, or keep the rest.
+"""
+
+import json
+from typing import Any
+
+from celery import states
+from celery.backends.redis import RedisBackend
+from celery.exceptions import Ignore, Reject, Retry
+
+import callsheet.errors as errors_module
+from callsheet.errors import AgentFailed, AgentTimeout, CallsheetError, JobCancelled, JobError, JobExpired
+
+AGENT_ATTRIBUTE = "__callsheet_agent__"
+#: Tasks that take branches' failures as values.
+GATHERERS = frozenset({"callsheet.gather", "callsheet.merge", "callsheet.reply"})
+_TIMEOUTS = frozenset({"SoftTimeLimitExceeded", "TimeLimitExceeded"})
+
+
+class ResultBackend(RedisBackend):
+    """Celery's Redis backend with the two additions above."""
+
+    def prepare_exception(self, exc: Any, serializer: str | None = None) -> Any:
+        """Celery's record of an exception, with the agent that raised it."""
+        data = super().prepare_exception(exc, serializer)
+        agent = getattr(exc, AGENT_ATTRIBUTE, None)
+        if agent and isinstance(data, dict):
+            data["agent"] = agent
+        return data
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any, propagate: Any = None,
+                             **kwargs: Any) -> Any:
+        """Count a finished branch; a failed one as the record of its failure, where a gathering step follows."""
+        if state in states.PROPAGATE_STATES and _gathers(request.chord):
+            if isinstance(result, (Retry, Ignore, Reject)):
+                return None
+            exc = result if isinstance(result, BaseException) else Exception(str(result))
+            failure = {**self.prepare_exception(exc, "json"), "task_id": request.id, "state": state}
+            state, result = states.SUCCESS, {"$error": failure}
+        return super().on_chord_part_return(request, state, result, propagate, **kwargs)
+
+
+def _gathers(body: Any) -> bool:
+    """Whether a chord's body is one of our gathering steps, or a chain that begins with one."""
+    while body:
+        name = body.get("task")
+        if name in GATHERERS:
+            return True
+        inner = (body.get("kwargs") or {}).get("tasks") if name == "celery.chain" else None
+        body = inner[0] if inner else None
+    return False
+
+
+def ready(meta: dict[str, Any]) -> bool:
+    """Whether a stored result is final."""
+    return meta.get("status") in states.READY_STATES
+
+
+def parse(text: bytes | str) -> dict[str, Any]:
+    """A stored result as Celery wrote it."""
+    meta: dict[str, Any] = json.loads(text)
+    return meta
+
+
+def failure(meta: dict[str, Any], label: str = "", job_id: str = "") -> CallsheetError:
+    """The error that a stored failure or revocation means.
+
+    No class is looked up but ours, whatever the record names.
+
+    Args:
+        meta: the stored result.
+        label: whose call, where the record does not say.
+        job_id: of the job that was asked for.
+    """
+    record = meta.get("result") if isinstance(meta.get("result"), dict) else {}
+    assert isinstance(record, dict)
+    kind, module, args = _unwrapped(record)
+    who = record.get("agent") or label or f"job {job_id}"
+    if meta.get("status") == states.REVOKED or kind in ("TaskRevokedError", "Terminated"):
+        return _revoked(args, who, job_id)
+    own = getattr(errors_module, kind, None) if module == errors_module.__name__ else None
+    if isinstance(own, type) and issubclass(own, JobError):
+        return own(*args)
+    text = str(args[0]) if len(args) == 1 else ", ".join(map(str, args))
+    trace = meta.get("traceback") or ""
+    more = (f"{module}.{kind}", text, trace, who, job_id)
+    if kind in _TIMEOUTS:
+        return AgentTimeout(f"{who} was ended by its timeout ({text or 'soft limit'} s). Give the call more time with "
+                            "timeout=, or make it do less.", *more)
+    if kind == "WorkerLostError":
+        return AgentFailed(f"The worker process that ran {who} died ({text}): killed, out of memory, or crashed in "
+                           "native code. See the worker's log.", *more)
+    return AgentFailed(f"{who} raised {kind}: {text}", *more)
+
+
+def _unwrapped(record: dict[str, Any]) -> tuple[str, str, list[Any]]:
+    kind, module = str(record.get("exc_type", "Exception")), str(record.get("exc_module") or "builtins")
+    args = record.get("exc_message", [])
+    args = list(args) if isinstance(args, (list, tuple)) else [args]
+    if kind == "UnpickleableExceptionWrapper" and len(args) >= 3:  # Celery's stand-in: (module, class, args, text)
+        return str(args[1]), str(args[0]), list(args[2]) if isinstance(args[2], (list, tuple)) else [args[2]]
+    return kind, module, args
+
+
+def _revoked(args: list[Any], who: str, job_id: str) -> JobError:
+    if args and str(args[0]) == "expired":
+        return JobExpired(f"The call of {who} expired before a worker took it (job {job_id}). Start more workers, or "
+                          "give it more time with expires=.")
+    return JobCancelled(f"The call of {who} was cancelled (job {job_id}).")
+
+
+def record_of(exc: BaseException, label: str) -> dict[str, Any]:
+    """What the backend would store of `exc`, for calls that run inline."""
+    return {"exc_type": type(exc).__qualname__, "exc_module": type(exc).__module__,
+            "exc_message": [arg if isinstance(arg, (str, int, float, bool, type(None))) else repr(arg)
+                            for arg in exc.args], "agent": label}

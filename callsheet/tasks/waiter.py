@@ -1,0 +1,200 @@
+"""Waiting for results and events: one Redis subscription for all that this process waits for.
+
+Lives on the process's loop. Celery's Redis backend publishes each stored result on a channel named like its key, so
+a result arrives with the notice of it.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from callsheet.settings import Settings
+from callsheet.tasks.connections import async_client, translated
+from callsheet.tasks.results import parse, ready
+
+logger = logging.getLogger(__name__)
+_RESULT_KEY = "celery-task-meta-"
+_SLOWEST_RETRY = 5.0  # seconds
+Listener = Callable[[bytes], None]
+
+
+class Subscriptions:
+    """Callbacks by channel over one pub/sub connection, which comes back by itself when it breaks."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._listeners: dict[str, set[Listener]] = {}
+        self._new: set[str] = set()
+        self._gone: set[str] = set()
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.failure: BaseException | None = None
+
+    def add(self, channel: str, listener: Listener) -> None:
+        """Call `listener` with each message on `channel`, from soon after now on."""
+        self._listeners.setdefault(channel, set()).add(listener)
+        self._gone.discard(channel)
+        self._new.add(channel)
+        self._wake.set()
+        if not self._tasks or self._tasks[0].done():
+            self._tasks = [asyncio.get_running_loop().create_task(self._run(), name="callsheet-subscriptions")]
+
+    def remove(self, channel: str, listener: Listener) -> None:
+        """Stop calling `listener`."""
+        listeners = self._listeners.get(channel)
+        if listeners:
+            listeners.discard(listener)
+            if not listeners:
+                del self._listeners[channel]
+                self._new.discard(channel)
+                self._gone.add(channel)
+                self._wake.set()
+
+    async def _run(self) -> None:
+        pause = 0.1
+        while True:
+            client = redis.asyncio.Redis.from_url(
+                self._settings.redis_url.get_secret_value(), socket_connect_timeout=5, socket_timeout=None)
+            pubsub = client.pubsub()
+            try:
+                await self._serve(pubsub)
+            except (RedisError, OSError) as exc:
+                self.failure = exc
+                logger.warning("The result subscription broke (%s); it is opened again in %.1f s.",
+                               type(exc).__name__, pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _SLOWEST_RETRY)
+                self._new |= set(self._listeners)
+            finally:
+                await _closed(pubsub, client)
+
+    async def _serve(self, pubsub: Any) -> None:
+        await pubsub.connect()
+        reader: asyncio.Task[None] | None = None
+        try:
+            while True:
+                new, gone = self._new & set(self._listeners), self._gone
+                self._new, self._gone = set(), set()
+                self._wake.clear()
+                if new:
+                    await pubsub.subscribe(*new)
+                    self.failure = None
+                    for listeners in [self._listeners.get(channel, ()) for channel in new]:
+                        for listener in list(listeners):
+                            listener(b"")  # subscribed: look whether it is there already
+                if gone:
+                    await pubsub.unsubscribe(*gone)
+                if reader is None and new:
+                    reader = asyncio.get_running_loop().create_task(self._read(pubsub))
+                waker = asyncio.get_running_loop().create_task(self._wake.wait())
+                await asyncio.wait({waker, reader} if reader else {waker}, return_when=asyncio.FIRST_COMPLETED)
+                waker.cancel()
+                if reader is not None and reader.done():
+                    reader.result()
+                    reader = None
+        finally:
+            if reader is not None:
+                reader.cancel()
+
+    async def _read(self, pubsub: Any) -> None:
+        while True:
+            message = await pubsub.parse_response(block=True)
+            if message is None or message[0] not in (b"message", "message"):
+                continue
+            channel = message[1].decode() if isinstance(message[1], bytes) else message[1]
+            for listener in list(self._listeners.get(channel, ())):
+                listener(message[2])
+
+
+async def _closed(pubsub: Any, client: Any) -> None:
+    try:
+        await pubsub.aclose()
+        await client.aclose()
+    except (RedisError, OSError) as exc:
+        logger.debug("closing a broken subscription: %s", exc)
+
+
+class Waiter:
+    """Waits for results of tasks by id; any number at once over one subscription."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.subscriptions = Subscriptions(settings)
+        self._waiting: dict[str, list[asyncio.Future[dict[str, Any]]]] = {}
+        self._listeners: dict[str, Listener] = {}
+        self._look: set[str] = set()
+        self._looking: asyncio.Task[None] | None = None
+
+    async def wait(self, task_id: str) -> dict[str, Any]:
+        """The stored result of a task, once it is final: Celery's record, as JSON data.
+
+        Raises:
+            RedisUnavailable: no Redis answers when the wait begins.
+        """
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault(task_id, [])
+        waiting.append(future)
+        if len(waiting) == 1:
+            self._listeners[task_id] = listener = self._listener(task_id)
+            self.subscriptions.add(_RESULT_KEY + task_id, listener)
+        try:
+            if self.subscriptions.failure is not None:
+                with translated(self.settings):
+                    await async_client(self.settings).ping()
+            return await future
+        finally:
+            waiting.remove(future)
+            if not waiting:
+                self._waiting.pop(task_id, None)
+                gone = self._listeners.pop(task_id, None)
+                if gone is not None:
+                    self.subscriptions.remove(_RESULT_KEY + task_id, gone)
+
+    def _listener(self, task_id: str) -> Listener:
+        def heard(data: bytes) -> None:
+            if data:
+                self._take(task_id, parse(data))
+            else:
+                self._look.add(task_id)
+                if self._looking is None or self._looking.done():
+                    self._looking = asyncio.get_running_loop().create_task(self._look_up())
+        return heard
+
+    def _take(self, task_id: str, meta: dict[str, Any]) -> None:
+        if ready(meta):
+            for future in self._waiting.get(task_id, []):
+                if not future.done():
+                    future.set_result(meta)
+
+    async def _look_up(self) -> None:
+        """Fetch what was stored before the subscription held; many at once."""
+        while self._look:
+            ids = [self._look.pop() for _ in range(min(len(self._look), 1000))]
+            try:
+                texts = await async_client(self.settings).mget([_RESULT_KEY + task_id for task_id in ids])
+            except (RedisError, OSError) as exc:
+                logger.warning("Looking results up failed (%s); trying again.", type(exc).__name__)
+                self._look.update(ids)
+                await asyncio.sleep(0.2)
+                continue
+            for task_id, text in zip(ids, texts, strict=True):
+                if text:
+                    self._take(task_id, parse(text))
+
+
+_waiters: dict[tuple[int, str], Waiter] = {}
+
+
+def waiter(settings: Settings) -> Waiter:
+    """This process's waiter; to be used on the process's loop only."""
+    key = (os.getpid(), settings.redis_url.get_secret_value())
+    if key not in _waiters:
+        for stale in [old for old in _waiters if old[0] != key[0]]:
+            del _waiters[stale]
+        _waiters[key] = Waiter(settings)
+    return _waiters[key]

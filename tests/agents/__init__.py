@@ -1,0 +1,1 @@
+"""Agents for the tests; workers import this package."""
