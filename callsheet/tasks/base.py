@@ -1,0 +1,92 @@
+"""The task class: `async def` tasks that run on the asyncio pool, in a prefork child, eagerly, or awaited."""
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import celery
+from celery._state import get_current_task
+from pydantic import BaseModel
+
+from callsheet.errors import UsageError
+from callsheet.tasks.bridge import drive, in_strand
+from callsheet.tasks.loop import run_in_thread, run_private
+
+DRIVEN = "_callsheet_driven"  # set on a request whose body has been started
+
+
+class Task(celery.Task):
+    """A Celery task whose body may be `async def`; for `Celery(task_cls="callsheet.tasks.base:Task")`.
+
+    Everything that Celery offers a plain task holds for an async one: retries, canvases, callbacks, time limits,
+    `self.request`. Called in async code, `await my_task(x)` is a plain await of the function.
+
+    Attributes:
+        is_async: whether `run` was defined with `async def`.
+    """
+
+    abstract = True
+    is_async = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        given = cls.__dict__.get("run")
+        static = isinstance(given, staticmethod)
+        function = given.__func__ if isinstance(given, staticmethod) else given
+        if function is None:
+            return
+        dumps = cls.__dict__.get("_dump_pydantic_arguments") is not None
+        # With pydantic=True Celery wraps the function in a plain one, which returns its coroutine.
+        inner = inspect.unwrap(function) if dumps else function
+        if inspect.isasyncgenfunction(inner):
+            raise UsageError(f"Task {function.__qualname__} is an async generator, which has no result to store: "
+                             "return a list, or emit events while it runs.")
+        cls.is_async = inspect.iscoroutinefunction(inner)
+        if cls.is_async:
+            run = _sync_run(function, dumps)
+            cls.run = staticmethod(run) if static else run
+
+
+def _sync_run(function: Callable[..., Coroutine[Any, Any, Any]], dumps: bool) -> Callable[..., Any]:
+    """`run` as Celery's tracer calls it: it returns the result, or in async code the coroutine."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        coro = function(*args, **kwargs)
+        if dumps:
+            coro = _dumped(coro)
+        if _called_by_tracer(run):
+            if in_strand():
+                return drive(coro)
+            # A loop runs in this thread: the task is executed eagerly, by async code that wants its result now.
+            return run_in_thread(coro) if _loop_runs() else run_private(coro)
+        return coro if _loop_runs() else run_private(coro)
+
+    return run
+
+
+def _called_by_tracer(run: Callable[..., Any]) -> bool:
+    """Whether this is the tracer's call of the current task, rather than a call by the task's own code."""
+    task = get_current_task()
+    if task is None or type(task).run is not run:
+        return False
+    request = task.request_stack.top
+    if request is None or request.called_directly or DRIVEN in request.__dict__:
+        return False
+    request.__dict__[DRIVEN] = True
+    return True
+
+
+def _loop_runs() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+async def _dumped(coro: Coroutine[Any, Any, Any]) -> Any:
+    result = await coro
+    return result.model_dump(mode="json") if isinstance(result, BaseModel) else result

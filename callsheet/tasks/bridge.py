@@ -1,0 +1,192 @@
+"""How a coroutine runs inside a greenlet on an event loop, and how it gives its slot back while it waits.
+
+Celery's tracer is a plain function that calls the task's body and wants its result. On the asyncio pool the
+tracer runs in a greenlet (`Crossing`). Where the body is a coroutine, `drive` runs it there: what it awaits is
+handed to the greenlet's parent, which yields it to asyncio, and whatever asyncio sends or throws back comes the
+same way. So one call is one asyncio.Task, one greenlet and one coroutine, and both asyncio's `current_task` and
+Celery's greenlet-keyed `current_task` are right inside the coroutine.
+"""
+
+import asyncio
+import contextvars
+import types
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Protocol, Self, TypeVar
+
+from celery.exceptions import SoftTimeLimitExceeded
+from greenlet import getcurrent, greenlet
+
+from callsheet.errors import JobError
+
+T = TypeVar("T")
+
+OWN_CANCEL = ("The task's coroutine ended with asyncio.CancelledError, although nobody revoked it and no time limit "
+              "was over. Something that it awaits was cancelled, or it cancelled itself: catch CancelledError there.")
+
+
+class SoftLimit(SoftTimeLimitExceeded, asyncio.CancelledError):
+    """What a soft time limit raises at the await point.
+
+    Code catches it as SoftTimeLimitExceeded. It is a CancelledError too because locks, task groups and clients
+    undo a broken-off wait only for that; as a plain exception it would lose wake-ups and orphan subtasks.
+    """
+
+
+class Seat(Protocol):
+    """A call's place in a pool."""
+
+    def park(self) -> None:
+        """Give the slot back, on the pool's loop."""
+
+    async def unpark(self) -> None:
+        """Wait for a slot, on the pool's loop."""
+
+
+_seat: contextvars.ContextVar[Seat | None] = contextvars.ContextVar("callsheet_seat", default=None)
+
+
+class Strand(greenlet):
+    """A greenlet in which coroutines can be driven."""
+
+    crossing: "Crossing"
+
+
+class Crossing:
+    """One run of a plain function in a greenlet of its own on the running loop, in which `drive` works.
+
+    Args:
+        function: called with `args` in the greenlet, in a copy of the context in which `run` is awaited.
+        seat: the slot that `parked()` gives back.
+    """
+
+    __slots__ = ("_args", "_function", "_strand", "_task", "_thrown", "cancelled", "seat")
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...] = (), seat: Seat | None = None) -> None:
+        self._function = function
+        self._args = args
+        self.seat = seat
+        self.cancelled = False
+        self._strand: Strand | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._thrown: BaseException | None = None
+
+    async def run(self) -> Any:
+        """Run the function in its greenlet; once only."""
+        return await _cross(self)
+
+    def cancel(self, message: str) -> None:
+        """Raise CancelledError at the await point; the drive then ends so whatever the coroutine makes of it."""
+        self.cancelled = True
+        if self._task is not None:
+            self._task.cancel(message)
+
+    def interrupt(self, error: BaseException) -> None:
+        """Raise `error` at the await point. A function that does not wait is left alone."""
+        if self._task is not None and self._strand is not None and not self._strand.dead:
+            self._thrown = error
+            # Wakes the task and cancels what it awaits; _cross puts `error` in place of the CancelledError.
+            self._task.cancel()
+
+    def _take_thrown(self) -> BaseException | None:
+        thrown, self._thrown = self._thrown, None
+        if thrown is not None and self._task is not None:
+            self._task.uncancel()
+        return thrown
+
+    def _in_strand(self) -> Any:
+        _seat.set(self.seat)
+        return self._function(*self._args)
+
+
+@types.coroutine
+def _cross(crossing: Crossing) -> Generator[Any, Any, Any]:
+    if crossing.cancelled:
+        raise asyncio.CancelledError
+    crossing._task = asyncio.current_task()
+    crossing._strand = strand = Strand(crossing._in_strand)
+    strand.crossing = crossing
+    strand.gr_context = contextvars.copy_context()
+    try:
+        value = strand.switch()
+        while not strand.dead:
+            try:
+                sent = yield value
+            except BaseException as exc:
+                problem = crossing._take_thrown() or exc
+            else:
+                thrown = crossing._thrown
+                if thrown is None:
+                    value = strand.switch(sent)
+                    continue
+                problem = crossing._take_thrown() or thrown
+            value = strand.throw(problem)
+        return value
+    finally:
+        crossing._task = None  # cancelling is over; also breaks the cycle of task, crossing and greenlet
+
+
+def in_strand() -> bool:
+    """True inside a greenlet in which `drive` works."""
+    return isinstance(getcurrent(), Strand)
+
+
+def drive(coro: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end and return its result, as `await` would; inside a `Crossing` only.
+
+    Raises:
+        JobError: the coroutine ended with a CancelledError that nobody asked for.
+        asyncio.CancelledError: the crossing was cancelled, whatever the coroutine made of that.
+        SoftTimeLimitExceeded: the soft time limit was over.
+    """
+    strand: Strand = getcurrent()
+    switch = strand.parent.switch
+    crossing = strand.crossing
+    try:
+        waits_for = coro.send(None)
+        while True:
+            try:
+                sent = switch(waits_for)
+            except BaseException as exc:
+                problem = exc
+            else:
+                waits_for = coro.send(sent)
+                continue
+            waits_for = coro.throw(problem)
+    except StopIteration as stop:
+        if not crossing.cancelled:
+            result: T = stop.value
+            return result
+    except SoftLimit as exc:
+        if not crossing.cancelled:
+            raise SoftTimeLimitExceeded(*exc.args).with_traceback(exc.__traceback__) from None
+    except asyncio.CancelledError as exc:
+        if not crossing.cancelled:
+            raise JobError(OWN_CANCEL) from exc
+    except BaseException:
+        if not crossing.cancelled:
+            raise
+    # A BaseException, so that the tracer stores neither a result nor a failure over REVOKED or the time limit.
+    raise asyncio.CancelledError("cancelled by the pool")
+
+
+class parked:
+    """Give the call's slot back while the block waits, and take one again afterwards, before any new call.
+
+    To be used as `async with parked(): await result` in a task on the asyncio pool; anywhere else it does nothing.
+    Blocks in several subtasks of one call may overlap: the slot comes back when the last ends.
+    """
+
+    __slots__ = ("_seat",)
+
+    def __init__(self) -> None:
+        self._seat: Seat | None = None
+
+    async def __aenter__(self) -> Self:
+        self._seat = _seat.get()
+        if self._seat is not None:
+            self._seat.park()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._seat is not None:
+            await self._seat.unpark()

@@ -1,0 +1,332 @@
+"""One run of a task on the asyncio pool: as a coroutine on the loop, or as a function in a thread."""
+
+import asyncio
+import contextvars
+import enum
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from billiard.einfo import ExceptionInfo
+from celery.exceptions import Ignore, SoftTimeLimitExceeded, Terminated
+
+from callsheet.tasks.bridge import Crossing, SoftLimit
+from callsheet.workers.mailbox import Mailbox
+from callsheet.workers.slots import Slots
+from callsheet.workers.threads import Interrupted, ThreadCrew, raise_in
+
+logger = logging.getLogger(__name__)
+
+Callback = Callable[..., Any] | None
+
+
+class Fate(enum.Enum):
+    """Why the pool ended a call."""
+
+    TERMINATED = "revoked or cancelled"
+    TIMED_OUT = "over its hard time limit"
+    DROPPED = "dropped by a cold shutdown, to be delivered again"
+
+
+class Home(Protocol):
+    """What a call needs of its pool."""
+
+    loop: asyncio.AbstractEventLoop
+    to_loop: Mailbox
+    to_hub: Mailbox
+    crew: ThreadCrew
+    slots: "Slots[Call]"
+    cancel_grace: float
+
+    def end(self, call: "Call", fate: Fate, signum: int = 0) -> bool:
+        """End a call; False when it has ended, or is ending, already."""
+
+    def finish(self, call: "Call") -> None:
+        """A call has ended: free its slot and report."""
+
+    def widen_prefetch(self, by: int) -> None:
+        """Let the consumer fetch more or fewer messages, for calls that are parked."""
+
+
+def info_of(error: BaseException) -> ExceptionInfo:
+    """The exception as Celery's callbacks take it."""
+    return ExceptionInfo((type(error), error, error.__traceback__))
+
+
+class Call:
+    """What Celery handed to the pool, and how far it has come. Celery keeps a weak reference to it.
+
+    Args:
+        home: its pool.
+        target: Celery's tracer, with `args` and `kwargs`.
+        options: the callbacks and time limits (seconds) that Celery's Request gives to `apply_async`.
+    """
+
+    def __init__(self, home: Home, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
+                 options: dict[str, Any]) -> None:
+        self.home = home
+        self.target, self.args, self.kwargs = target, args, kwargs
+        self.callback: Callback = options.get("callback")
+        self.error_callback: Callback = options.get("error_callback")
+        self.accept_callback: Callback = options.get("accept_callback")
+        self.timeout_callback: Callback = options.get("timeout_callback")
+        self.soft: float | None = options.get("soft_timeout")
+        self.hard: float | None = options.get("timeout")
+        self.id: str = options.get("correlation_id") or ""
+        self.key: tuple[Any, ...] | None = None
+        self.pid = 0  # until it has a slot
+        self.fate: Fate | None = None
+        self.signum = 0
+        self.done = False
+        self.first: Call | None = None  # the running call that this one is a second delivery of
+        self.twins: list[Call] = []
+        self.value: Any = None
+        self.failure: ExceptionInfo | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+
+    @property
+    def name(self) -> str:
+        """`task[id]`, for logs."""
+        return f"{self.args[0] if self.args else self.target}[{self.id}]"
+
+    def terminate(self, signal: int | None = None) -> None:
+        """Celery's Request asks to end the call."""
+        self.home.end(self, Fate.TERMINATED, int(signal or 0))
+
+    def launch(self) -> None:
+        """Begin in the thread that runs it; any thread."""
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """Break off the run, whose fate is set; any thread."""
+        raise NotImplementedError
+
+    def soften(self, seconds: float) -> None:
+        """Raise SoftTimeLimitExceeded in the run; loop thread."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Give back the slot; with the lock of the slots held."""
+        self.home.slots.free()
+
+    def accepted(self) -> None:
+        """Tell Celery that the call has started."""
+        if self.accept_callback is not None:
+            self.home.to_hub.post(self.accept_callback, self.pid, time.monotonic())
+
+    def trace(self) -> None:
+        """Run the tracer and keep what comes of it. Nothing escapes: it would leave the request active for ever."""
+        try:
+            self.value = self.target(*self.args, **self.kwargs)
+        except BaseException as exc:
+            self.failure = info_of(exc)
+
+    def set_timers(self) -> None:
+        """Start the time limits; loop thread."""
+        if self.done:
+            return
+        if self.soft:
+            self._timers.append(self.home.loop.call_later(self.soft, self._soft_limit))
+        if self.hard:
+            self._timers.append(self.home.loop.call_later(self.hard, self._hard_limit))
+
+    def clear_timers(self) -> None:
+        """Stop the time limits; any thread."""
+        if self._timers:
+            self.home.to_loop.post(self._clear_timers)
+
+    def _clear_timers(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+    def _soft_limit(self) -> None:
+        if self.done or self.fate is not None:
+            return
+        if self.timeout_callback is not None:
+            self.home.to_hub.post(self.timeout_callback, True, self.soft)
+        self.soften(float(self.soft or 0))
+
+    def _hard_limit(self) -> None:
+        if self.home.end(self, Fate.TIMED_OUT) and self.timeout_callback is not None:
+            self.home.to_hub.post(self.timeout_callback, False, self.hard)
+
+    def check_gone(self) -> None:
+        """Some time after `cancel`: complain about a run that goes on, and cancel again; loop thread."""
+        if not self.done and self.fate is not None:
+            logger.warning("Task %s goes on %g s after it was ended (%s). It keeps its slot until it returns.",
+                           self.name, self.home.cancel_grace, self.fate.value)
+            self.cancel()
+
+    def report(self) -> None:
+        """Tell Celery what came of the call."""
+        if self.fate is Fate.TERMINATED:
+            self._post(self.error_callback, info_of(Terminated(self.signum)))
+        elif self.fate is None and self.failure is not None:
+            self._post(self.error_callback, self.failure)
+        elif self.fate is None:
+            self._post(self.callback, self.value)
+        # After a hard time limit Celery has settled the request in timeout_callback; a dropped one stays unsettled.
+
+    def report_as(self, first: "Call") -> None:
+        """Report what came of `first`, whose message was delivered a second time as this call."""
+        self.value, self.failure = first.value, first.failure
+        if first.fate is Fate.TIMED_OUT:
+            self.failure = info_of(Ignore("ended by the time limit of an earlier delivery"))
+        self.accepted()
+        self.report()
+
+    def _post(self, callback: Callback, argument: Any) -> None:
+        if callback is not None:
+            self.home.to_hub.post(callback, argument)
+
+
+class CoroutineCall(Call):
+    """A task whose body is a coroutine: the tracer runs in a greenlet on the loop. Also its own seat to park."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._crossing = Crossing(self.trace, seat=self)
+        self._task: asyncio.Task[None] | None = None
+        self._parks = 0
+        self._away = False  # guarded by the lock of the slots, as is _back
+        self._back: asyncio.Future[None] | None = None
+
+    def launch(self) -> None:
+        """Begin on the loop."""
+        self.home.to_loop.post(self._begin)
+
+    def _begin(self) -> None:
+        self.accepted()
+        self._task = self.home.loop.create_task(self._run(), name=self.name)
+        if self.soft or self.hard:
+            self.set_timers()
+
+    async def _run(self) -> None:
+        try:
+            await self._crossing.run()
+        except BaseException as exc:  # cancelled before it began
+            self.failure = info_of(exc)
+        self.home.finish(self)
+
+    def cancel(self) -> None:
+        """Raise CancelledError at the await point."""
+        self.home.to_loop.post(self._cancel)
+
+    def _cancel(self) -> None:
+        if not self.done and self.fate is not None:
+            self._crossing.cancel(self.fate.value)
+            self._timers.append(self.home.loop.call_later(self.home.cancel_grace, self.check_gone))
+
+    def soften(self, seconds: float) -> None:
+        """Raise SoftLimit at the await point."""
+        self._crossing.interrupt(SoftLimit(seconds))
+
+    def release(self) -> None:
+        """Give back the slot, or the parked call's claim to one."""
+        if self._away:
+            self.home.slots.stay_away(self._granted)
+            self.home.widen_prefetch(-1)
+        else:
+            self.home.slots.free()
+
+    def park(self) -> None:
+        """Give the slot back, unless another subtask has."""
+        with self.home.slots.lock:
+            self._parks += 1
+            if self._parks == 1:
+                self._leave()
+
+    def _leave(self) -> None:
+        if self._away or self.done:
+            return
+        self._away = self.home.slots.leave()
+        if self._away:
+            self.home.widen_prefetch(1)
+        else:
+            logger.warning("Task %s keeps its slot while it waits: %d calls are parked, and max_parked allows no "
+                           "more. Raise CALLSHEET_MAX_PARKED or start more workers.", self.name,
+                           self.home.slots.parked)
+
+    async def unpark(self) -> None:
+        """Wait for a slot, unless another subtask is still parked."""
+        with self.home.slots.lock:
+            self._parks -= 1
+            if self._parks or not self._away or self.done:
+                return
+            back = self._back
+            if back is None:
+                back = self._back = self.home.loop.create_future()
+                self.home.slots.come_back(self._granted)
+        await asyncio.shield(back)
+
+    def _granted(self) -> None:
+        self._away = False
+        back, self._back = self._back, None
+        self.home.to_loop.post(self._resume, back)
+
+    def _resume(self, back: asyncio.Future[None]) -> None:
+        self.home.widen_prefetch(-1)
+        if not back.done():
+            back.set_result(None)
+        with self.home.slots.lock:
+            if self._parks:  # another subtask went to wait meanwhile
+                self._leave()
+
+
+class ThreadCall(Call):
+    """A task whose body is a plain function: the tracer runs in a thread.
+
+    A thread cannot be killed. Time limits and revocation raise in it when it next runs Python code; one that
+    blocks in C is reported when it returns, and holds its slot until then.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._lock = threading.Lock()
+        self._thread: int | None = None
+
+    def launch(self) -> None:
+        """Begin in a thread."""
+        self.home.crew.submit(self._run)
+
+    def _run(self) -> None:
+        try:
+            self._thread = threading.get_ident()
+            self.accepted()
+            if self.soft or self.hard:
+                self.home.to_loop.post(self.set_timers)
+            if self.fate is None:
+                contextvars.copy_context().run(self.trace)
+        except BaseException as exc:  # raised into this thread between two lines
+            self.failure = self.failure or info_of(exc)
+        while self._thread is not None:
+            try:
+                self._out_of_reach()
+            except BaseException:
+                logger.debug("Task %s was interrupted when it had ended", self.name)
+        self.home.finish(self)
+
+    def _out_of_reach(self) -> None:
+        with self._lock:
+            raise_in(threading.get_ident(), None)
+            self._thread = None
+
+    def _raise(self, error: type[BaseException]) -> None:
+        with self._lock:
+            if self._thread is not None:
+                raise_in(self._thread, error)
+
+    def cancel(self) -> None:
+        """Raise Interrupted in the thread."""
+        self._raise(Interrupted)
+        self.home.to_loop.post(self._check_later)
+
+    def _check_later(self) -> None:
+        self._timers.append(self.home.loop.call_later(self.home.cancel_grace, self.check_gone))
+
+    def soften(self, seconds: float) -> None:
+        """Raise SoftTimeLimitExceeded in the thread."""
+        self._raise(SoftTimeLimitExceeded)

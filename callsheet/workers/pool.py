@@ -1,0 +1,304 @@
+"""The asyncio worker pool: `app.conf.worker_pool = "callsheet.workers.pool:AsyncioPool"`.
+
+`async def` tasks run by the thousand on one event loop in a thread, plain `def` tasks in threads beside it, both
+within the worker's `--concurrency`. Celery's own tracer runs both, and all of Celery's callbacks run on the thread
+of its hub.
+"""
+
+import itertools
+import logging
+import os
+import time
+from typing import Any
+
+from celery.concurrency.base import BasePool
+from celery.worker import state
+
+from callsheet.settings import get_settings
+from callsheet.tasks.loop import LoopThread, adopt
+from callsheet.workers.calls import Call, CoroutineCall, Fate, ThreadCall
+from callsheet.workers.mailbox import HubMailbox, LoopMailbox
+from callsheet.workers.shutdown import Shutdown
+from callsheet.workers.slots import Slots
+from callsheet.workers.threads import ThreadCrew
+from callsheet.workers.watch import LoopWatch
+
+logger = logging.getLogger(__name__)
+
+# Above every process id, so that nobody can signal a process by what `inspect active` shows for a call.
+FIRST_PID = 1 << 32
+
+
+class AsyncioPool(BasePool):
+    """Celery's pool interface over one event loop, threads and slots.
+
+    Settings of the Celery app that it reads besides Celery's own:
+        callsheet_cancel_grace: seconds after which a cancelled call that goes on is logged and cancelled again, and
+            that a cold shutdown waits for cancelled calls (5).
+        callsheet_parked_grace: seconds that a warm shutdown waits with nothing but parked calls left, before their
+            messages go back to the broker (30).
+    """
+
+    signal_safe = True
+    is_green = False
+    uses_semaphore = False
+    task_join_will_block = True
+    body_can_be_buffer = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        settings = get_settings()
+        conf = self.app.conf
+        self.cancel_grace = float(conf.get("callsheet_cancel_grace", 5.0))
+        self.parked_grace = float(conf.get("callsheet_parked_grace", 30.0))
+        self.slots: Slots[Call] = Slots(int(self.limit or 0), settings.max_parked, self._start_call)
+        self.crew = ThreadCrew(self.app.set_current)
+        self.to_hub = HubMailbox()
+        self.consumer: Any = None
+        self.hub: Any = None
+        self.finished = 0
+        self._block_limit = settings.loop_block_warning
+        self._pids = itertools.count(FIRST_PID)
+        self._tasks: Any = {}
+        self._calls: dict[int, Call] = {}
+        self._by_key: dict[tuple[Any, ...], Call] = {}
+        self._prefetch_extra = 0
+        self._consuming = False
+        self._started = False
+        self._shutdown = Shutdown(self)
+
+    # Life
+
+    def on_start(self) -> None:
+        """Start the loop's thread and its watch."""
+        self._tasks = self.app.tasks
+        self._loop_thread = LoopThread(self.app.set_current)
+        self.loop = self._loop_thread.loop
+        self.to_loop = LoopMailbox(self.loop)
+        self._watch = LoopWatch(self._loop_thread, self._block_limit)
+        self._loop_thread.start()
+        self._watch.start()
+        self._started = True
+        adopt(self.loop)
+
+    def did_start_ok(self) -> bool:
+        """Whether the loop's thread runs."""
+        return self._started and self._loop_thread.thread.is_alive()
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Have the consumer's hub run Celery's callbacks; at each (re)connection."""
+        self.hub = hub
+        self.to_hub.register(hub)
+
+    def on_stop(self) -> None:
+        """Warm shutdown, or the end of a cold one: wait for what runs."""
+        if self._started:
+            self._shutdown.stop()
+
+    def on_terminate(self) -> None:
+        """Cold shutdown: cancel what runs and leave its messages to be delivered again."""
+        if self._started:
+            self._shutdown.terminate()
+
+    def halt(self) -> None:
+        """End the threads."""
+        adopt(None)
+        self._watch.stop()
+        if not self._loop_thread.stop():
+            logger.warning("The event loop's thread does not end; it is left behind.")
+
+    def attach(self, consumer: Any) -> None:
+        """A consumer has started, with a prefetch count that knows nothing of parked calls."""
+        self.consumer = consumer
+        self._consuming = True
+        if self._prefetch_extra:
+            consumer.qos.increment_eventually(self._prefetch_extra)
+
+    def detach(self) -> None:
+        """The consumer has stopped; its prefetch count is void."""
+        self._consuming = False
+
+    # Calls
+
+    def on_apply(self, target: Any, args: Any = (), kwargs: dict[str, Any] | None = None, **options: Any
+                 ) -> Call | None:
+        """Queue one task; None when the pool is closed, and the message stays unacknowledged."""
+        if self._state in (self.CLOSE, self.TERMINATE):
+            return None
+        options["soft_timeout"] = options.get("soft_timeout") or self.options.get("soft_timeout")
+        options["timeout"] = options.get("timeout") or self.options.get("timeout")
+        task = self._tasks.get(args[0]) if args else None
+        kind = CoroutineCall if getattr(task, "is_async", False) else ThreadCall
+        call = kind(self, target, tuple(args), kwargs or {}, options)
+        if task is not None and len(args) > 2:
+            self._submit(call, args[2])
+        else:
+            self.slots.ask(call)
+        return call
+
+    def _submit(self, call: Call, request: dict[str, Any]) -> None:
+        """Queue a call, unless its message was delivered before and that delivery is still here."""
+        call.key = (call.id, request.get("retries"), request.get("replaced_task_nesting"))
+        with self.slots.lock:
+            first = self._by_key.get(call.key)
+            if first is not None and (request.get("delivery_info") or {}).get("redelivered"):
+                logger.info("Task %s was delivered again while it runs: the second delivery waits for the first.",
+                            call.name)
+                call.first = first
+                first.twins.append(call)
+                return
+            self._by_key.setdefault(call.key, call)
+            self.slots.ask(call)
+
+    def _start_call(self, call: Call) -> None:
+        call.pid = next(self._pids)
+        self._calls[call.pid] = call
+        if len(self._calls) == 1:
+            self._watch.wake()
+        call.launch()
+
+    def finish(self, call: Call) -> None:
+        """A started call has ended: report it and free its slot; any thread."""
+        with self.slots.lock:
+            call.done = True  # its fate is settled
+        call.clear_timers()
+        call.report()  # while it still counts as running: a shutdown waits for that
+        with self.slots.lock:
+            self.finished += 1
+            self._calls.pop(call.pid, None)
+            if not self._calls:
+                self._watch.rest()
+            self._forget(call)
+            call.release()
+
+    def _forget(self, call: Call) -> None:
+        if call.key is not None and self._by_key.get(call.key) is call:
+            del self._by_key[call.key]
+        twins, call.twins = call.twins, []
+        for twin in twins:
+            twin.first = None
+            if twin.fate is Fate.TERMINATED:
+                twin.done = True
+                twin.report()
+            elif call.fate in (None, Fate.TIMED_OUT):
+                twin.done = True
+                twin.pid = next(self._pids)
+                twin.report_as(call)
+            elif call.fate is Fate.TERMINATED and self._state == self.RUN:
+                self._submit(twin, twin.args[2])  # the first was broken off: the message has yet to be worked off
+
+    def end(self, call: Call, fate: Fate, signum: int = 0) -> bool:
+        """End a call, wherever it is; False when it has ended, or is ending, already. Any thread."""
+        with self.slots.lock:
+            if call.done or call.fate is not None:
+                return False
+            call.fate, call.signum = fate, signum
+            if call.first is not None:
+                self.end(call.first, fate, signum)
+            elif call.pid:
+                call.cancel()
+            else:
+                self.slots.withdraw(call)
+                call.done = True
+                call.report()
+                self._forget(call)
+            return True
+
+    def terminate_job(self, pid: int, signal: int | None = None) -> None:
+        """End the call that was accepted under `pid`."""
+        call = self._calls.get(pid)
+        if call is not None:
+            self.end(call, Fate.TERMINATED, int(signal or 0))
+
+    def flush(self) -> None:
+        """After a lost connection: drop what has not started; the broker delivers it again."""
+        with self.slots.lock:
+            self.drop_line()
+            for call in self._calls.values():
+                call.twins.clear()
+
+    def drop_line(self) -> list[Call]:
+        """Forget the calls that wait for a slot; their messages stay unacknowledged."""
+        with self.slots.lock:
+            dropped = self.slots.clear()
+            for call in dropped:
+                call.fate, call.done = Fate.DROPPED, True
+                self._forget(call)
+            return dropped
+
+    def widen_prefetch(self, by: int) -> None:
+        """Let the consumer fetch `by` more messages, as parked calls hold theirs; any thread."""
+        self.to_hub.post(self._widen_prefetch, by)
+
+    def _widen_prefetch(self, by: int) -> None:
+        self._prefetch_extra += by
+        if self._consuming and self.consumer.qos is not None:
+            if by > 0:
+                self.consumer.qos.increment_eventually(by)
+            else:
+                self.consumer.qos.decrement_eventually(-by)
+
+    # Size
+
+    @property
+    def num_processes(self) -> int:
+        """Slots."""
+        return self.slots.limit
+
+    @property
+    def running(self) -> list[Call]:
+        """The calls that have started and not ended, parked ones included."""
+        with self.slots.lock:
+            return list(self._calls.values())
+
+    @property
+    def lag(self) -> float:
+        """Seconds that the loop was late when last looked at."""
+        return self._watch.lag
+
+    def grow(self, n: int = 1) -> None:
+        """Add `n` slots."""
+        self.slots.resize(n)
+        self.limit = self.slots.limit
+
+    def shrink(self, n: int = 1) -> None:
+        """Remove `n` slots.
+
+        Raises:
+            ValueError: more calls run than slots would be left.
+        """
+        self.slots.resize(-n)
+        self.limit = self.slots.limit
+
+    def restart(self) -> None:
+        """Nothing to restart: there are no processes."""
+
+    def _get_info(self) -> dict[str, Any]:
+        info: dict[str, Any] = super()._get_info()
+        slots = self.slots
+        with slots.lock:
+            info.update({
+                "max-concurrency": slots.limit,
+                "processes": [os.getpid()],
+                "running": slots.used,
+                "queued": len(slots.waiting),
+                "parked": slots.parked,
+                "max-parked": slots.max_parked,
+                "threads": self.crew.count,
+                "finished": self.finished,
+                "loop": type(self.loop).__module__.partition(".")[0],
+                "loop-lag": round(self._watch.lag, 4),
+                "loop-blocked": self._watch.blocked,
+                "timeouts": [self.options.get("soft_timeout") or 0, self.options.get("timeout") or 0],
+            })
+        return info
+
+    @property
+    def cold(self) -> bool:
+        """Whether Celery is in a cold shutdown."""
+        return state.should_terminate is not None and state.should_terminate is not False
+
+    @staticmethod
+    def pause() -> None:
+        """Wait a little, in a way that a signal handler may interrupt and use itself."""
+        time.sleep(0.01)

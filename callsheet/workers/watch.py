@@ -1,0 +1,83 @@
+"""A watch over the event loop: how late it is, and what code holds it up."""
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+import traceback
+
+from callsheet.tasks.loop import LoopThread
+
+logger = logging.getLogger(__name__)
+
+TICKS = 5  # looks at the loop within the time that code may block it
+
+
+class LoopWatch:
+    """A thread that logs what blocks the loop, once for each time; asleep while no call runs.
+
+    Args:
+        thread: the loop's.
+        limit: seconds that code may block the loop.
+
+    Attributes:
+        lag: seconds that the loop was late when it was last looked at.
+        blocked: times that it was blocked for longer than `limit`.
+    """
+
+    def __init__(self, thread: LoopThread, limit: float) -> None:
+        self._loop_thread = thread
+        self._limit = limit
+        self._awake = threading.Event()
+        self._stopping = False
+        self.lag = 0.0
+        self.blocked = 0
+        self._thread = threading.Thread(target=self._main, name="callsheet-watch", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; `wake` starts the watching."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Calls run from now on."""
+        self._awake.set()
+
+    def rest(self) -> None:
+        """No calls run."""
+        self._awake.clear()
+
+    def stop(self) -> None:
+        """End the thread soon; it is not waited for."""
+        self._stopping = True
+        self._awake.set()
+
+    def _main(self) -> None:
+        tick = self._limit / TICKS
+        while not self._stopping:
+            self._awake.wait()
+            try:
+                self._look(self._limit - tick)
+            except RuntimeError:  # the loop is closed
+                return
+            time.sleep(tick)
+
+    def _look(self, patience: float) -> None:
+        answered = threading.Event()
+        asked = time.monotonic()
+        self._loop_thread.loop.call_soon_threadsafe(answered.set)
+        if not answered.wait(patience):
+            culprit, stack = self._culprit()
+            self.blocked += 1
+            logger.warning("%s has blocked the event loop for more than %g s; no other call of this worker goes on "
+                           "meanwhile. Await instead, use asyncio.to_thread, or make the task a plain def. The loop "
+                           "is at:\n%s", culprit, patience, stack)
+            while not answered.wait(1.0) and not self._stopping:
+                pass
+        self.lag = time.monotonic() - asked
+
+    def _culprit(self) -> tuple[str, str]:
+        task = asyncio.current_task(self._loop_thread.loop)
+        frame = sys._current_frames().get(self._loop_thread.thread.ident or 0)
+        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+        return (f"Task {task.get_name()}" if task is not None else "A callback"), stack

@@ -1,0 +1,332 @@
+"""A plain Celery app on the asyncio pool, with many small tasks, for the pool's tests."""
+
+import asyncio
+import contextvars
+import os
+import threading
+import time
+
+import greenlet
+import redis
+from celery import Celery, current_task
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+
+from callsheet.tasks.bridge import parked
+
+URL = os.environ.get("CALLSHEET_REDIS_URL", "redis://127.0.0.1:6379/0")
+
+app = Celery("pool_app", broker=URL, backend=URL, task_cls="callsheet.tasks.base:Task")
+app.conf.update(
+    worker_pool="callsheet.workers.pool:AsyncioPool",
+    worker_prefetch_multiplier=1,
+    worker_enable_prefetch_count_reduction=False,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    task_acks_late=True,
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={"visibility_timeout": int(os.environ.get("VISIBILITY", "3600")),
+                              "unacked_restore_interval": 1},
+    result_extended=True,
+    callsheet_cancel_grace=float(os.environ.get("CANCEL_GRACE", "0.4")),
+    callsheet_parked_grace=float(os.environ.get("PARKED_GRACE", "30")),
+)
+app.steps["consumer"].add("callsheet.workers.steps:AttachPool")
+
+store = redis.Redis.from_url(URL, decode_responses=True)
+var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="unset")
+
+
+def note(key: str, value: str = "x") -> None:
+    """Leave a mark for the test."""
+    store.rpush(key, value)
+
+
+async def opened(gate: str) -> None:
+    """Wait until the test sets the key."""
+    while not store.exists(gate):
+        await asyncio.sleep(0.02)
+
+
+async def result_of(result):
+    while not result.ready():
+        await asyncio.sleep(0.02)
+    return result.get(disable_sync_subtasks=False)
+
+
+@app.task
+async def add(x, y):
+    await asyncio.sleep(0)
+    return x + y
+
+
+@app.task
+def plain_add(x, y):
+    return x + y
+
+
+@app.task
+async def total(numbers):
+    await asyncio.sleep(0)
+    return sum(numbers)
+
+
+@app.task(bind=True)
+async def who(self, pause=0.02):
+    before = [current_task.request.id, self.request.id, asyncio.current_task().get_name()]
+    await asyncio.sleep(pause)
+    after = [current_task.request.id, self.request.id, asyncio.current_task().get_name()]
+    assert before == after, (before, after)
+    return [self.request.id, current_task.name, threading.current_thread().name]
+
+
+@app.task(bind=True, max_retries=5)
+async def flaky(self, succeed_at, countdown=0):
+    await asyncio.sleep(0)
+    if self.request.retries < succeed_at:
+        raise self.retry(countdown=countdown)
+    return self.request.retries
+
+
+@app.task(bind=True, autoretry_for=(KeyError,), retry_kwargs={"max_retries": 3, "countdown": 0})
+async def auto_flaky(self, succeed_at):
+    await asyncio.sleep(0)
+    if self.request.retries < succeed_at:
+        raise KeyError("again")
+    return self.request.retries
+
+
+@app.task
+async def fail(text="boom"):
+    await asyncio.sleep(0)
+    raise ValueError(text)
+
+
+@app.task
+async def reject():
+    raise Reject("no", requeue=False)
+
+
+@app.task
+async def ignore():
+    raise Ignore
+
+
+@app.task
+async def leave():
+    raise SystemExit(3)
+
+
+@app.task
+def errback(request, exc, traceback):
+    note(f"errback:{request.id}", repr(exc))
+
+
+@app.task
+async def set_var(value):
+    before = var.get()
+    var.set(value)
+    await asyncio.sleep(0.02)
+    return [before, var.get()]
+
+
+@app.task
+async def grouped(n):
+    async with asyncio.TaskGroup() as group:
+        parts = [group.create_task(asyncio.sleep(0.01, i)) for i in range(n)]
+    return [part.result() for part in parts]
+
+
+@app.task
+async def timed():
+    try:
+        async with asyncio.timeout(0.02):
+            await asyncio.sleep(30)
+    except TimeoutError:
+        return "timeout"
+
+
+@app.task
+async def generator_sum(n):
+    async def numbers():
+        for i in range(n):
+            await asyncio.sleep(0)
+            yield i
+
+    return sum([i async for i in numbers()])
+
+
+@app.task
+async def awaits_task(x, y):
+    return await add(x, y)
+
+
+@app.task
+async def applies_eagerly(x, y):
+    return add.apply((x, y)).get(disable_sync_subtasks=False)
+
+
+@app.task(bind=True)
+def in_thread(self, gate):
+    note(f"{gate}:in")
+    while not store.exists(gate):
+        time.sleep(0.02)
+    return [threading.current_thread().name, current_task.request.id == self.request.id]
+
+
+@app.task
+def sleep_thread(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.01)
+    return "slept"
+
+
+@app.task
+async def hold(key, gate):
+    """Mark the start in `key`, wait for `gate`, mark the end."""
+    note(f"{key}:in")
+    now = store.incr(f"{key}:now")
+    store.eval("if tonumber(ARGV[1]) > tonumber(redis.call('get', KEYS[1]) or 0) then "
+               "redis.call('set', KEYS[1], ARGV[1]) end", 1, f"{key}:most", now)
+    try:
+        await opened(gate)
+        note(f"{key}:out")
+    except asyncio.CancelledError:
+        note(f"{key}:cancelled")
+        raise
+    finally:
+        store.decr(f"{key}:now")
+        note(f"{key}:finally")
+    return "held"
+
+
+@app.task(acks_late=False)
+async def hold_early(key, gate):
+    note(f"{key}:in")
+    await opened(gate)
+    return "held"
+
+
+@app.task(soft_time_limit=0.1)
+async def soft(key):
+    try:
+        await asyncio.sleep(30)
+    except SoftTimeLimitExceeded:
+        note(key)
+        return "softened"
+
+
+@app.task(soft_time_limit=0.1)
+async def soft_uncaught():
+    await asyncio.sleep(30)
+
+
+@app.task(soft_time_limit=0.1)
+async def soft_lock(key):
+    """The limit strikes a subtask's gather; nothing may be left running."""
+    async def part():
+        try:
+            await asyncio.sleep(30)
+        finally:
+            note(key)
+
+    await asyncio.gather(part(), part())
+
+
+@app.task(time_limit=0.1)
+async def hard(key):
+    try:
+        await asyncio.sleep(30)
+    finally:
+        note(f"{key}:finally")
+
+
+@app.task(time_limit=0.1)
+async def hard_swallowed(key, gate):
+    while not store.exists(gate):
+        try:
+            await asyncio.sleep(0.02)
+        except asyncio.CancelledError:
+            note(f"{key}:swallowed")
+    note(f"{key}:end")
+    return "never stored"
+
+
+@app.task(soft_time_limit=0.1)
+def soft_thread():
+    try:
+        sleep_thread.run(30)
+    except SoftTimeLimitExceeded:
+        return "softened"
+
+
+@app.task(time_limit=0.1)
+def hard_thread():
+    sleep_thread.run(30)
+
+
+@app.task
+async def cancels_itself():
+    asyncio.current_task().cancel()
+    await asyncio.sleep(1)
+
+
+@app.task
+async def raises_cancelled():
+    raise asyncio.CancelledError
+
+
+@app.task
+async def swallow_and_return(key):
+    try:
+        note(f"{key}:in")
+        await asyncio.sleep(30)
+    except asyncio.CancelledError:
+        return "swallowed"
+
+
+@app.task
+async def tree(depth):
+    """A chain of calls, each of which waits for the next one's result."""
+    if depth <= 1:
+        return 1
+    child = tree.delay(depth - 1)
+    async with parked():
+        below = await result_of(child)
+    return below + 1
+
+
+@app.task
+async def parks(key, gate, width=1):
+    """Subtasks that park at the same time."""
+    async def part():
+        async with parked():
+            note(f"{key}:parked")
+            await opened(gate)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(width):
+            group.create_task(part())
+    note(f"{key}:back")
+    return "back"
+
+
+@app.task
+async def block(seconds):
+    time.sleep(seconds)
+
+
+@app.task
+async def nap(seconds):
+    await asyncio.sleep(seconds)
+    return greenlet.getcurrent() is not None
+
+
+class ByClass(app.Task):
+    name = "tests.pool_app.ByClass"
+
+    async def run(self, x):
+        await asyncio.sleep(0)
+        return [x, self.request.id]
+
+
+by_class = app.register_task(ByClass())
