@@ -46,7 +46,7 @@ class _Passage(NamedTuple):
     shingles: frozenset[int]
 
 
-def near_duplicates(texts: Mapping[str, str], *, threshold: float = 0.7, min_words: int = 12) -> list[Duplicate]:
+def near_duplicates(texts: Mapping[str, str], *, threshold: float = 0.6, min_words: int = 12) -> list[Duplicate]:
     """Groups of paragraphs of at least `min_words` words whose similarity is at least `threshold`, longest first.
 
     `texts` maps each document's path to its text; with one document it finds the duplicates inside it. A paragraph

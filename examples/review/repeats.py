@@ -61,7 +61,8 @@ class _Corpus:
 def repeated_passages(texts: Mapping[str, str], *, min_words: int = 12, limit: int = 10) -> list[Repeat]:
     """The longest passages of at least `min_words` words that stand twice or more, longest first, none inside another.
 
-    `texts` maps each document's path to its text. Cost grows as n log² n in the words of all texts together: about
+    `texts` maps each document's path to its text. A refrain shorter than `min_words` is none, however often it is
+    sung in a row. Cost grows as n log² n in the words of all texts together: about
     a second for 200 KB.
     """
     corpus = _Corpus(texts)

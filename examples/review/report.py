@@ -22,8 +22,11 @@ def render_report(
     title: str = "Review",
     notices: Sequence[Notice] = (),
 ) -> str:
-    """The whole report: an overview, what to fix first, what stands in several documents, and each document."""
-    ordered = sorted(reviews, key=lambda review: review["path"])
+    """The whole report: an overview, what to fix first, what stands in several documents, and each document.
+
+    Where `comparison` has keywords of a document, they stand in its section instead of those in its review.
+    """
+    ordered = sorted((_told_apart(review, comparison) for review in reviews), key=lambda review: review["path"])
     total = sum(review["words"] for review in ordered)
     headings = [f"{number}. {inline(review['title'])}" for number, review in enumerate(ordered, 1)]
     parts = [
@@ -36,6 +39,13 @@ def render_report(
         _noticed(notices),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _told_apart(review: DocumentReview, comparison: Comparison | None) -> DocumentReview:
+    """The review with the keywords that tell its document from the others, where those are known."""
+    if comparison is None or review["path"] not in comparison["keywords"]:
+        return review
+    return {**review, "keywords": comparison["keywords"][review["path"]]}
 
 
 def document_section(review: DocumentReview, heading: str = "") -> str:
@@ -142,7 +152,7 @@ def _facts(review: DocumentReview) -> str:
 
 def _about(review: DocumentReview) -> str:
     keywords = ", ".join(f"{inline(k['word'])} ({k['count']})" for k in review.get("keywords", []))
-    phrases = ", ".join(inline(p["phrase"]) for p in review.get("phrases", []))
+    phrases = ", ".join(inline(p["phrase"]) for p in review.get("phrases", [])[:8])
     lines = [f"**About:** {keywords}" if keywords else "", f"**Phrases:** {phrases}" if phrases else ""]
     return "\n\n".join(line for line in lines if line)
 

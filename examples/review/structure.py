@@ -12,7 +12,11 @@ from examples.review.text import code_blocks, excerpt
 
 _ATX = re.compile(r"\s{0,3}(#{1,6})\s+(\S.*)$")
 _UNDERLINE = re.compile(r"([=\-~^\"'*+#.:_])\1{2,}\s*$")
-_INLINE_LINK = re.compile(r"(!?)\[([^\[\]]{0,300})\]\(\s*<?([^()\s<>]{1,500})>?(?:\s+[\"'][^\"'\n]{0,200}[\"'])?\s*\)")
+# The text of a link may hold escapes and an image (a badge); the repeats are bounded against hostile texts.
+_LINK_TEXT = r"(?:[^\[\]\\]|\\.|!\[[^\[\]]{0,200}\]\([^()\s]{0,300}\)){0,300}"
+_INLINE_LINK = re.compile(
+    rf"(!?)\[({_LINK_TEXT})\]\(\s*<?([^()\s<>]{{1,500}})>?(?:\s+[\"'][^\"'\n]{{0,200}}[\"'])?\s*\)"
+)
 _REFERENCE = re.compile(r"\s{0,3}\[([^\[\]^]{1,200})\]:\s+<?([^\s<>]{1,500})>?")
 _REST_LINK = re.compile(r"`[^`<>\n]{0,300}<([^`<>\s]{1,500})>`__?")
 _REST_TARGET = re.compile(r"\s*\.\. _[^:\n]{1,200}:\s+(\S{1,500})\s*$")
@@ -136,7 +140,7 @@ def _underlined(lines: list[str], index: int, code: set[int]) -> str:
 
 
 def _plain(text: str) -> str:
-    text = re.sub(r"!?\[([^\[\]]*)\]\([^()]*\)", r"\1", text)
+    text = re.sub(r"!?(?<!\\)\[([^\[\]]*)\]\([^()]*\)", r"\1", text)
     return text.replace("`", "").replace("**", "").strip()
 
 
@@ -163,6 +167,8 @@ def _line_links(line: str) -> Iterator[tuple[str, bool]]:
     line = _INLINE_CODE.sub(lambda m: " " * len(m.group()), line)
     for match in _INLINE_LINK.finditer(line):
         yield match[3], bool(match[1])
+        for inner in _INLINE_LINK.finditer(match[2]):
+            yield inner[3], bool(inner[1])
     for match in _BARE_URL.finditer(_INLINE_LINK.sub("", line)):
         yield match[0].rstrip(".,;:!?"), False
 

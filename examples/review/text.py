@@ -34,14 +34,14 @@ _ABBREVIATIONS = frozenset({"e.g.", "i.e.", "vs.", "cf.", "dr.", "mr.", "mrs.", 
 
 _STOPWORDS = """
 a about above after again against all also although am an and any are aren't as at be because been before being
-below between both but by can can't cannot could couldn't did didn't do does doesn't doing don't down during each
-either else even ever every few for from further get gets give given had has have having he her here hers him his
-how however i i'm if in into is isn't it it's its itself just let like made make makes many may me might more most
-much must my need needs neither never no nor not now of off on once one only onto or other our ours out over own per
-quite rather s same see set shall she should since so some still such t take takes than that that's the their theirs
-them then there there's these they this those though three through thus to too two under until up upon us use used
-uses using very via was way we well were what what's when where whether which while who whom whose why will with
-within without won't would yet you your yours
+below between both but by can can't cannot could couldn't did didn't do does doesn't doing don't down during each eg
+either else etc even ever every false few for from further get gets give given had has have having he her here hers
+him his how however i i'm ie if in into is isn't it it's its itself just let like made make makes many may me might
+more most much must my need needs neither never no none nor not now of off on once one only onto or other our ours
+out over own per quite rather s same see set shall she should since so some still such t take takes than that that's
+the their theirs them then there there's these they this those though three through thus to too true two under until
+up upon us use used uses using very via vs was way we well were what what's when where whether which while who whom
+whose why will with within without won't would yet you your yours
 """
 STOPWORDS = frozenset(_STOPWORDS.split())
 
@@ -141,8 +141,9 @@ def sentences(text: str) -> list[Span]:
 
 
 def excerpt(text: str, limit: int = 240) -> str:
-    """The text on one line, cut at `limit` characters."""
-    line = " ".join(text.split())
+    """The text on one line, without the mark of a list item, cut at `limit` characters."""
+    item = _LIST_ITEM.match(text)
+    line = " ".join(text[item.end() if item else 0 :].split())
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 
