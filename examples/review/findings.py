@@ -32,11 +32,13 @@ class DocumentReview(TypedDict):
 
 
 class Finding(NamedTuple):
-    """Something to fix: how much it matters (0 most), the line it is at, and what it is, in Markdown."""
+    """Something to fix: how much it matters (0 most), the line it is at, what it is, in Markdown, and how many words
+    it would save or change."""
 
     weight: int
     line: int
     text: str
+    size: int = 0
 
 
 def findings(review: DocumentReview) -> list[Finding]:
@@ -87,11 +89,11 @@ def _repeated(review: DocumentReview) -> list[Finding]:
             "the same paragraph" if double["similarity"] >= 1 else f"paragraphs {percent(double['similarity'])} alike"
         )
         text = f"{places(where, with_path=False)}: {alike}, {where[0]['words']} words: “{inline(double['text'])}”"
-        found.append(Finding(1, where[0]["line"], text))
+        found.append(Finding(1, where[0]["line"], text, where[0]["words"] * (len(where) - 1)))
     for repeat in without_known(review.get("repeats", []), duplicates):
         where = repeat["places"]
         text = f"{places(where, with_path=False)}: the same {repeat['words']} words: “{inline(repeat['text'])}”"
-        found.append(Finding(1, where[0]["line"], text))
+        found.append(Finding(1, where[0]["line"], text, where[0]["words"] * (len(where) - 1)))
     return found
 
 

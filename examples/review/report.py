@@ -92,7 +92,9 @@ def _overview(reviews: Sequence[DocumentReview], headings: Sequence[str]) -> str
 def _first_to_fix(reviews: Sequence[DocumentReview], limit: int = 10) -> str:
     every: list[tuple[Finding, str]] = [(found, review["path"]) for review in reviews for found in findings(review)]
     # Long sentences and heading levels are for the writer of the one document.
-    urgent = sorted((entry for entry in every if entry[0].weight < 3), key=lambda e: (e[0].weight, e[1], e[0].line))
+    urgent = sorted(
+        (entry for entry in every if entry[0].weight < 3), key=lambda e: (e[0].weight, -e[0].size, e[1], e[0].line)
+    )
     lines = [f"{code(path)}, {found.text}" for found, path in urgent]
     return f"## What to fix first\n\n{_bullets(lines, limit)}" if lines else ""
 
