@@ -133,7 +133,7 @@ class Worker:
     def wait_log(self, text: str, timeout: float = 20.0) -> None:
         wait_for(lambda: text in self.log, timeout, what=f"{text!r} in the worker's log:\n{self.log[-3000:]}")
 
-    def signal(self, sig: int) -> None:
+    def send_signal(self, sig: int) -> None:
         self.process.send_signal(sig)
 
     def stop(self, sig: int = signal.SIGTERM, timeout: float = 30.0) -> int:

@@ -67,8 +67,6 @@ class Job:
         try:
             return wait_on_process_loop(self._outcome(), timeout)
         except ResultTimeout:
-            raise
-        except TimeoutError:
             raise ResultTimeout(self._why_not_yet(timeout)) from None
 
     def __await__(self) -> Generator[Any, None, Any]:

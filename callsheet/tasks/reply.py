@@ -36,6 +36,7 @@ class ReplyTask(Task):
     """
 
     name = "callsheet.reply"
+    resultrepr_maxsize = 128  # characters of a reply in logs and Flower
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Celery's, with a name and arguments that people can read and that show no content."""

@@ -83,7 +83,7 @@ def failure(meta: dict[str, Any], label: str = "", job_id: str = "") -> Callshee
     if meta.get("status") == states.REVOKED or kind in ("TaskRevokedError", "Terminated"):
         return _revoked(args, who, job_id)
     own = getattr(errors_module, kind, None) if module == errors_module.__name__ else None
-    if isinstance(own, type) and issubclass(own, JobError):
+    if isinstance(own, type) and issubclass(own, AgentFailed):
         return own(*args)
     text = str(args[0]) if len(args) == 1 else ", ".join(map(str, args))
     trace = meta.get("traceback") or ""
