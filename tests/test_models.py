@@ -317,7 +317,7 @@ def test_silence_is_a_timeout(stream: bool) -> None:
         await asyncio.sleep(30)
         return response
 
-    with pytest.raises(EndpointError, match=r"fell silent .* for 0.2 s.*CALLSHEET_ENDPOINTS__OPENAI__TIMEOUT") as caught:
+    with pytest.raises(EndpointError, match=r"fell silent .* for 0.2 s.*ENDPOINTS__OPENAI__TIMEOUT") as caught:
         ask(handler, OpenAIChatModel("m", stream=stream), timeout=0.2)
     assert caught.value.retryable
 
@@ -360,7 +360,7 @@ def test_bad_arguments() -> None:
     model = OpenAIChatModel("m")
     with pytest.raises(TypeError, match="tool_choice is int"):
         asyncio.run(model(ASK, tool_choice=3))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="'walk'.*auto, none, required"):
+    with pytest.raises(ValueError, match=r"'walk'.*auto, none, required"):
         asyncio.run(model(ASK, tool_choice="walk"))
     with pytest.raises(SettingsError, match="'nowhere'"):
         asyncio.run(OpenAIChatModel("m", endpoint="nowhere")(ASK))
