@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from callsheet.errors import CallsheetError, ModelError, SettingsError, UsageError
+from callsheet.errors import CallsheetError, CannotTravel, ModelError, SettingsError, UsageError
+from callsheet.messages.wire import Writer
 from callsheet.models import ChatResponse, EndpointError, OpenAIChatModel
 from callsheet.models.errors import retry_after
 from callsheet.models.schema import response_format
@@ -375,6 +376,15 @@ def test_a_key_is_shown_nowhere_and_records_as_a_secret() -> None:
         assert "sk-mine" not in repr(model) + repr(vars(model))
         again = type(model)(*model._recorded[0], **model._recorded[1])
         assert again._api_key is not None and again._api_key.get_secret_value() == "sk-mine"
+
+
+def test_a_model_travels_without_its_key_or_not_at_all() -> None:
+    model = OpenAIChatModel("m", endpoint="local", generate_kwargs={"temperature": 0})
+    data = json.loads(json.dumps(Writer().write(model, "argument 'model'")))
+    assert data["args"] == ["m"] and data["kwargs"] == {"endpoint": "local", "generate_kwargs": {"temperature": 0}}
+    with pytest.raises(CannotTravel, match="name the endpoint") as caught:
+        Writer().write(OpenAIChatModel("m", "sk-mine"), "argument 'model'")
+    assert "sk-mine" not in str(caught.value)
 
 
 def test_a_stream_that_nobody_reads_gives_its_connection_back() -> None:

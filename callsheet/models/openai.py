@@ -171,7 +171,7 @@ class OpenAIChatModel(ChatModelBase):
         key = self._api_key.get_secret_value() if self._api_key else endpoint.key()
         failures = Failures(self.endpoint, endpoint.model_copy(update={"timeout": float(timeout)}),
                             self.model_name, key)
-        if not key and httpx.URL(endpoint.base_url).host == "api.openai.com":
+        if not key and endpoint.base_url.startswith("https://api.openai.com"):
             raise failures.missing_key()
         if structured:
             _ask_for(structured, body, self._formats_refused)
