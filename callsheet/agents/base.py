@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
 from copy import deepcopy
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 from uuid import uuid4
 
 from callsheet.agents.console import print_to_console
@@ -57,18 +57,24 @@ class AgentBase(Hooked, Recorded):
 
     # What a subclass writes ---------------------------------------------------------------------------
 
-    async def reply(self, *args: Any, **kwargs: Any) -> Any:
-        """The agent's work: a Msg, a list of them or None. Any parameters; a plain `def` for computing."""
-        raise NotImplementedError(f"{type(self).__name__} has no reply method. Write `async def reply(self, msg)`.")
+    if TYPE_CHECKING:
+        # Any parameters, async or plain: no one signature is that of all subclasses.
+        reply: Any
+        handle_interrupt: Any
+    else:
+
+        async def reply(self, *args: Any, **kwargs: Any) -> Any:
+            """The agent's work: a Msg, a list of them or None. Any parameters; a plain `def` for computing."""
+            raise NotImplementedError(f"{type(self).__name__} has no reply method. Write `async def reply(self, msg)`.")
+
+        async def handle_interrupt(self, *args: Any, **kwargs: Any) -> Any:
+            """The reply in place of one that was interrupted; gets the arguments of `reply`."""
+            raise NotImplementedError(f"{type(self).__name__} has no handle_interrupt method, and its reply was "
+                                      "interrupted. Write `async def handle_interrupt(self, msg)`.")
 
     async def observe(self, msg: Msg | list[Msg] | None) -> None:
         """Take in messages without replying."""
         raise NotImplementedError(f"{type(self).__name__} has no observe method. Write `async def observe(self, msg)`.")
-
-    async def handle_interrupt(self, *args: Any, **kwargs: Any) -> Any:
-        """The reply in place of one that was interrupted; gets the arguments of `reply`."""
-        raise NotImplementedError(f"{type(self).__name__} has no handle_interrupt method, and its reply was "
-                                  "interrupted. Write `async def handle_interrupt(self, msg)`.")
 
     # What a user calls --------------------------------------------------------------------------------
 

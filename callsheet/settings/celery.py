@@ -31,7 +31,7 @@ def celery_config(settings: Settings, queue: str = "io") -> dict[str, Any]:
         "accept_content": ["json"],
         "result_accept_content": ["json"],
         "task_default_queue": queue,
-        "task_queues": (Queue(queue),),
+        "task_queues": (Queue(queue),),  # type: ignore[no-untyped-call]
         "task_routes": (route,),
         # The work of a killed worker goes to another one.
         "task_acks_late": True,

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from celery import Celery, states
@@ -21,6 +22,32 @@ from callsheet.tasks.events import Event, read_events
 from callsheet.tasks.loop import on_process_loop, wait_on_process_loop
 from callsheet.tasks.results import failure, parse
 from callsheet.tasks.waiter import waiter
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallRecord:
+    """One call of a job that has ended.
+
+    Attributes:
+        agent: as `Class(name)`.
+        queue: that it was sent to.
+        worker: Celery's name of the worker that ran it.
+        pid: of the process.
+        sent: unix time, by the sender's clock.
+        started: unix time of the last try, by the worker's clock.
+        ended: unix time, by the worker's clock.
+        status: Celery's state.
+    """
+
+    task_id: str
+    agent: str
+    queue: str
+    worker: str
+    pid: int
+    sent: float
+    started: float
+    ended: float
+    status: str
 
 
 class Job:
@@ -131,6 +158,15 @@ class Job:
             client.expire(key, self._settings.result_expires)
             app.control.revoke(list(calls), terminate=True)
             app.backend.mark_as_revoked(self.id, "cancelled", store_result=True)
+
+    def calls(self) -> list[CallRecord]:
+        """What ran where, and when: a record for each of its calls that has ended, in order of their start."""
+        keys = [f"celery-task-meta-{call}" for call in self._all_calls()]
+        with translated(self._settings):
+            metas = [parse(text) for text in sync_client(self._settings).mget(keys) if text]
+        found = [CallRecord(task_id=meta["task_id"], status=meta["status"], **meta["call"])
+                 for meta in metas if "call" in meta]
+        return sorted(found, key=lambda call: call.started)
 
     def remember(self) -> None:
         """Keep in Redis what `from_id` needs to know beyond the id; for jobs of more than one call."""

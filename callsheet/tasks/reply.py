@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import functools
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,7 +23,7 @@ from callsheet.tasks.call import AgentCall
 from callsheet.tasks.events import EventWriter
 from callsheet.tasks.gather import gathered, piped_input
 from callsheet.tasks.loop import on_process_loop, run_private
-from callsheet.tasks.results import AGENT_ATTRIBUTE
+from callsheet.tasks.results import AGENT_ATTRIBUTE, STARTED_ATTRIBUTE
 
 #: What trying again cannot mend.
 NOT_RETRIED = (CannotTravel, BadReply, BranchFailed, PayloadExpired, UsageError)
@@ -45,6 +46,8 @@ class ReplyTask(Task):
         options["shadow"] = label.partition("(")[0] or self.name
         options["argsrepr"] = f"({label})"
         options["kwargsrepr"] = "{}"
+        if isinstance(data, dict) and args:
+            args = (*args[:-1], {**data, "sent": time.time()})
         return super().apply_async(args, kwargs, **options)
 
     def run(self, value: Any, call_data: dict[str, Any]) -> Any:
@@ -54,6 +57,7 @@ class ReplyTask(Task):
             value: what a pipeline hands on; None for a single call.
             call_data: an AgentCall on the wire.
         """
+        setattr(self.request, STARTED_ATTRIBUTE, time.time())
         call, settings = AgentCall.from_wire(call_data), get_settings()
         try:
             if in_strand():

@@ -1,11 +1,13 @@
 """How results are stored, and what a stored result means.
 
-The result backend is Celery's Redis backend, readable by stock clients, with two additions: a failure also tells
-which agent raised, and a branch of a fan-out that fails hands its failure to the step that gathers, so that this
-step can name the branch, or keep the rest.
+The result backend is Celery's Redis backend, readable by stock clients, with three additions: a failure also tells
+which agent raised; a call's record tells when and where it ran; and a branch of a fan-out that fails hands its failure
+to the step that gathers, so that this step can name the branch, or keep the rest.
 """
 
 import json
+import os
+import time
 from typing import Any
 
 from celery import states
@@ -16,13 +18,14 @@ import callsheet.errors as errors_module
 from callsheet.errors import AgentFailed, AgentTimeout, CallsheetError, JobCancelled, JobError, JobExpired
 
 AGENT_ATTRIBUTE = "__callsheet_agent__"
+STARTED_ATTRIBUTE = "callsheet_started"
 #: Tasks that take branches' failures as values.
 GATHERERS = frozenset({"callsheet.gather", "callsheet.merge", "callsheet.reply"})
 _TIMEOUTS = frozenset({"SoftTimeLimitExceeded", "TimeLimitExceeded"})
 
 
 class ResultBackend(RedisBackend):
-    """Celery's Redis backend with the two additions above."""
+    """Celery's Redis backend with the three additions above."""
 
     def prepare_exception(self, exc: Any, serializer: str | None = None) -> Any:
         """Celery's record of an exception, with the agent that raised it."""
@@ -31,6 +34,18 @@ class ResultBackend(RedisBackend):
         if agent and isinstance(data, dict):
             data["agent"] = agent
         return data
+
+    def _get_result_meta(self, result: Any, state: str, traceback: Any, request: Any, *args: Any,
+                         **kwargs: Any) -> dict[str, Any]:
+        """Celery's record of a result, with when and where one of our calls ran."""
+        meta: dict[str, Any] = super()._get_result_meta(result, state, traceback, request, *args, **kwargs)
+        started = getattr(request, STARTED_ATTRIBUTE, None)
+        if started is not None:
+            data = request.args[-1]
+            meta["call"] = {"agent": data["label"], "queue": request.delivery_info.get("routing_key"),
+                            "worker": request.hostname, "pid": os.getpid(), "sent": data.get("sent", started),
+                            "started": started, "ended": time.time()}
+        return meta
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, propagate: Any = None,
                              **kwargs: Any) -> Any:
