@@ -5,41 +5,41 @@ Keys that a block does not name (a provider's extras) are kept.
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue, with_config
 from typing_extensions import TypedDict  # pydantic takes the standard one from Python 3.12 on
 
 _OPEN = ConfigDict(extra="allow")
 
 
+@with_config(_OPEN)
 class TextBlock(TypedDict):
     """Text for people and models."""
 
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
     type: Literal["text"]
     text: str
 
 
+@with_config(_OPEN)
 class ThinkingBlock(TypedDict):
     """A model's reasoning; never shown to other agents."""
 
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
     type: Literal["thinking"]
     thinking: str
 
 
+@with_config(_OPEN)
 class Base64Source(TypedDict):
     """Media in the message itself."""
 
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
     type: Literal["base64"]
     media_type: str
     data: str
 
 
+@with_config(_OPEN)
 class URLSource(TypedDict):
     """Media at an address."""
 
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
     type: Literal["url"]
     url: str
 
@@ -47,44 +47,44 @@ class URLSource(TypedDict):
 Source = Annotated[Base64Source | URLSource, Field(discriminator="type")]
 
 
+@with_config(_OPEN)
 class ImageBlock(TypedDict):
     """A picture."""
 
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
     type: Literal["image"]
     source: Source
 
 
+@with_config(_OPEN)
 class AudioBlock(TypedDict):
     """Sound."""
 
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
     type: Literal["audio"]
     source: Source
 
 
+@with_config(_OPEN)
 class VideoBlock(TypedDict):
     """A film."""
 
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
     type: Literal["video"]
     source: Source
 
 
+@with_config(_OPEN)
 class ToolUseBlock(TypedDict):
     """A model's call of a tool."""
 
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
     type: Literal["tool_use"]
     id: str
     name: str
     input: dict[str, JsonValue]
 
 
+@with_config(_OPEN)
 class ToolResultBlock(TypedDict):
     """What a tool gave back to the call of the same `id`."""
 
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
     type: Literal["tool_result"]
     id: str
     name: str

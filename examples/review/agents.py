@@ -64,7 +64,7 @@ class Duplicates(AgentBase):
     def reply(self, msg: Msg) -> Msg:
         """The duplicates, in the metadata."""
         texts = {str(msg.metadata.get("path", "document")): msg.get_text_content() or ""}
-        found = {"duplicates": near_duplicates(texts), "repeats": repeated_passages(texts)}
+        found: dict[str, Any] = {"duplicates": near_duplicates(texts), "repeats": repeated_passages(texts)}
         return Msg(self.name, f"{len(found['duplicates'])} duplicates", "assistant",
                    metadata={"part": self.name, "analysis": found})
 
