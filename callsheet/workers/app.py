@@ -5,6 +5,7 @@ from celery.signals import worker_init
 
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks.app import make_app, serve_as
+from callsheet.workers.steps import AttachPool
 
 POOL = "callsheet.workers.pool:AsyncioPool"
 
@@ -13,6 +14,7 @@ def io_app(settings: Settings | None = None) -> Celery:
     """The app of io workers: the asyncio pool, queue `io`."""
     app = _app(settings, "io")
     app.conf.worker_pool = POOL
+    app.steps["consumer"].add(AttachPool)
     return app
 
 
