@@ -36,9 +36,14 @@ class CallsheetError(Exception):
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> "CallsheetError":
-        """The error that `to_dict` wrote; an unknown class name gives a plain CallsheetError."""
+        """The error that `to_dict` wrote; what is not known here gives a plain CallsheetError."""
         cls = _classes().get(str(data.get("error")), CallsheetError)
-        return cls(*data.get("args", ()))
+        args = data.get("args")
+        args = args if isinstance(args, list) else []
+        try:
+            return cls(*args)
+        except TypeError:  # a newer version's arguments
+            return CallsheetError(*args)
 
 
 class SettingsError(CallsheetError, ValueError):
