@@ -2,14 +2,21 @@
 
 import importlib
 import inspect
+import sys
 import types
 from dataclasses import dataclass
 from typing import Any
 
 from callsheet.errors import CannotTravel, ModuleNotAllowed
+from callsheet.messages.msg import Msg
+from callsheet.messages.recorded import Recorded
 
-#: Where Callsheet's own functions may be named from; its classes may be named if they are made to travel.
+#: Where Callsheet's own functions may be named from.
 OWN_FUNCTIONS = ("callsheet.tools",)
+#: Where its own classes may be named from, and what they have to be: what is made to travel.
+OWN_CLASSES = ("callsheet.agents", "callsheet.hub", "callsheet.mcp", "callsheet.messages", "callsheet.models",
+               "callsheet.tasks.pipelines", "callsheet.tools")
+MADE_TO_TRAVEL = (Recorded, Msg)
 _REMEDY = "Name its module in CALLSHEET_MODULES where the workers start (comma-separated dotted names)."
 
 
@@ -34,7 +41,7 @@ class AllowList:
             ModuleNotAllowed: names it and the setting.
         """
         module = ref.partition(":")[0]
-        own = OWN_FUNCTIONS if what == "function" else ("callsheet",)
+        own = OWN_FUNCTIONS if what == "function" else OWN_CLASSES
         if not self.admits(module) and not AllowList(own).admits(module):
             allowed = ", ".join(self.modules) or "empty"
             raise ModuleNotAllowed(f"The {what} {ref} is outside the allowed modules ({allowed}). {_REMEDY}")
@@ -49,6 +56,8 @@ class AllowList:
             ModuleNotAllowed: its module is not allowed, or does not define it.
             CannotTravel: its module cannot be imported here.
         """
+        if not isinstance(ref, str):
+            raise CannotTravel(f"{ref!r} does not name a {what}. Do the workers run another version of Callsheet?")
         self.check(ref, what)
         module, _, qualname = ref.partition(":")
         try:
@@ -66,7 +75,21 @@ class AllowList:
         if getattr(found, "__module__", None) != module or getattr(found, "__qualname__", None) != qualname:
             raise ModuleNotAllowed(f"{ref} is not defined in {module}: only what an allowed module defines may "
                                    "be named. Name it by the module that defines it.")
+        if not self.admits(module):
+            check_own(found, ref, what)
         return found
+
+
+def check_own(target: Any, ref: str, what: str) -> None:
+    """Refuse a class of Callsheet's own that is not made to travel.
+
+    Raises:
+        ModuleNotAllowed: names it.
+    """
+    made = isinstance(target, type) and issubclass(target, MADE_TO_TRAVEL)
+    if what == "class" and not made and AllowList(("callsheet",)).admits(ref.partition(":")[0]):
+        raise ModuleNotAllowed(f"{ref} is a class of Callsheet's own that is not made to travel. Give what it is made "
+                               "from, and create it in the agent.")
 
 
 def reference(target: Any, what: str) -> str:
@@ -88,4 +111,14 @@ def reference(target: Any, what: str) -> str:
         raise CannotTravel(f"the {what} {qualname} is defined in the program's main file, which workers cannot "
                            "import. Move it to a module named in CALLSHEET_MODULES, or run the file with "
                            "`callsheet run FILE.py`.")
+    if _found(sys.modules.get(module), qualname) is not target:
+        raise CannotTravel(f"the {what} {qualname} is not what the module {module} has under that name, so a worker "
+                           "would get another. Give it a name of its own at the top level of its module.")
     return f"{module}:{qualname}"
+
+
+def _found(module: types.ModuleType | None, qualname: str) -> Any:
+    found: Any = module
+    for part in qualname.split("."):
+        found = vars(found).get(part) if isinstance(found, (types.ModuleType, type)) else None
+    return found.__func__ if isinstance(found, staticmethod) else found

@@ -5,12 +5,14 @@ from datetime import datetime
 from typing import Any, Literal, Self
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from callsheet.errors import MessageError
 from callsheet.messages.blocks import BlockType, ContentBlock
 
 Role = Literal["user", "assistant", "system"]
+_NEEDED = frozenset({"name", "content", "role"})
+_MOST_BITS = 14_000  # of a whole number: Python reads and writes at most 4,300 digits as JSON
 
 
 def _now() -> str:
@@ -32,7 +34,7 @@ class Msg(BaseModel):
         MessageError: names each part that is wrong.
     """
 
-    model_config = ConfigDict(validate_assignment=True, extra="forbid")
+    model_config = ConfigDict(validate_assignment=True, extra="forbid", ser_json_inf_nan="constants")
 
     id: str = Field(default_factory=lambda: uuid4().hex)
     name: str
@@ -54,6 +56,31 @@ class Msg(BaseModel):
         except ValidationError as exc:
             raise MessageError(_explain(exc, name)) from None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as exc:
+            raise MessageError(_explain(exc, self.name)) from None
+
+    @field_validator("name", "content", "metadata", mode="after")
+    @classmethod
+    def _writable(cls, value: Any) -> Any:
+        """Refuse what pydantic lets pass and JSON does not hold."""
+        todo = [value]
+        while todo:
+            item = todo.pop()
+            if isinstance(item, str):
+                if not item.isascii():
+                    _encoded(item)
+            elif isinstance(item, dict):
+                todo += item
+                todo += item.values()
+            elif isinstance(item, list):
+                todo += item
+            elif isinstance(item, int) and item.bit_length() > _MOST_BITS:
+                raise ValueError("a whole number of over 4,200 digits: give it as text, e.g. hex(value)")
+        return value
+
     def to_dict(self) -> dict[str, Any]:
         """The message as JSON data."""
         data = {"id": self.id, "name": self.name, "role": self.role, "content": self.content,
@@ -71,10 +98,13 @@ class Msg(BaseModel):
         """
         if not isinstance(json_data, Mapping):
             raise MessageError(f"A message's data is a dictionary, not {type(json_data).__name__}.")
-        missing = {"name", "content", "role"} - set(json_data)
+        missing = _NEEDED - json_data.keys()
         if missing:
             raise MessageError(f"A message's data lacks {', '.join(sorted(missing))}; it has "
                                f"{', '.join(map(str, json_data)) or 'nothing'}.")
+        odd = [key for key in json_data if not isinstance(key, str)]
+        if odd:
+            raise MessageError(f"A message's data has the key {odd[0]!r}: its keys are texts.")
         return cls(**json_data)
 
     def get_text_content(self, separator: str = "\n") -> str | None:
@@ -98,6 +128,14 @@ class Msg(BaseModel):
         return bool(self.get_content_blocks(block_type))
 
 
+def _encoded(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise ValueError(f"half a surrogate pair at character {exc.start} of a text, which UTF-8 cannot hold: read "
+                         "the file with errors=\"replace\"") from None
+
+
 def _explain(exc: ValidationError, name: object) -> str:
     lines = [f"The message from {name!r} is not valid:"]
     for error in exc.errors(include_url=False, include_context=False):
@@ -106,8 +144,9 @@ def _explain(exc: ValidationError, name: object) -> str:
             continue  # the other side of `str | list`: only worth saying if nothing else is wrong
         shown = repr(error["input"])
         shown = shown if len(shown) <= 80 else shown[:77] + "..."
-        lines.append(f"  {where}: {error['msg']} (given {shown})")
-    if len(lines) == 1:
-        lines.append("  content: a text or a list of content blocks is needed")
+        wrong = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "list_type" and where == "content":
+            wrong = "a text or a list of content blocks is needed"
+        lines.append(f"  {where}: {wrong} (given {shown})")
     lines.append("Roles are user, assistant and system; content is a text or a list of blocks with a type.")
     return "\n".join(lines)

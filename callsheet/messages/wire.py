@@ -5,11 +5,11 @@ JSON's own types travel as they are. The rest becomes a dictionary with one key 
 $msg    a Msg's data                    $new    an object that recorded its construction
 $tuple  [items]                         $fn     a function, "module:name"
 $set    [items]                         $type   a class, "module:name"
-$bytes  base64                          $model  a pydantic object
-$dict   [[key, value], ...]             $data   a dataclass object
-$iso    date, time or datetime          $enum   [class, member]
+$frozen [items] of a frozenset          $model  a pydantic object
+$bytes  base64                          $data   a dataclass object
+$dict   [[key, value], ...]             $enum   [class, member, value where no member has it]
+$iso    date, time or datetime          $call   a functools.partial
 $value  [type, text]: Decimal, UUID, timedelta, path, float("nan")
-$call   a functools.partial
 """
 
 import base64
@@ -17,6 +17,7 @@ import dataclasses
 import datetime as dt
 import enum
 import functools
+import json
 import math
 import pathlib
 import types
@@ -25,10 +26,10 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, SecretBytes, SecretStr
 
-from callsheet.errors import CannotTravel
-from callsheet.messages.allow import AllowList, reference
+from callsheet.errors import CallsheetError, CannotTravel
+from callsheet.messages.allow import AllowList, check_own, reference
 from callsheet.messages.msg import Msg
 from callsheet.messages.recorded import Recorded
 
@@ -37,10 +38,13 @@ _VALUES: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
     "decimal": (Decimal, str, Decimal),
     "uuid": (uuid.UUID, str, uuid.UUID),
     "path": (pathlib.PurePath, str, pathlib.Path),
-    "timedelta": (dt.timedelta, lambda value: repr(value.total_seconds()),
-                  lambda text: dt.timedelta(seconds=float(text))),
-    "float": (float, repr, float),
+    "timedelta": (dt.timedelta, lambda value: f"{value.days}:{value.seconds}:{value.microseconds}",
+                  lambda text: dt.timedelta(*map(int, text.split(":")))),
+    "float": (float, float.__repr__, float),  # a subclass's own repr need not be a number
 }
+_SETS: dict[type, str] = {tuple: "$tuple", set: "$set", frozenset: "$frozen"}
+_PLAIN = frozenset({str, bool, type(None), float})
+_MOST_BITS = 14_000  # of a whole number: Python reads and writes at most 4,300 digits
 
 
 class Writer:
@@ -73,14 +77,16 @@ class Writer:
 
     def _write(self, value: Any, where: str) -> Any:
         kind = type(value)
-        if value is None or kind in (bool, str, int) or (kind is float and math.isfinite(value)):
+        if value is None or kind in (bool, str) or (kind is float and math.isfinite(value)):
             return value
+        if kind is int:
+            return _whole(value, where)
         if kind is list:
             return [self._write(item, f"{where}[{i}]") for i, item in enumerate(value)]
         if kind is dict:
             return self._dict(value, where)
-        if isinstance(value, Msg):
-            return {"$msg": value.to_dict()}
+        if kind is Msg:
+            return {"$msg": _json(value.to_dict(), where)}
         if isinstance(value, Recorded):
             return self._recorded(value)
         return self._rare(value, where)
@@ -106,13 +112,12 @@ class Writer:
         return data
 
     def _rare(self, value: Any, where: str) -> dict[str, Any]:
-        if isinstance(value, (tuple, set, frozenset)) and type(value) in (tuple, set, frozenset):
-            kind = "$tuple" if isinstance(value, tuple) else "$set"
-            return {kind: [self._write(item, f"{where}[{i}]") for i, item in enumerate(value)]}
+        if type(value) in _SETS:
+            return {_SETS[type(value)]: [self._write(item, f"{where}[{i}]") for i, item in enumerate(value)]}
         if isinstance(value, (bytes, bytearray)):
             return {"$bytes": base64.b64encode(value).decode()}
         if isinstance(value, enum.Enum):
-            return {"$enum": [self.name(type(value), "class", where), value.name]}
+            return self._enum(value, where)
         for kind, cls in _ISO.items():
             if type(value) is cls:
                 return {"$iso": [kind, value.isoformat()]}
@@ -126,14 +131,13 @@ class Writer:
             return {"$fn": self.name(value, "function", where)}
         if isinstance(value, type):
             return {"$type": self.name(value, "class", where)}
-        if isinstance(value, functools.partial):
+        if isinstance(value, functools.partial) and isinstance(value.func, types.FunctionType):
             return {"$call": [self._write(value.func, where), self._write(list(value.args), where),
                               self._write(value.keywords, where)]}
-        if isinstance(value, SecretStr):
-            raise CannotTravel(f"{where} is a secret, and secrets never travel. Declare an endpoint with the key in "
-                               "the workers' settings and name the endpoint.")
+        if isinstance(value, (SecretStr, SecretBytes)):
+            raise _secret(where)
         if isinstance(value, BaseModel):
-            return {"$model": self.name(type(value), "class", where), "data": value.model_dump(mode="json")}
+            return {"$model": self.name(type(value), "class", where), "data": _dumped(value, where)}
         if dataclasses.is_dataclass(value):
             fields = {field.name: self._write(getattr(value, field.name), f"{where}.{field.name}")
                       for field in dataclasses.fields(value) if field.init}
@@ -141,6 +145,11 @@ class Writer:
         raise CannotTravel(f"{where} is a {type(value).__module__}.{type(value).__qualname__}, which cannot travel to "
                            "a worker. Give what it is made from (text, numbers, lists, dictionaries, messages, "
                            "dataclasses, pydantic models, functions of a module) and create it in the agent.")
+
+    def _enum(self, value: enum.Enum, where: str) -> dict[str, Any]:
+        named = [self.name(type(value), "class", where), value.name]
+        of_class = type(value).__members__
+        return {"$enum": named if value.name in of_class else [*named, self._write(value.value, f"{where}.value")]}
 
     def name(self, target: Any, what: str, where: str) -> str:
         """How the class or function `target` is named on the wire."""
@@ -150,11 +159,60 @@ class Writer:
             return f"@{self.local.index(target)}"
         try:
             ref = reference(target, what)
+            if self.allow is not None:
+                self.allow.check(ref, what)
+            check_own(target, ref, what)
         except CannotTravel as exc:
-            raise CannotTravel(f"{where} cannot travel: {exc}") from None
-        if self.allow is not None:
-            self.allow.check(ref, what)
+            raise type(exc)(f"{where} cannot travel: {exc}") from None
         return ref
+
+
+def _whole(value: int, where: str) -> int:
+    if value.bit_length() > _MOST_BITS:
+        raise CannotTravel(f"{where} is a whole number of over 4,200 digits, which JSON in Python does not hold. "
+                           "Give it as text, e.g. hex(value).")
+    return value
+
+
+def _json(data: Any, where: str) -> Any:
+    """`data`, if it is JSON's own types alone: a message that was changed after it was checked need not be."""
+    if type(data) in _PLAIN:
+        return data
+    if isinstance(data, dict) and all(isinstance(key, str) for key in data):
+        for key, item in data.items():
+            _json(item, f"{where}[{key!r}]")
+    elif isinstance(data, list):
+        for index, item in enumerate(data):
+            _json(item, f"{where}[{index}]")
+    elif isinstance(data, int):
+        _whole(data, where)
+    elif not isinstance(data, (str, float)):
+        raise CannotTravel(f"{where} is a {type(data).__module__}.{type(data).__qualname__}, which is not JSON. In a "
+                           "message give text, numbers, true, false, null, lists and dictionaries of them.")
+    return data
+
+
+def _secret(where: str) -> CannotTravel:
+    return CannotTravel(f"{where} is a secret, and secrets never travel. Declare an endpoint with the key in the "
+                        "workers' settings and name the endpoint.")
+
+
+def _dumped(value: BaseModel, where: str) -> Any:
+    try:
+        plain, data = value.model_dump(), value.model_dump(mode="json")
+    except Exception as exc:
+        raise CannotTravel(f"{where}, a {type(value).__qualname__}, cannot be written as JSON: {exc}. Give its field "
+                           "a type that pydantic serialises, or a field_serializer.") from exc
+    todo = [plain]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, (SecretStr, SecretBytes)):
+            raise _secret(f"A field of {where}, a {type(value).__qualname__},")
+        if isinstance(item, dict):
+            todo.extend(item.values())
+        elif isinstance(item, (list, tuple, set, frozenset)):
+            todo.extend(item)
+    return _json(data, where)
 
 
 class Reader:
@@ -176,13 +234,24 @@ class Reader:
             ModuleNotAllowed: it names something outside the allowed modules.
             CannotTravel: it is not what a Writer writes, or does not fit what is installed here.
         """
+        try:
+            return self._read(data)
+        except CallsheetError:
+            raise
+        except RecursionError:
+            raise CannotTravel("A message is nested too deeply to be read here.") from None
+        except Exception as exc:
+            raise CannotTravel(f"A message cannot be read here: {type(exc).__name__}: {exc}. Do the workers run "
+                               "another version of Callsheet?") from exc
+
+    def _read(self, data: Any) -> Any:
         if isinstance(data, list):
-            return [self.read(item) for item in data]
+            return [self._read(item) for item in data]
         if not isinstance(data, dict):
             return data
         tag = next((key for key in data if key.startswith("$")), None)
         if tag is None:
-            return {key: self.read(item) for key, item in data.items()}
+            return {key: self._read(item) for key, item in data.items()}
         method = _READERS.get(tag)
         if method is None:
             raise CannotTravel(f"{tag!r} is not known here. Do the workers run an older version of Callsheet?")
@@ -198,25 +267,23 @@ class Reader:
         cls = self.named(ref, "class")
         if not (isinstance(cls, type) and issubclass(cls, Recorded)):
             raise CannotTravel(f"{ref} is not an agent, a model or another class that may be built from a message.")
-        value = cls(*self.read(data["args"]), **self.read(data["kwargs"]))
+        value = _built(cls, ref, *self._read(data["args"]), **self._read(data["kwargs"]))
         if "extras" in data:
-            value.apply_wire_extras(self.read(data["extras"]))
+            value.apply_wire_extras(self._read(data["extras"]))
         return value
 
     def _model(self, ref: str, data: dict[str, Any]) -> Any:
         cls = self.named(ref, "class")
         if not (isinstance(cls, type) and issubclass(cls, BaseModel)):
             raise CannotTravel(f"{ref} is not a pydantic model here.")
-        try:
-            return cls.model_validate(data["data"])
-        except ValidationError as exc:
-            raise CannotTravel(f"The data of {ref} does not fit the class that is installed here: {exc}") from None
+        # As JSON text, so that a strict model takes a date written as text; by name, as it was written.
+        return _built(cls.model_validate_json, ref, json.dumps(data["data"]), by_alias=True, by_name=True)
 
     def _data(self, ref: str, data: dict[str, Any]) -> Any:
         cls = self.named(ref, "class")
         if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
             raise CannotTravel(f"{ref} is not a dataclass here.")
-        return cls(**self.read(data["fields"]))
+        return _built(cls, ref, **self._read(data["fields"]))
 
     def _function(self, ref: str, _data: dict[str, Any]) -> Any:
         found = self.named(ref, "function")
@@ -231,23 +298,38 @@ class Reader:
         return found
 
     def _partial(self, parts: list[Any], _data: dict[str, Any]) -> Any:
-        if "$fn" not in parts[0]:
+        function = self._read(parts[0])
+        if not isinstance(function, types.FunctionType):
             raise CannotTravel("A partial must be of a function.")
-        return functools.partial(self.read(parts[0]), *self.read(parts[1]), **self.read(parts[2]))
+        return functools.partial(function, *self._read(parts[1]), **self._read(parts[2]))
 
     def _enum(self, parts: list[Any], _data: dict[str, Any]) -> Any:
         cls = self.named(parts[0], "class")
-        if not (isinstance(cls, type) and issubclass(cls, enum.Enum)) or parts[1] not in cls.__members__:
-            raise CannotTravel(f"{parts[0]} has no member {parts[1]} here.")
-        return cls[parts[1]]
+        if isinstance(cls, type) and issubclass(cls, enum.Enum):
+            if len(parts) == 3:
+                return _built(cls, parts[0], self._read(parts[2]))
+            if parts[1] in cls.__members__:
+                return cls[parts[1]]
+        raise CannotTravel(f"{parts[0]} has no member {parts[1]} here.")
+
+
+def _built(make: Callable[..., Any], ref: str, /, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return make(*args, **kwargs)
+    except CallsheetError:
+        raise
+    except Exception as exc:
+        raise CannotTravel(f"{ref} cannot be built here of what was sent: {type(exc).__name__}: {exc}. Do the workers "
+                           "run another version of it, or lack what its constructor needs?") from exc
 
 
 _READERS: dict[str, Callable[[Reader, Any, dict[str, Any]], Any]] = {
     "$msg": lambda _r, value, _d: Msg.from_dict(value),
-    "$tuple": lambda r, value, _d: tuple(r.read(value)),
-    "$set": lambda r, value, _d: set(r.read(value)),
-    "$bytes": lambda _r, value, _d: base64.b64decode(value),
-    "$dict": lambda r, value, _d: {r.read(key): r.read(item) for key, item in value},
+    "$tuple": lambda r, value, _d: tuple(r._read(value)),
+    "$set": lambda r, value, _d: set(r._read(value)),
+    "$frozen": lambda r, value, _d: frozenset(r._read(value)),
+    "$bytes": lambda _r, value, _d: base64.b64decode(value, validate=True),
+    "$dict": lambda r, value, _d: {r._read(key): r._read(item) for key, item in value},
     "$iso": lambda _r, value, _d: _ISO[value[0]].fromisoformat(value[1]),
     "$value": lambda _r, value, _d: _VALUES[value[0]][2](value[1]),
     "$new": Reader._new,
