@@ -1,8 +1,11 @@
 """The Celery apps of the workers."""
 
-from celery import Celery
-from celery.signals import worker_init
+import importlib
 
+from celery import Celery
+from celery.signals import import_modules, worker_init
+
+from callsheet.errors import SettingsError
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks.app import make_app, serve_as
 from callsheet.workers.steps import AttachPool
@@ -24,9 +27,20 @@ def cpu_app(settings: Settings | None = None) -> Celery:
 
 
 def _app(settings: Settings | None, queue: str) -> Celery:
-    app = make_app(settings or get_settings(), queue, f"callsheet.workers.{queue}")
+    settings = settings or get_settings()
+    app = make_app(settings, queue, f"callsheet.workers.{queue}")
     app.set_current()
     app.set_default()
+
+    @import_modules.connect(sender=app, weak=False)
+    def _import(**_: object) -> None:
+        for name in settings.modules:
+            try:
+                importlib.import_module(name)
+            except ImportError as exc:
+                raise SettingsError(
+                    f"CALLSHEET_MODULES names {name!r}, which cannot be imported here: {exc}. Install it, or put the "
+                    "folder that holds it on PYTHONPATH.") from exc
 
     @worker_init.connect(weak=False)
     def _serve(sender: object = None, **_: object) -> None:
