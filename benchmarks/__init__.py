@@ -1,0 +1,1 @@
+"""Figures of Callsheet beside its peers, on real workers: `python -m benchmarks`."""

@@ -1,0 +1,40 @@
+"""The agents that are measured."""
+
+from callsheet import AgentBase, Msg, resources
+
+
+class Caller(AgentBase):
+    """Calls the slow endpoint."""
+
+    def __init__(self, name: str = "caller") -> None:
+        self.name = name
+
+    async def reply(self, msg: Msg) -> Msg:
+        answer = await resources.client("bench").get("slow")
+        return Msg(self.name, answer.json()["answer"], "assistant")
+
+
+class Noop(AgentBase):
+    """Gives nothing, at once."""
+
+    async def reply(self, msg: Msg | None = None) -> None:
+        return None
+
+
+class Burner(AgentBase):
+    """Computes in pure Python."""
+
+    def __init__(self, rounds: int, name: str = "burner") -> None:
+        self.rounds = rounds
+        self.name = name
+
+    def reply(self, msg: Msg) -> Msg:
+        return Msg(self.name, str(burn(self.rounds)), "assistant")
+
+
+def burn(rounds: int) -> int:
+    """Some arithmetic that no compiler takes out."""
+    total = 0
+    for number in range(rounds):
+        total = (total * 31 + number) % 1_000_003
+    return total

@@ -1,0 +1,169 @@
+"""What the figures share: the run's Redis and workers, sampling of processes, and how a figure is reported."""
+
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import psutil
+
+from tests.services import RedisServer, Worker, worker
+
+IO = "callsheet.workers.io"
+CPU = "callsheet.workers.cpu"
+STOCK = "benchmarks.stock"
+GEVENT = ("-P", "gevent")
+
+
+@dataclass
+class Row:
+    """One contender: for each column its values, one a repetition."""
+
+    contender: str
+    values: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, **values: float) -> None:
+        for column, value in values.items():
+            self.values.setdefault(column, []).append(value)
+
+    def median(self, column: str) -> float:
+        return statistics.median(self.values[column])
+
+
+@dataclass
+class Goal:
+    """What a figure should reach."""
+
+    text: str
+    value: float
+    met: bool
+
+
+@dataclass
+class Report:
+    """A figure as it was measured."""
+
+    figure: str
+    about: str
+    rows: list[Row]
+    goals: list[Goal]
+
+    def to_dict(self) -> dict[str, Any]:
+        data = asdict(self)
+        for row, shown in zip(self.rows, data["rows"], strict=True):
+            shown["medians"] = {column: row.median(column) for column in row.values}
+        return data
+
+
+def at_most(text: str, value: float, limit: float) -> Goal:
+    return Goal(text, value, value <= limit)
+
+
+def at_least(text: str, value: float, limit: float) -> Goal:
+    return Goal(text, value, value >= limit)
+
+
+class Usage:
+    """What a tree of processes uses between `start` and `stop`: CPU seconds, peak memory, CPU of all others.
+
+    Peak memory is the most that the sum of the tree's resident sets was, sampled 20 times a second.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self.peak_mb = 0.0
+
+    def start(self) -> "Usage":
+        self._thread.start()
+        self._cpu, self._ours, self._busy = _cpu(self._process), _cpu(psutil.Process()), _busy()
+        self._began = time.monotonic()
+        return self
+
+    def stop(self) -> "Usage":
+        self.seconds = time.monotonic() - self._began
+        self.cpu = _cpu(self._process) - self._cpu
+        # The machine's other work, in cores: it slows down what is measured.
+        others = (_busy() - self._busy) - (_cpu(psutil.Process()) - self._ours)
+        self.others = max(others / self.seconds, 0.0)
+        self._done.set()
+        self._thread.join()
+        return self
+
+    def _sample(self) -> None:
+        while True:
+            with suppress(psutil.Error):
+                self.peak_mb = max(self.peak_mb, sum(p.memory_info().rss for p in _tree(self._process)) / 1e6)
+            if self._done.wait(0.05):
+                return
+
+
+def _tree(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
+
+
+def _cpu(process: psutil.Process) -> float:
+    total = 0.0
+    for one in _tree(process):
+        with suppress(psutil.Error):
+            times = one.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def _busy() -> float:
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq)
+
+
+class Stage:
+    """The run's redis-server, and what the figures start beside it.
+
+    Args:
+        repeat: how often each contender is measured.
+    """
+
+    def __init__(self, repeat: int) -> None:
+        self.repeat = repeat
+        self.redis = RedisServer()
+        os.environ["CALLSHEET_REDIS_URL"] = self.redis.url
+        os.environ["CALLSHEET_MODULES"] = "benchmarks.agents"
+
+    def worker(self, app: str, *options: str, env: dict[str, str] | None = None) -> Any:
+        """A ready worker as a context manager, at the log level that Celery's documentation starts workers with."""
+        return worker(app, self.redis.url, *options, env=env)
+
+    @contextmanager
+    def endpoint(self, port: int, seconds: float) -> Iterator[None]:
+        """The slow HTTP endpoint."""
+        process = subprocess.Popen([sys.executable, "-m", "benchmarks.endpoint", str(port), str(seconds)])
+        try:
+            time.sleep(1.0)
+            yield
+        finally:
+            process.terminate()
+            process.wait(10)
+
+    def close(self) -> None:
+        self.redis.remove()
+
+
+@contextmanager
+def usage_of(started: Worker) -> Iterator[Usage]:
+    """What a worker uses during the block."""
+    usage = Usage(started.process.pid).start()
+    try:
+        yield usage
+    finally:
+        usage.stop()
+
+
+def percentile(values: list[float], share: float) -> float:
+    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
