@@ -64,6 +64,8 @@ class Subscriptions:
             try:
                 await self._serve(pubsub)
             except (RedisError, OSError) as exc:
+                if not self._listeners:
+                    return  # nobody waits; the next who does opens it again
                 self.failure = exc
                 logger.warning("The result subscription broke (%s); it is opened again in %.1f s.",
                                type(exc).__name__, pause)
