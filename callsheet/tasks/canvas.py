@@ -51,6 +51,7 @@ class Canvas:
         self.queues: list[str] = []
         self.blobs: dict[str, bytes] = {}
         self._writer = writer_for(settings)
+        self._small = "io"  # the queue of steps that belong to no agent
         # A time rather than seconds: the later steps of a pipeline are published later.
         expires = options.expires
         if isinstance(expires, (int, float)):
@@ -67,6 +68,9 @@ class Canvas:
 
     def pipeline(self, target: Pipeline) -> Signature | None:
         """A pipeline's tasks, to be applied to its input; None if it has none."""
+        # A queue that the job needs anyway, so that a pipeline of cpu agents needs no io worker.
+        agent = next(iter(target.members()), None)
+        self._small = self._queue(agent) if agent else self._known(self.options.queue or "io", target.label)
         steps = self._steps(target, self.kwargs)
         if not steps:
             return None
@@ -105,11 +109,11 @@ class Canvas:
 
     def _fanout(self, target: FanoutPipeline, kwargs: dict[str, Any]) -> list[Signature]:
         if not target.agents:
-            steps = [self._signature("callsheet.empty", (), "io")]
+            steps = [self._signature("callsheet.empty", (), self._small)]
             return steps + (self._steps(target.reduce, {}) if target.reduce else [])
-        branches = [self._steps(agent, kwargs) or [self._signature("callsheet.carry", (), "io")]
+        branches = [self._steps(agent, kwargs) or [self._signature("callsheet.carry", (), self._small)]
                     for agent in target.agents]
-        queue = _last(branches[0][-1]).options["queue"]  # so that a pipeline of cpu agents needs no io worker
+        queue = _last(branches[0][-1]).options["queue"]
         if not target.enable_gather:
             return self._one_by_one(target, branches, queue)
         gathering = Gathering(branches=target.branches(), on_error=target.on_error)
@@ -128,10 +132,12 @@ class Canvas:
         return steps + (self._steps(target.reduce, {}) if target.reduce else [])
 
     def _queue(self, agent: AgentBase) -> str:
-        queue = self.options.queue or agent.default_queue()
+        return self._known(self.options.queue or agent.default_queue(), agent.label)
+
+    def _known(self, queue: str, label: str) -> str:
         known = self.settings.known_queues
         if queue not in known:
-            raise UnknownQueue(f"The queue {queue!r} of {agent.label} is not known; known are {', '.join(known)}. Name "
+            raise UnknownQueue(f"The queue {queue!r} of {label} is not known; known are {', '.join(known)}. Name "
                                "it in CALLSHEET_QUEUES (comma-separated), and start a worker for it with -Q.")
         return queue
 

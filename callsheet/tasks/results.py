@@ -1,8 +1,9 @@
 """How results are stored, and what a stored result means.
 
-The result backend is Celery's Redis backend, readable by stock clients, with three additions: a failure also tells
-which agent raised; a call's record tells when and where it ran; and a branch of a fan-out that fails hands its failure
-to the step that gathers, so that this step can name the branch, or keep the rest.
+The result backend is Celery's Redis backend, readable by stock clients, with additions: a failure also tells
+which agent raised; a call's record tells when and where it ran; a branch of a fan-out that fails hands its failure
+to the step that gathers, so that this step can name the branch, or keep the rest; and a revoked step ends the steps
+behind it.
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any
 
 from celery import states
 from celery.backends.redis import RedisBackend
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
 
 import callsheet.errors as errors_module
 from callsheet.errors import AgentFailed, AgentTimeout, CallsheetError, JobCancelled, JobError, JobExpired
@@ -25,7 +26,25 @@ _TIMEOUTS = frozenset({"SoftTimeLimitExceeded", "TimeLimitExceeded"})
 
 
 class ResultBackend(RedisBackend):
-    """Celery's Redis backend with the three additions above."""
+    """Celery's Redis backend with the additions above."""
+
+    def on_task_call(self, producer: Any, task_id: str) -> None:
+        """Subscribe to nothing: who wants a result subscribes when it waits for it."""
+
+    def _set(self, key: str, value: str, expires: float | None = None) -> None:
+        # As Celery's, without the deprecated SETEX.
+        expires = self.expires if expires is None else expires
+        with self.client.pipeline() as pipe:
+            pipe.set(key, value, ex=int(expires) or None)
+            pipe.publish(key, value)
+            pipe.execute()
+
+    def mark_as_revoked(self, task_id: str, reason: str = "", request: Any = None, store_result: bool = True,
+                        state: str = states.REVOKED) -> None:
+        """Celery's, and the steps chained behind are revoked too: otherwise nobody ever hears of their end."""
+        super().mark_as_revoked(task_id, reason, request=request, store_result=store_result, state=state)
+        self._fail_chain(getattr(request, "chain", None), TaskRevokedError(reason), store_result=store_result,
+                         state=state)
 
     def prepare_exception(self, exc: Any, serializer: str | None = None) -> Any:
         """Celery's record of an exception, with the agent that raised it."""

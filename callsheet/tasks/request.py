@@ -1,0 +1,44 @@
+"""How a worker's main process deals with a call of an agent whose process was lost."""
+
+from typing import Any
+
+from billiard.einfo import ExceptionWithTraceback
+from billiard.exceptions import WorkerLostError
+from celery.worker import state
+from celery.worker.request import Request
+
+from callsheet.tasks.results import AGENT_ATTRIBUTE
+
+_LOST = (WorkerLostError, SystemExit, KeyboardInterrupt)
+
+
+class ReplyRequest(Request):
+    """A delivered call.
+
+    One whose process dies is given to another process once; if that dies too, the call fails. Celery's
+    `reject_on_worker_lost` would have it kill processes for ever.
+    """
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """Celery's, after the second chance; the error tells which agent it was."""
+        error = exc_info.exception
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
+        label = self._label()
+        if label and not hasattr(error, AGENT_ATTRIBUTE):
+            setattr(error, AGENT_ATTRIBUTE, label)
+        if isinstance(error, _LOST) and self._has_a_second_chance():
+            state.task_ready(self)
+            self.reject(requeue=True)
+            return None
+        return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _has_a_second_chance(self) -> bool:
+        if self._already_cancelled or self._already_revoked or self._success_was_stored():
+            return False
+        # A worker that shuts down cold kills its processes itself.
+        return state.should_terminate is not None or not self.delivery_info.get("redelivered")
+
+    def _label(self) -> str:
+        data = self.args[-1] if self.args else None
+        return str(data.get("label", "")) if isinstance(data, dict) else ""
