@@ -136,17 +136,23 @@ def _encoded(text: str) -> None:
                          "the file with errors=\"replace\"") from None
 
 
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except Exception:  # a huge number, or an object that cannot show itself
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def _explain(exc: ValidationError, name: object) -> str:
     lines = [f"The message from {name!r} is not valid:"]
     for error in exc.errors(include_url=False, include_context=False):
         where = ".".join(str(part) for part in error["loc"] if not str(part).startswith("list["))
         if error["loc"][:2] == ("content", "str"):
             continue  # the other side of `str | list`: only worth saying if nothing else is wrong
-        shown = repr(error["input"])
-        shown = shown if len(shown) <= 80 else shown[:77] + "..."
         wrong = error["msg"].removeprefix("Value error, ")
         if error["type"] == "list_type" and where == "content":
             wrong = "a text or a list of content blocks is needed"
-        lines.append(f"  {where}: {wrong} (given {shown})")
+        lines.append(f"  {where}: {wrong} (given {_shown(error['input'])})")
     lines.append("Roles are user, assistant and system; content is a text or a list of blocks with a type.")
     return "\n".join(lines)
