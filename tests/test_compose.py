@@ -36,9 +36,8 @@ class Native:
     def env(self, service: str) -> dict[str, str]:
         given = {}
         for name, value in SERVICES[service].get("environment", {}).items():
-            if value.startswith("${"):
-                value = os.environ.get(value[2:].partition(":")[0], value.partition(":-")[2].rstrip("}"))
-            given[name] = self.fit(value)
+            named = value.startswith("${")
+            given[name] = os.environ.get(value[2:].partition(":")[0], "") if named else self.fit(value)
         path = os.pathsep.join([BIN, os.environ["PATH"]])
         return {**os.environ, **given, "PATH": path, "PYTHONPATH": os.pathsep.join([str(ROOT), given["PYTHONPATH"]]),
                 "CALLSHEET_MODULES": "tests.agents"}

@@ -25,7 +25,8 @@ def folder(tmp_path: Path) -> Path:
     docs = tmp_path / "docs"
     docs.mkdir()
     shared = "The harbour master keeps a list of every vessel, its draught and its berth, and reads it aloud at noon. "
-    (docs / "harbour.md").write_text("# The harbour\n\n" + shared * 3 + "\n\nSee [the tides](tides.md) and [gone](x.md).\n")
+    links = "See [the tides](tides.md) and [gone](x.md).\n"
+    (docs / "harbour.md").write_text(f"# The harbour\n\n{shared * 3}\n\n{links}")
     (docs / "tides.md").write_text("# Tides\n\nThe tide turns twice a day. " * 5 + "\n\n" + shared * 3)
     return docs
 

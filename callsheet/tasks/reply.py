@@ -1,9 +1,12 @@
 """The Celery task that runs an agent's reply."""
 
 import asyncio
+import contextlib
 import contextvars
 import functools
+import importlib
 import random
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +17,7 @@ from callsheet.agents import AgentBase
 from callsheet.agents.base import printer
 from callsheet.agents.running import checked_reply, run_reply
 from callsheet.errors import BadReply, BranchFailed, CannotTravel, PayloadExpired, UsageError
+from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Writer
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks import payloads
@@ -109,10 +113,20 @@ def _written(call: AgentCall, reply: Any, settings: Settings) -> tuple[Any, dict
 
 async def _on_loop(call: AgentCall, value: Any, settings: Settings, backend: Any) -> Any:
     parts = await payloads.load_async(_parts(call, value), settings)
+    await _import_aside(parts[0], settings)
     agent, args, kwargs = _prepared(call, parts, settings, backend)
     out, blobs = _written(call, await _with_prints(call, agent, args, kwargs, settings), settings)
     await payloads.store_async(blobs, settings)
     return out
+
+
+async def _import_aside(agent: Any, settings: Settings) -> None:
+    """Import the agent's module in a thread, the first time: what it imports may take long, and the loop is shared."""
+    ref = agent.get("$new") if isinstance(agent, dict) else None
+    module = ref.partition(":")[0] if isinstance(ref, str) else ""
+    if module and module not in sys.modules and AllowList(settings.modules).admits(module):
+        with contextlib.suppress(Exception):  # building the agent raises it again, with a better text
+            await asyncio.to_thread(importlib.import_module, module)
 
 
 async def _in_child(call: AgentCall, agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any],
