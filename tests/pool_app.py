@@ -18,14 +18,12 @@ URL = os.environ.get("CALLSHEET_REDIS_URL", "redis://127.0.0.1:6379/0")
 app = Celery("pool_app", broker=URL, backend=URL, task_cls="callsheet.tasks.base:Task")
 app.conf.update(
     worker_pool="callsheet.workers.pool:AsyncioPool",
-    worker_prefetch_multiplier=1,
+    worker_prefetch_multiplier=int(os.environ.get("PREFETCH", "1")),
+    task_default_queue=os.environ.get("POOL_QUEUE", "pool"),
     worker_enable_prefetch_count_reduction=False,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     task_acks_late=True,
     broker_connection_retry_on_startup=True,
-    broker_transport_options={"visibility_timeout": int(os.environ.get("VISIBILITY", "3600")),
-                              "unacked_restore_interval": 1},
-    result_extended=True,
     callsheet_cancel_grace=float(os.environ.get("CANCEL_GRACE", "0.4")),
     callsheet_parked_grace=float(os.environ.get("PARKED_GRACE", "30")),
 )
@@ -33,6 +31,12 @@ app.steps["consumer"].add("callsheet.workers.steps:AttachPool")
 
 store = redis.Redis.from_url(URL, decode_responses=True)
 var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="unset")
+
+
+def connect(url: str) -> Celery:
+    """Use another Redis than the environment's, in the process of the tests."""
+    app.conf.update(broker_url=url, result_backend=url)
+    return app
 
 
 def note(key: str, value: str = "x") -> None:
@@ -330,3 +334,13 @@ class ByClass(app.Task):
 
 
 by_class = app.register_task(ByClass())
+
+
+@app.task
+async def stubborn(key):
+    note(f"{key}:in")
+    while True:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            note(f"{key}:swallowed")

@@ -93,9 +93,18 @@ class Crossing:
             self._task.uncancel()
         return thrown
 
+    def _end(self) -> None:
+        # Nothing is left to interrupt; and no cycle of references, which would be work for the garbage collector.
+        self._task = self._strand = self.seat = None
+        self._function = _ended
+
     def _in_strand(self) -> Any:
         _seat.set(self.seat)
         return self._function(*self._args)
+
+
+def _ended(*_: Any) -> None:
+    raise RuntimeError("a Crossing runs once")
 
 
 @types.coroutine
@@ -122,7 +131,7 @@ def _cross(crossing: Crossing) -> Generator[Any, Any, Any]:
             value = strand.throw(problem)
         return value
     finally:
-        crossing._task = None  # cancelling is over; also breaks the cycle of task, crossing and greenlet
+        crossing._end()
 
 
 def in_strand() -> bool:

@@ -1,21 +1,19 @@
-"""One run of a task on the asyncio pool: as a coroutine on the loop, or as a function in a thread."""
+"""One run of a task on the asyncio pool: what Celery handed over, and how a coroutine runs on the loop."""
 
 import asyncio
-import contextvars
 import enum
 import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from billiard.einfo import ExceptionInfo
-from celery.exceptions import Ignore, SoftTimeLimitExceeded, Terminated
+from celery.exceptions import Ignore, Terminated
 
 from callsheet.tasks.bridge import Crossing, SoftLimit
 from callsheet.workers.mailbox import Mailbox
 from callsheet.workers.slots import Slots
-from callsheet.workers.threads import Interrupted, ThreadCrew, raise_in
+from callsheet.workers.threads import ThreadCrew
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +50,11 @@ class Home(Protocol):
 
 def info_of(error: BaseException) -> ExceptionInfo:
     """The exception as Celery's callbacks take it."""
+    if error.__traceback__ is None:  # ExceptionInfo cannot do without
+        try:
+            raise error
+        except BaseException as raised:
+            error = raised
     return ExceptionInfo((type(error), error, error.__traceback__))
 
 
@@ -274,59 +277,3 @@ class CoroutineCall(Call):
         with self.home.slots.lock:
             if self._parks:  # another subtask went to wait meanwhile
                 self._leave()
-
-
-class ThreadCall(Call):
-    """A task whose body is a plain function: the tracer runs in a thread.
-
-    A thread cannot be killed. Time limits and revocation raise in it when it next runs Python code; one that
-    blocks in C is reported when it returns, and holds its slot until then.
-    """
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._lock = threading.Lock()
-        self._thread: int | None = None
-
-    def launch(self) -> None:
-        """Begin in a thread."""
-        self.home.crew.submit(self._run)
-
-    def _run(self) -> None:
-        try:
-            self._thread = threading.get_ident()
-            self.accepted()
-            if self.soft or self.hard:
-                self.home.to_loop.post(self.set_timers)
-            if self.fate is None:
-                contextvars.copy_context().run(self.trace)
-        except BaseException as exc:  # raised into this thread between two lines
-            self.failure = self.failure or info_of(exc)
-        while self._thread is not None:
-            try:
-                self._out_of_reach()
-            except BaseException:
-                logger.debug("Task %s was interrupted when it had ended", self.name)
-        self.home.finish(self)
-
-    def _out_of_reach(self) -> None:
-        with self._lock:
-            raise_in(threading.get_ident(), None)
-            self._thread = None
-
-    def _raise(self, error: type[BaseException]) -> None:
-        with self._lock:
-            if self._thread is not None:
-                raise_in(self._thread, error)
-
-    def cancel(self) -> None:
-        """Raise Interrupted in the thread."""
-        self._raise(Interrupted)
-        self.home.to_loop.post(self._check_later)
-
-    def _check_later(self) -> None:
-        self._timers.append(self.home.loop.call_later(self.home.cancel_grace, self.check_gone))
-
-    def soften(self, seconds: float) -> None:
-        """Raise SoftTimeLimitExceeded in the thread."""
-        self._raise(SoftTimeLimitExceeded)

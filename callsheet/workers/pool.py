@@ -16,10 +16,11 @@ from celery.worker import state
 
 from callsheet.settings import get_settings
 from callsheet.tasks.loop import LoopThread, adopt
-from callsheet.workers.calls import Call, CoroutineCall, Fate, ThreadCall
+from callsheet.workers.calls import Call, CoroutineCall, Fate
 from callsheet.workers.mailbox import HubMailbox, LoopMailbox
 from callsheet.workers.shutdown import Shutdown
 from callsheet.workers.slots import Slots
+from callsheet.workers.threadcalls import ThreadCall
 from callsheet.workers.threads import ThreadCrew
 from callsheet.workers.watch import LoopWatch
 
@@ -161,15 +162,18 @@ class AsyncioPool(BasePool):
         """A started call has ended: report it and free its slot; any thread."""
         with self.slots.lock:
             call.done = True  # its fate is settled
-        call.clear_timers()
-        call.report()  # while it still counts as running: a shutdown waits for that
-        with self.slots.lock:
-            self.finished += 1
-            self._calls.pop(call.pid, None)
-            if not self._calls:
-                self._watch.rest()
-            self._forget(call)
-            call.release()
+        try:
+            call.clear_timers()
+            call.report()  # while it still counts as running: a shutdown waits for that
+        finally:
+            with self.slots.lock:
+                self.finished += 1
+                self._calls.pop(call.pid, None)
+                if not self._calls:
+                    self._watch.rest()
+                call.release()
+                self._forget(call)
+            call.value = call.failure = None  # a traceback would keep the call, and the call the traceback
 
     def _forget(self, call: Call) -> None:
         if call.key is not None and self._by_key.get(call.key) is call:

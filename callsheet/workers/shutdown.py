@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from celery.concurrency.prefork import _run_ready_callbacks
 
-from callsheet.workers.calls import Fate, ThreadCall
+from callsheet.workers.calls import Fate
+from callsheet.workers.threadcalls import ThreadCall
 
 if TYPE_CHECKING:
     from callsheet.workers.pool import AsyncioPool

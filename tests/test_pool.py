@@ -1,0 +1,267 @@
+"""The asyncio pool in a real worker: what Celery promises holds for coroutines."""
+
+import contextlib
+import threading
+import time
+
+import psutil
+import pytest
+from celery import chain, chord, group
+from celery.exceptions import Ignore, TimeLimitExceeded
+
+from callsheet.errors import JobError
+from tests import pool_app as a
+from tests.pool_workers import get, pool_worker, unique
+from tests.services import wait_for
+
+
+@pytest.fixture(scope="module")
+def pool(redis_server):
+    a.connect(redis_server.url)
+    with pool_worker(redis_server, "-c", "4", "-E") as running:
+        yield running
+        assert "Callback" not in running.process.log, "a callback of Celery's raised on the hub's thread"
+
+
+def on(pool, task, *args):
+    return task.s(*args).set(queue=pool.queue)
+
+
+def test_async_and_plain_tasks_give_their_results(pool):
+    assert pool.run(a.add, 1, 2) == 3
+    assert pool.run(a.plain_add, 1, 2) == 3
+
+
+def test_class_based_task(pool):
+    result = pool.send(a.by_class, 5)
+    assert get(result) == [5, result.id]
+
+
+def test_request_and_current_task_hold_across_awaits(pool):
+    results = [pool.send(a.who) for _ in range(12)]
+    for result in results:
+        assert get(result) == [result.id, "tests.pool_app.who", "callsheet-loop"]
+
+
+def test_retry_with_countdown(pool):
+    assert pool.run(a.flaky, 2, 0.05) == 2
+
+
+def test_retry_at_once_is_not_taken_for_a_second_delivery(pool):
+    results = [pool.send(a.flaky, 3) for _ in range(10)]
+    assert [get(result) for result in results] == [3] * 10
+
+
+def test_autoretry_for(pool):
+    assert pool.run(a.auto_flaky, 2) == 2
+
+
+def test_canvases_of_async_tasks(pool):
+    assert get(chain(on(pool, a.add, 1, 2), on(pool, a.add, 3)).apply_async()) == 6
+    assert get(group(on(pool, a.add, i, i) for i in range(4)).apply_async()) == [0, 2, 4, 6]
+    assert get(chord([on(pool, a.add, i, i) for i in range(4)], on(pool, a.total)).apply_async()) == 12
+
+
+def test_errback(pool):
+    result = pool.send(a.fail, "why", link_error=on(pool, a.errback))
+    assert repr(get(result, propagate=False)) == "ValueError('why')"
+    pool.wait_notes(f"errback:{result.id}")
+
+
+def test_failures(pool):
+    with pytest.raises(ValueError, match="boom"):
+        pool.run(a.fail)
+    assert wait_state(pool.send(a.reject), "FAILURE")
+    assert "WorkerLost" in repr(get(pool.send(a.leave), propagate=False))
+    ignored = pool.send(a.ignore)
+    wait_for(lambda: f"{ignored.id}] ignored" in pool.process.log, what="Ignore")
+    wait_for(lambda: not pool.inspect("active"), what="no active request left")
+    assert issubclass(Ignore, Exception)
+
+
+def wait_state(result, state):
+    return wait_for(lambda: result.state == state, 10, f"{state}, not {result.state}")
+
+
+def test_context_variables_do_not_leak_between_calls(pool):
+    results = [pool.send(a.set_var, str(i)) for i in range(8)]
+    assert [get(result) for result in results] == [["unset", str(i)] for i in range(8)]
+
+
+def test_asyncio_works_inside(pool):
+    assert pool.run(a.grouped, 3) == [0, 1, 2]
+    assert pool.run(a.timed) == "timeout"
+    assert pool.run(a.generator_sum, 4) == 6
+
+
+def test_task_called_in_a_task(pool):
+    assert pool.run(a.awaits_task, 1, 2) == 3
+    assert pool.run(a.applies_eagerly, 1, 2) == 3
+
+
+def test_plain_task_runs_in_a_thread_while_the_loop_lives(pool):
+    gate = unique("gate")
+    result = pool.send(a.in_thread, gate)
+    pool.wait_notes(f"{gate}:in")
+    assert pool.run(a.add, 1, 1) == 2
+    pool.open(gate)
+    assert get(result) == ["callsheet-task", True]
+
+
+def test_concurrency_never_above_the_limit(pool):
+    key, gate = unique(), unique("gate")
+    results = pool.holds(4, key, gate)
+    pool.wait_notes(f"{key}:in", 4)
+    results += pool.holds(4, key, gate)
+    pool.open(gate)
+    assert [get(result) for result in results] == ["held"] * 8
+    assert int(pool.redis.get(f"{key}:most")) == 4
+
+
+def test_soft_time_limit_is_raised_at_the_await_point(pool):
+    key = unique()
+    assert pool.run(a.soft, key) == "softened"
+    assert pool.notes(key) == 1
+    assert "SoftTimeLimitExceeded" in repr(get(pool.send(a.soft_uncaught), propagate=False))
+    assert "Soft time limit (0.1s) exceeded for tests.pool_app.soft[" in pool.process.log
+
+
+def test_soft_time_limit_leaves_no_subtask_behind(pool):
+    key = unique()
+    assert "SoftTimeLimitExceeded" in repr(get(pool.send(a.soft_lock, key), propagate=False))
+    pool.wait_notes(key, 2)
+
+
+def test_hard_time_limit_cancels(pool):
+    key = unique()
+    with pytest.raises(TimeLimitExceeded):
+        pool.run(a.hard, key)
+    pool.wait_notes(f"{key}:finally")
+
+
+def test_time_limits_of_a_thread(pool):
+    assert pool.run(a.soft_thread) == "softened"
+    with pytest.raises(TimeLimitExceeded):
+        pool.run(a.hard_thread)
+    assert pool.run(a.plain_add, 1, 2) == 3
+
+
+def test_swallowed_cancellation_is_logged_and_keeps_its_slot(pool):
+    key, gate = unique(), unique("gate")
+    result = pool.send(a.hard_swallowed, key, gate)
+    with pytest.raises(TimeLimitExceeded):
+        get(result)
+    pool.wait_notes(f"{key}:swallowed", 2)  # cancelled again
+    assert f"hard_swallowed[{result.id}] goes on" in pool.process.log
+    assert pool.info()["running"] == 1
+    pool.open(gate)
+    pool.wait_notes(f"{key}:end")
+    wait_for(lambda: pool.info()["running"] == 0, what="the slot to be free")
+    assert result.state == "FAILURE"
+
+
+def test_revoke_terminate_cancels_the_coroutine(pool):
+    key = unique()
+    result = pool.send(a.hold, key, unique("never"))
+    pool.wait_notes(f"{key}:in")
+    pool.app.control.revoke(result.id, terminate=True)
+    pool.wait_notes(f"{key}:cancelled")
+    pool.wait_notes(f"{key}:finally")
+    wait_state(result, "REVOKED")
+    wait_for(lambda: not pool.inspect("active"), what="no active request left")
+    assert result.id in pool.inspect("revoked")
+    assert result.state == "REVOKED"
+
+
+def test_swallowed_revocation_is_not_a_success(pool):
+    key = unique()
+    result = pool.send(a.swallow_and_return, key)
+    pool.wait_notes(f"{key}:in")
+    pool.app.control.revoke(result.id, terminate=True)
+    wait_state(result, "REVOKED")
+    wait_for(lambda: pool.info()["running"] == 0, what="the call to end")
+    assert result.state == "REVOKED"
+
+
+def test_revoke_terminate_of_a_thread(pool):
+    result = pool.send(a.sleep_thread, 30)
+    wait_for(lambda: pool.inspect("active"), what="the call to start")
+    pool.app.control.revoke(result.id, terminate=True)
+    wait_state(result, "REVOKED")
+    wait_for(lambda: pool.info()["running"] == 0, what="the thread to end")
+
+
+def test_own_cancellation_is_a_failure(pool):
+    for task in (a.cancels_itself, a.raises_cancelled):
+        with pytest.raises(JobError, match="nobody revoked it"):
+            pool.run(task)
+    assert pool.run(a.add, 1, 2) == 3
+
+
+def test_inspect_tells_what_runs(pool):
+    key, gate = unique(), unique("gate")
+    held = pool.holds(4, key, gate)
+    pool.wait_notes(f"{key}:in", 4)
+    active = wait_for(lambda: [r for r in pool.inspect("active") if r["time_start"]], what="active")
+    assert {request["id"] for request in active} == {result.id for result in held}
+    assert len({request["worker_pid"] for request in active}) == 4
+    info = pool.info()
+    assert (info["running"], info["max-concurrency"], info["parked"]) == (4, 4, 0)
+    assert info["processes"] == [pool.process.process.pid]
+    pool.open(gate)
+    for result in held:
+        get(result)
+    wait_for(lambda: not pool.inspect("active") and not pool.inspect("reserved"), what="nothing active")
+    assert pool.unacked() == 0
+
+
+def test_events(pool):
+    seen = []
+    done = threading.Event()
+    ready = threading.Event()
+    ident = unique("task")
+
+    def listen():
+        with pool.app.connection_for_read() as connection:
+            receiver = pool.app.events.Receiver(connection, handlers={"*": seen.append})
+            with receiver.consumer_context() as (drained, _, _):
+                ready.set()
+                while not done.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        drained.drain_events(timeout=0.1)
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    ready.wait(5)
+    pool.run(a.add, 1, 2, task_id=ident)
+    kinds = ["task-received", "task-started", "task-succeeded"]
+    try:
+        wait_for(lambda: {e["type"] for e in seen if e.get("uuid") == ident} >= set(kinds), 10, f"events in {seen}")
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_code_that_blocks_the_loop_is_logged_with_its_stack(pool):
+    before = pool.info()["loop-blocked"]
+    result = pool.send(a.block, 0.6)
+    get(result)
+    wait_for(lambda: pool.info()["loop-blocked"] == before + 1, what="the count")
+    assert f"tests.pool_app.block[{result.id}] has blocked the event loop" in pool.process.log
+    assert "time.sleep(seconds)" in pool.process.log
+
+
+def test_acknowledged_at_once(pool):
+    """Not with the hub's next poll, up to a second later."""
+    slowest = 0.0
+    for _ in range(5):
+        pool.run(a.add, 1, 2)
+        started = time.monotonic()
+        wait_for(lambda: pool.unacked() == 0, every=0.002, what="the acknowledgement")
+        slowest = max(slowest, time.monotonic() - started)
+    assert slowest < 0.3
+
+
+def test_idle_worker_is_idle(pool):
+    wait_for(lambda: pool.info()["running"] == 0, what="an idle pool")
+    assert psutil.Process(pool.process.process.pid).cpu_percent(interval=1.5) < 2

@@ -1,0 +1,129 @@
+"""How a worker on the asyncio pool ends, and what becomes of its calls; with real signals."""
+
+import signal
+import time
+
+import pytest
+
+from tests import pool_app as a
+from tests.pool_workers import Pool, get, pool_worker, unique
+from tests.services import wait_for, worker
+
+
+@pytest.fixture(autouse=True)
+def _app(redis_server):
+    a.connect(redis_server.url)
+
+
+def ended(pool: Pool, within: float) -> None:
+    started = time.monotonic()
+    pool.process.process.wait(15)
+    assert time.monotonic() - started < within, pool.process.log
+    assert "Traceback" not in pool.process.log, pool.process.log
+
+
+def waiting(pool: Pool) -> int:
+    return int(pool.redis.llen(pool.queue))
+
+
+def again(pool: Pool):
+    """Another worker on the same queue."""
+    return worker("tests.pool_app", pool.server.url, "-Q", pool.queue, "-c", "4", env={"POOL_QUEUE": pool.queue})
+
+
+def test_warm_shutdown_finishes_and_acknowledges_what_runs_and_hands_back_the_rest(redis_server):
+    key, gate = unique(), unique("gate")
+    with pool_worker(redis_server, "-c", "2", PREFETCH="2") as pool:
+        results = pool.holds(5, key, gate)  # two run, two wait in the pool, one in the queue
+        pool.wait_notes(f"{key}:in", 2)
+        wait_for(lambda: pool.info()["queued"] == 2, what="two in the pool's line")
+        pool.process.process.send_signal(signal.SIGTERM)
+        pool.process.wait_log("Warm shutdown")
+        pool.open(gate)
+        ended(pool, 5)
+        assert pool.process.process.returncode == 0
+        started = pool.notes(f"{key}:in")  # a third may start before the signal is acted on
+        assert [result.state for result in results].count("SUCCESS") == started >= 2
+        assert waiting(pool) == 5 - started
+        with again(pool):
+            assert [get(result) for result in results] == ["held"] * 5
+        assert pool.notes(f"{key}:in") == 5
+
+
+def test_warm_shutdown_acknowledges_while_it_waits(redis_server):
+    key, gate, late = unique(), unique("gate"), unique("gate")
+    with pool_worker(redis_server, "-c", "2") as pool:
+        before = pool.unacked()
+        results = [pool.send(a.hold, key, gate), pool.send(a.hold, key, late)]
+        pool.wait_notes(f"{key}:in", 2)
+        assert pool.unacked() == before + 2
+        pool.process.process.send_signal(signal.SIGTERM)
+        pool.process.wait_log("Warm shutdown")
+        pool.open(gate)
+        wait_for(lambda: pool.unacked() == before + 1, 5, "the first acknowledgement")
+        assert pool.process.process.poll() is None
+        pool.open(late)
+        ended(pool, 5)
+        assert [get(result) for result in results] == ["held"] * 2
+        assert pool.unacked() == before
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGQUIT], [signal.SIGINT, signal.SIGINT],
+                                     [signal.SIGTERM, signal.SIGQUIT]])
+def test_cold_shutdown_cancels_and_loses_nothing(redis_server, signals):
+    key, gate = unique(), unique("gate")
+    with pool_worker(redis_server, "-c", "3", PREFETCH="2") as pool:
+        results = [pool.send(a.hold, key, gate), pool.send(a.hold, key, gate), pool.send(a.in_thread, gate),
+                   pool.send(a.hold, key, gate)]
+        pool.wait_notes(f"{key}:in", 2)
+        pool.wait_notes(f"{gate}:in")
+        for number, sig in enumerate(signals):
+            pool.process.process.send_signal(sig)
+            if number + 1 < len(signals):
+                pool.process.wait_log("Warm shutdown" if sig == signal.SIGTERM else "Hitting Ctrl+C again")
+        ended(pool, 5)
+        assert pool.notes(f"{key}:cancelled") == 2
+        assert waiting(pool) == 4
+        pool.open(gate)
+        with again(pool):
+            assert get(results[0]) == get(results[1]) == get(results[3]) == "held"
+            assert get(results[2])[1] is True
+
+
+def test_cold_shutdown_with_a_call_that_swallows_cancellation(redis_server):
+    key = unique()
+    with pool_worker(redis_server, "-c", "1") as pool:
+        pool.send(a.stubborn, key)
+        pool.wait_notes(f"{key}:in")
+        pool.process.process.send_signal(signal.SIGQUIT)
+        ended(pool, 6)
+        assert "although 1 cancelled calls go on" in pool.process.log
+        assert waiting(pool) == 1
+
+
+def test_warm_shutdown_hands_back_calls_that_only_wait(redis_server):
+    """A parked call whose child nobody runs must not hold the worker for ever."""
+    with pool_worker(redis_server, "-c", "1", PARKED_GRACE="0.3") as pool:
+        key = unique()
+        pool.send(a.parks, key, unique("never"))
+        pool.wait_notes(f"{key}:parked")
+        pool.process.process.send_signal(signal.SIGTERM)
+        ended(pool, 6)
+        assert waiting(pool) == 1
+
+
+def test_lost_connection_does_not_run_a_call_twice_at_once(own_redis):
+    a.connect(own_redis.url)
+    key, gate = unique(), unique("gate")
+    with pool_worker(own_redis, "-c", "4") as pool:
+        with a.app.connection_for_write(own_redis.url) as connection:
+            pool.send(a.hold, key, gate, connection=connection, task_id="twin")
+        pool.wait_notes(f"{key}:in")
+        own_redis.client().client_kill_filter(_type="normal", skipme=True)
+        own_redis.client().client_kill_filter(_type="pubsub", skipme=True)
+        pool.process.wait_log("was delivered again while it runs")
+        pool.open(gate)
+        pool.wait_notes(f"{key}:out")
+        wait_for(lambda: pool.unacked() == 0 and waiting(pool) == 0, what="the second delivery acknowledged")
+        assert (pool.notes(f"{key}:in"), int(pool.redis.get(f"{key}:most"))) == (1, 1)
+        assert b"SUCCESS" in pool.redis.get("celery-task-meta-twin").encode()

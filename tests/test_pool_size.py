@@ -1,0 +1,84 @@
+"""Slots that come and go, and calls that park."""
+
+import pytest
+
+from tests import pool_app as a
+from tests.pool_workers import get, pool_worker, unique
+from tests.services import wait_for
+
+
+@pytest.fixture(scope="module")
+def one(redis_server):
+    a.connect(redis_server.url)
+    with pool_worker(redis_server, "-c", "1") as running:
+        yield running
+
+
+def test_tree_of_calls_deeper_than_the_slots(one):
+    assert one.run(a.tree, 10, timeout=20) == 10
+    wait_for(lambda: one.info()["parked"] == 0, what="nobody parked")
+    wait_for(lambda: one.inspect("stats")["prefetch_count"] == 1, what="the prefetch count as before")
+
+
+def test_slot_is_given_back_while_parked_and_taken_again(one):
+    key, gate, other, shut = unique(), unique("gate"), unique(), unique("gate")
+    parked = one.send(a.parks, key, gate, 3)
+    one.wait_notes(f"{key}:parked", 3)
+    held = one.send(a.hold, other, shut)
+    one.wait_notes(f"{other}:in")
+    info = one.info()
+    assert (info["parked"], info["running"]) == (1, 1)
+    one.open(gate)
+    assert one.notes(f"{key}:back") == 0  # its slot is taken
+    one.open(shut)
+    assert [get(held), get(parked)] == ["held", "back"]
+
+
+def test_revoking_a_parked_call(one):
+    key = unique()
+    result = one.send(a.parks, key, unique("never"))
+    one.wait_notes(f"{key}:parked")
+    one.app.control.revoke(result.id, terminate=True)
+    wait_for(lambda: result.state == "REVOKED", what="REVOKED")
+    wait_for(lambda: (one.info()["parked"], one.info()["running"]) == (0, 0), what="slots as before")
+    assert one.run(a.add, 1, 2) == 3
+
+
+def test_grow_and_shrink_live(one):
+    key, gate = unique(), unique("gate")
+    results = one.holds(3, key, gate)
+    one.wait_notes(f"{key}:in")
+    assert "ok" in one.control("pool_grow", n=2)
+    one.wait_notes(f"{key}:in", 3)
+    assert "error" in one.control("pool_shrink", n=2)
+    assert one.info()["max-concurrency"] == 3
+    one.open(gate)
+    for result in results:
+        get(result)
+    wait_for(lambda: one.info()["running"] == 0, what="an idle pool")
+    assert "ok" in one.control("pool_shrink", n=2)
+    assert one.info()["max-concurrency"] == 1
+
+
+def test_call_keeps_its_slot_when_too_many_are_parked(redis_server):
+    with pool_worker(redis_server, "-c", "2", CALLSHEET_MAX_PARKED="1") as pool:
+        key, gate = unique(), unique("gate")
+        results = [pool.send(a.parks, key, gate) for _ in range(2)]
+        pool.wait_notes(f"{key}:parked", 2)
+        info = pool.info()
+        assert (info["parked"], info["running"]) == (1, 1)
+        assert "max_parked allows no more" in pool.process.log
+        pool.open(gate)
+        assert [get(result) for result in results] == ["back", "back"]
+
+
+def test_autoscale_grows_under_load_and_shrinks_when_idle(redis_server):
+    with pool_worker(redis_server, "--autoscale=6,1", AUTOSCALE_KEEPALIVE="0.3") as pool:
+        key, gate = unique(), unique("gate")
+        results = pool.holds(8, key, gate)
+        pool.wait_notes(f"{key}:in", 6)
+        pool.open(gate)
+        assert [get(result) for result in results] == ["held"] * 8
+        assert int(pool.redis.get(f"{key}:most")) == 6
+        wait_for(lambda: pool.info()["max-concurrency"] == 1, what="one slot again")
+        assert pool.run(a.add, 1, 2) == 3
