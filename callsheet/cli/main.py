@@ -1,0 +1,61 @@
+"""The `callsheet` command."""
+
+import importlib
+import os
+from typing import Any
+
+import click
+
+import callsheet
+from callsheet.errors import CallsheetError, JobError
+
+#: Where each command is; a module is imported when its command is asked for.
+COMMANDS = {
+    "up": ("callsheet.cli.up", "up"),
+    "run": ("callsheet.cli.run", "run"),
+    "flower": ("callsheet.cli.flower", "flower"),
+    "stub-model": ("callsheet.cli.stub_model", "stub_model"),
+}
+
+
+class Commands(click.Group):
+    """A group that imports its commands late and shows Callsheet's errors as one message."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands' names, the usual ones first."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, or None."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error of Callsheet's becomes its message and exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except CallsheetError as exc:
+            if ctx.params.get("debug"):
+                raise
+            text = exc.message if isinstance(exc, JobError) else str(exc)
+            raise click.ClickException(text) from None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(callsheet.__version__, prog_name="callsheet")
+@click.option("--debug", is_flag=True, default=lambda: os.environ.get("CALLSHEET_DEBUG") == "1",
+              help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """Multi-agent LLM applications on Celery.
+
+    \b
+    callsheet up --modules myproject.agents     Redis, workers and Flower on this machine
+    callsheet run review.py --input docs --up   a file's pipeline over a folder of documents
+    """
+
+
+if __name__ == "__main__":
+    main()

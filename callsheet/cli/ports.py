@@ -1,0 +1,45 @@
+"""Ports on the loopback address."""
+
+import contextlib
+import socket
+
+import click
+import redis
+
+LOOPBACK = "127.0.0.1"
+
+
+def chosen(port: int, what: str, option: str, remedy: str = "") -> int:
+    """`port` if it is free, or any free one for 0.
+
+    Args:
+        port: as the user gave it.
+        what: wants to listen there, for people.
+        option: sets the port.
+        remedy: what else may be done.
+
+    Raises:
+        click.ClickException: it is in use; names it and the remedy.
+    """
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((LOOPBACK, port))
+        except OSError as exc:
+            why = exc.strerror or str(exc)
+            raise click.ClickException(f"{what} cannot listen on port {port} of {LOOPBACK}: {why}. Give another with "
+                                       f"{option} (0: any free one){remedy}.") from None
+        return int(sock.getsockname()[1])
+
+
+def answers_redis(port: int) -> bool:
+    """Whether a Redis answers there."""
+    with contextlib.suppress(redis.RedisError, OSError):
+        client = redis.Redis(host=LOOPBACK, port=port, socket_timeout=1, socket_connect_timeout=1)
+        try:
+            return bool(client.ping())
+        except redis.AuthenticationError:
+            return True
+        finally:
+            client.close()
+    return False

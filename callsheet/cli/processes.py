@@ -1,0 +1,118 @@
+"""One process that a command starts: with a log of its own, and never longer-lived than the command."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_TAIL = 16 * 1024  # bytes of a log that are looked at for its last lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """What to start, and how to tell that it is ready.
+
+    Attributes:
+        name: for people, e.g. "io worker".
+        command: program and arguments.
+        where: what runs there, for people.
+        log: where its output goes; the log of the run before is kept beside it as `.1`.
+        ready: whether it does its work by now; asked again and again.
+        env: its environment, whole.
+        stops: signals that end it, each with the seconds it is given, from the kindest to SIGKILL.
+        orphaned: the signal that it gets when this process dies without stopping it.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    where: str
+    log: Path
+    ready: Callable[["Process"], bool]
+    env: Mapping[str, str]
+    stops: tuple[tuple[signal.Signals, float], ...]
+    orphaned: signal.Signals = signal.SIGKILL
+
+
+class Process:
+    """A service that was started, in a process group of its own."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.name = service.name
+        service.log.parent.mkdir(parents=True, exist_ok=True)
+        if service.log.exists():
+            service.log.replace(service.log.with_suffix(service.log.suffix + ".1"))
+        with service.log.open("wb") as log:
+            # In a session of its own, so that Ctrl-C in the terminal reaches the command alone.
+            self._popen = subprocess.Popen(
+                service.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                env=dict(service.env), start_new_session=True,
+                preexec_fn=_with_parent(service.orphaned))  # noqa: PLW1509 - one system call, no locks
+        self.pid = self._popen.pid
+
+    @property
+    def ended(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs. What it left in its group is killed."""
+        if self._popen.returncode is None and self._has_exited():
+            self._kill_group()  # before its number is free for another
+        return self._popen.poll()
+
+    def _has_exited(self) -> bool:
+        with contextlib.suppress(ChildProcessError):
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        return True
+
+    def send(self, sig: signal.Signals) -> None:
+        """Signal it; SIGKILL goes to its whole group."""
+        if self.ended is None:
+            if sig == signal.SIGKILL:
+                self._kill_group()
+            else:
+                self._popen.send_signal(sig)
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def log_text(self) -> str:
+        """The end of its log."""
+        with self.service.log.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL))
+            return log.read().decode(errors="replace")
+
+    def failure(self) -> str:
+        """How it ended, with the last lines of its log."""
+        lines = [line for line in self.log_text().splitlines() if line.strip()][-12:]
+        shown = "\n".join(f"    {line}" for line in lines) or "    (nothing)"
+        return f"The {self.name} ended with {exit_text(self.ended)}. Last lines of {self.service.log}:\n{shown}"
+
+
+def exit_text(code: int | None) -> str:
+    """An exit code in words."""
+    if code is not None and code < 0:
+        with contextlib.suppress(ValueError):
+            return f"signal {-code} ({signal.Signals(-code).name})"
+    return f"exit code {code}"
+
+
+def _with_parent(sig: signal.Signals) -> Callable[[], None] | None:
+    """What to run in a new process so that it gets `sig` when this process dies; Linux only.
+
+    Linux sends it when the thread that started the process ends, so processes are started in the main thread.
+    """
+    if sys.platform != "linux":
+        return None
+    libc, parent = ctypes.CDLL(None), os.getpid()
+
+    def in_child() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+
+    return in_child

@@ -1,0 +1,111 @@
+"""How far a batch is: a live line on a terminal, a plain line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+_PLAIN_EVERY = 5.0  # seconds
+
+
+class Tally:
+    """Counts of a batch under way.
+
+    Args:
+        total: inputs in all.
+        skipped: of them, done by an earlier run.
+
+    Attributes:
+        ok: ended well in this run.
+        failed: ended badly.
+        running: sent, and not ended.
+    """
+
+    def __init__(self, total: int, skipped: int) -> None:
+        self.total = total
+        self.skipped = skipped
+        self.ok = 0
+        self.failed = 0
+        self.running = 0
+        self._started = time.monotonic()
+
+    @property
+    def done(self) -> int:
+        """Inputs that have a line in the results."""
+        return self.skipped + self.ok + self.failed
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start of this run."""
+        return time.monotonic() - self._started
+
+    @property
+    def rate(self) -> float:
+        """Inputs that ended in a second of this run."""
+        return (self.ok + self.failed) / max(self.elapsed, 0.001)
+
+    @property
+    def eta(self) -> str:
+        """The time that is left at this rate."""
+        left = self.total - self.done
+        if not left:
+            return "0:00"
+        return clock(left / self.rate) if self.ok + self.failed else "-:--"
+
+    def line(self) -> str:
+        """The counts in one line."""
+        return (f"{self.done}/{self.total} done, {self.failed} failed, {self.running} running, {self.rate:.1f}/s, "
+                f"{clock(self.elapsed)} elapsed, {self.eta} left")
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Display:
+    """Shows a tally on the standard error."""
+
+    def __init__(self, tally: Tally) -> None:
+        self.tally = tally
+        self._bar: Progress | None = None
+        self._shown = time.monotonic()
+
+    @contextmanager
+    def shown(self) -> Iterator["Display"]:
+        """Show it during the block."""
+        if not sys.stderr.isatty():
+            yield self
+            return
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True)) as self._bar:
+            self._bar.add_task("", total=self.tally.total, completed=self.tally.done)
+            self.update()
+            try:
+                yield self
+            finally:
+                self.update()
+        self._bar = None
+
+    def update(self) -> None:
+        """The tally has changed, or time has passed."""
+        tally = self.tally
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=tally.done, description=(
+                f"{tally.failed} failed  {tally.running} running  {tally.rate:.1f}/s  ETA {tally.eta}"))
+        elif time.monotonic() - self._shown >= _PLAIN_EVERY:
+            self._shown = time.monotonic()
+            click.echo(tally.line(), err=True)
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the live one."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            click.echo(text, err=True)

@@ -1,0 +1,291 @@
+"""The steps of `callsheet run`: load, survey, resume, find or start workers, run, sum up."""
+
+import asyncio
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from callsheet.agents import CallOptions
+from callsheet.cli.batch import Batch, Refused
+from callsheet.cli.inputs import Input, Inputs, Malformed
+from callsheet.cli.progress import Display, Tally, clock
+from callsheet.cli.results import Results
+from callsheet.cli.sent import Sent
+from callsheet.cli.stack import Plan, Stack, claimed, write_info
+from callsheet.cli.supervisor import Interrupted, Interrupts
+from callsheet.cli.target import Loaded, load
+from callsheet.cli.under_way import fates, unserved
+from callsheet.errors import RedisUnavailable
+from callsheet.settings import Settings, get_settings, use_settings
+from callsheet.tasks.pipelines import Pipeline
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What the user asked for; the command's options."""
+
+    file: Path
+    inputs: tuple[Path, ...]
+    output: Path
+    name: str | None
+    resume: bool | None
+    limit: int | None
+    text_field: str
+    window: int
+    priority: int | None
+    timeout: float | None
+    retries: int
+    queue: str | None
+    up: bool
+    io: str
+    cpu: str
+    stub_model: bool
+
+    @property
+    def state(self) -> Path:
+        """Where job ids are kept."""
+        return self.output.with_name(self.output.name + ".state")
+
+    @property
+    def data(self) -> Path:
+        """Where a Redis started for the run keeps its data: beside the output, so that a resumed run finds it."""
+        return self.output.parent / ".callsheet" / self.output.name
+
+
+@dataclass
+class Survey:
+    """The inputs, counted."""
+
+    ids: list[str] = field(default_factory=list)
+    malformed: list[Malformed] = field(default_factory=list)
+    skipped: str = ""
+
+
+class Runner:
+    """One `callsheet run`.
+
+    Args:
+        order: what the user asked for.
+    """
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.loaded: Loaded = load(order.file, order.name)
+        self.modules = self.loaded.modules()
+        own = frozenset(path.resolve() for path in (order.output, order.state))
+        self.inputs = Inputs(order.inputs, order.text_field, own, order.limit)
+        self.interrupts = Interrupts()
+
+    def run(self) -> int:
+        """Do it; the exit code."""
+        survey = self._survey()
+        with ExitStack() as stack:
+            stack.enter_context(self.interrupts.caught())
+            sent, results = self._opened(survey)
+            stack.callback(sent.close)
+            stack.callback(results.close)
+            done = sum(map(results.is_done, survey.ids))
+            tally = Tally(len(survey.ids), done)
+            if done == len(survey.ids):
+                click.echo(f"All {done} inputs have a result in {self.order.output} already: nothing to do. "
+                           "--no-resume runs them again.")
+                return self._end(survey, sent, results, tally, said=True)
+            if done:
+                click.echo(f"Resuming: {done} of {len(survey.ids)} inputs have a result already.", err=True)
+            try:
+                with self._workers() as (settings, workers):
+                    self._batch(settings, workers, sent, results, tally)
+            except Interrupted:
+                results.put_in_order(survey.ids)
+                self._interrupted(tally)
+                return INTERRUPTED
+            except Refused as exc:
+                raise click.ClickException(self._refused(str(exc))) from None
+            return self._end(survey, sent, results, tally)
+
+    # Before the run -----------------------------------------------------------------------------------
+
+    def _survey(self) -> Survey:
+        survey = Survey()
+        for item in self.inputs:
+            if isinstance(item, Malformed):
+                survey.malformed.append(item)
+                click.echo(f"Malformed: {item.source}: {item.why}", err=True)
+            else:
+                survey.ids.append(item.id)
+        skipped = {why: count for why, count in self.inputs.skipped.items() if count}
+        survey.skipped = ", ".join(f"{count} {why}" for why, count in skipped.items())
+        if not survey.ids:
+            found = f" ({len(survey.malformed)} malformed)" if survey.malformed else ""
+            left = f" Left out: {survey.skipped}." if survey.skipped else ""
+            raise click.ClickException(f"There are no inputs in {', '.join(map(str, self.order.inputs))}{found}.{left} "
+                                       "Give text files, folders of them, or JSONL.")
+        return survey
+
+    def _opened(self, survey: Survey) -> tuple[Sent, Results]:
+        order = self.order
+        fresh = order.resume is False or not order.output.exists()
+        order.output.absolute().parent.mkdir(parents=True, exist_ok=True)
+        sent = Sent(order.state, f"{order.file.name}:{self.loaded.name}", fresh)
+        try:
+            results = Results(order.output, fresh)
+            ours = any(input_id in results.places or input_id in sent.jobs for input_id in survey.ids)
+            if order.resume is None and results.places and not ours:
+                raise click.ClickException(f"{order.output} holds results of other inputs. Give another --output, "
+                                           "--no-resume to replace them, or --resume to add to them.")
+        except BaseException:
+            sent.close()
+            raise
+        if fresh and order.up:
+            shutil.rmtree(order.data, ignore_errors=True)  # calls of an earlier run may wait in it
+        return sent, results
+
+    @contextmanager
+    def _workers(self) -> Iterator[tuple[Settings, Stack | None]]:
+        """The settings that reach the workers, and the stack if it is the run's own."""
+        if self.order.up:
+            with self._own_workers() as stack, use_settings(stack.settings):
+                yield stack.settings, stack
+            return
+        settings = get_settings()
+        if settings.modules:
+            more = tuple(name for name in self.modules if name not in settings.modules)
+            settings = settings.model_copy(update={"modules": (*settings.modules, *more)})
+        if not settings.inline:
+            self._need_workers(settings)
+        with use_settings(settings):
+            yield settings, None
+
+    @contextmanager
+    def _own_workers(self) -> Iterator[Stack]:
+        order = self.order
+        plan = Plan(data=order.data, io=order.io, cpu=order.cpu, modules=self.modules,
+                    stub_port=0 if order.stub_model else None, path=(self.loaded.folder, Path.cwd()))
+        with claimed(order.data):
+            stack = Stack(plan, self.interrupts)
+            try:
+                click.echo("Starting Redis and workers ...", err=True)
+                stack.start()
+                write_info(order.data, {"redis": stack.settings.redis_address})
+                yield stack
+            finally:
+                click.echo("Stopping Redis and workers ...", err=True)
+                stack.stop()
+
+    def _need_workers(self, settings: Settings) -> None:
+        """Refuse to send what nobody would take.
+
+        Raises:
+            click.ClickException: no Redis, or no worker for one of the queues; with the remedy.
+        """
+        try:
+            missing = self._unserved(settings)
+        except RedisUnavailable as exc:
+            raise click.ClickException(f"{str(exc).partition('. Start one')[0]}. Nothing was sent. Start Redis and "
+                                       f"workers in another terminal:\n\n{self._up_command(None)}\n\nor let this "
+                                       "command start its own: --up") from None
+        if missing:
+            raise click.ClickException(f"{missing}\n\nor let this command start its own: --up. Nothing was sent.")
+
+    def _unserved(self, settings: Settings) -> str:
+        """What to do about queues that no worker reads; "" if there is none."""
+        target = self.loaded.target
+        members = target.members() if isinstance(target, Pipeline) else [target]
+        queues = {self.order.queue or member.default_queue() for member in members}
+        missing = unserved(queues, settings)
+        if not missing:
+            return ""
+        address = settings.redis_address
+        named = "queue" if len(missing) == 1 else "queues"
+        commands = [self._up_command(address)] if {"io", "cpu"} & set(missing) else []
+        env = f"CALLSHEET_REDIS_URL={shlex.quote(address)} CALLSHEET_MODULES={','.join(self.modules)}"
+        commands += [f"    {env} celery -A callsheet.workers.io worker -Q {name}"
+                     for name in missing if name not in ("io", "cpu")]
+        return (f"No worker reads the {named} {', '.join(missing)} at {address}. Start workers in another terminal:"
+                "\n\n" + "\n".join(commands))
+
+    def _up_command(self, address: str | None) -> str:
+        folder = self.loaded.folder
+        path = "" if folder == Path.cwd() else f"PYTHONPATH={shlex.quote(str(folder))} "
+        redis = f" --redis {shlex.quote(address)}" if address else ""
+        return f"    {path}callsheet up --modules {','.join(self.modules)}{redis}"
+
+    # The run ------------------------------------------------------------------------------------------
+
+    def _batch(self, settings: Settings, stack: Stack | None, sent: Sent, results: Results, tally: Tally) -> None:
+        order = self.order
+
+        def check() -> None:
+            if self.interrupts.count:
+                raise Interrupted
+            if stack is not None:
+                stack.supervisor.check()
+
+        left = {input_id: job for input_id, job in sent.jobs.items() if not results.is_done(input_id)}
+        fate = {} if settings.inline or not left else fates(left.values(), settings)
+        picked_up = {input_id: job for input_id, job in left.items() if fate.get(job, "gone") != "gone"}
+        options = CallOptions(queue=order.queue, priority=order.priority, timeout=order.timeout, retries=order.retries)
+        display = Display(tally)
+        if picked_up:
+            waiting = sum(fate[job] == "under way" for job in picked_up.values())
+            display.say(f"Picking up {len(picked_up)} jobs of the run before: {len(picked_up) - waiting} have ended, "
+                        f"{waiting} are under way.")
+        pending = (item for item in self.inputs if isinstance(item, Input) and not results.is_done(item.id))
+
+        async def main() -> None:
+            batch = Batch(self.loaded.target, options, results, sent, picked_up=picked_up, window=order.window,
+                          display=display, check=check, stalled=lambda: self._unserved(settings))
+            await batch.run(pending)
+
+        with display.shown():
+            asyncio.run(main())
+
+    # After the run ------------------------------------------------------------------------------------
+
+    def _end(self, survey: Survey, sent: Sent, results: Results, tally: Tally, said: bool = False) -> int:
+        results.put_in_order(survey.ids)
+        if not tally.failed:
+            sent.finish()
+            if self.order.up:
+                self._tidy()
+        if not said:
+            before = f" ({tally.skipped} of them before)" if tally.skipped else ""
+            click.echo(f"{tally.total} inputs: {tally.ok + tally.skipped} ok{before}, {tally.failed} failed, in "
+                       f"{clock(tally.elapsed)} ({tally.rate:.1f}/s). Results: {self.order.output}")
+        if survey.skipped:
+            click.echo(f"Left out: {survey.skipped}")
+        if survey.malformed:
+            click.echo(f"{len(survey.malformed)} malformed, not run:")
+            for item in survey.malformed:
+                click.echo(f"  {item.source}: {item.why}")
+        return 1 if tally.failed or survey.malformed else 0
+
+    def _tidy(self) -> None:
+        """Remove the data of the run's own Redis: all that it held is in the results."""
+        shutil.rmtree(self.order.data, ignore_errors=True)
+        try:
+            self.order.data.parent.rmdir()
+        except OSError:
+            return  # other things are in it
+
+    def _interrupted(self, tally: Tally) -> None:
+        left = tally.total - tally.done
+        if self.order.up:
+            meanwhile = "What was waiting stays in Redis' file."
+        else:
+            meanwhile = f"{tally.running} jobs are under way and go on at the workers." if tally.running else ""
+        click.echo(f"\nInterrupted: {tally.done} of {tally.total} inputs have a result in {self.order.output}, {left} "
+                   f"have none. {meanwhile}\nTo go on, give the same command again.", err=True)
+
+    def _refused(self, why: str) -> str:
+        return (f"The workers cannot build {self.loaded.target.label}: {why}\nRestart them so that they can:\n\n"
+                f"{self._up_command(None)}\n\n(or, for workers started otherwise: CALLSHEET_MODULES="
+                f"{','.join(self.modules)} and {self.loaded.folder} on their PYTHONPATH), or let this command start its own: --up. "
+                "Then give the same command again.")

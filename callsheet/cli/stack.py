@@ -1,0 +1,208 @@
+"""Redis, workers and Flower on this machine, as one: what `callsheet up` and `callsheet run --up` start."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import signal
+import socket
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from callsheet.cli.embedded_redis import redis_port, redis_service, take_back
+from callsheet.cli.ports import LOOPBACK, chosen
+from callsheet.cli.processes import Process, Service
+from callsheet.cli.supervisor import Interrupts, Supervisor
+from callsheet.settings import Settings
+from callsheet.tasks.connections import sync_client, translated
+
+_INFO = "up.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to start.
+
+    Attributes:
+        data: folder of the append-only file and the logs.
+        io: autoscale of the io worker, "MAX,MIN".
+        cpu: autoscale of the cpu worker.
+        modules: that workers may build agents from; None leaves it to the settings.
+        redis_url: of a Redis that runs; None starts one.
+        redis_port: of the one that is started; 0 is any free port.
+        flower_port: of Flower; None starts none.
+        stub_port: of the stub model; None starts none.
+        path: folders put on the workers' PYTHONPATH.
+        patience: seconds that running calls are given to end when all is stopped.
+    """
+
+    data: Path
+    io: str = "500,20"
+    cpu: str = "2,1"
+    modules: tuple[str, ...] | None = None
+    redis_url: str | None = None
+    redis_port: int = 0
+    flower_port: int | None = None
+    stub_port: int | None = None
+    path: tuple[Path, ...] = ()
+    patience: float = 20.0
+
+
+class Stack:
+    """The services of one plan.
+
+    Args:
+        plan: what to start.
+        interrupts: that end waiting.
+
+    Attributes:
+        settings: that reach the stack's Redis.
+        stub_url: of the stub model, if there is one.
+    """
+
+    def __init__(self, plan: Plan, interrupts: Interrupts) -> None:
+        self.plan = plan
+        self.supervisor = Supervisor(interrupts)
+        self._redis_port = redis_port(plan.redis_port) if plan.redis_url is None else 0
+        self.redis_url = plan.redis_url or f"redis://{LOOPBACK}:{self._redis_port}/0"
+        given = {"redis_url": self.redis_url} | ({} if plan.modules is None else {"modules": plan.modules})
+        self.settings = Settings.load(**given)
+        self.flower_port = None if plan.flower_port is None else chosen(
+            plan.flower_port, "Flower", "--flower-port", ", or leave it out with --no-flower")
+        self.stub_port = None if plan.stub_port is None else chosen(plan.stub_port, "The stub model", "--stub-port")
+        self.stub_url = f"http://{LOOPBACK}:{self.stub_port}/v1" if self.stub_port else None
+
+    def start(self) -> None:
+        """Start all and wait until all are ready.
+
+        Raises:
+            ServiceFailed: a service ended, or is not ready in time.
+            RedisUnavailable: the Redis that was given does not answer.
+            Interrupted: the user wants to stop.
+        """
+        env = self._env()
+        if self.plan.redis_url is None:
+            self.supervisor.start([redis_service(self._redis_port, self.plan.data, env)])
+            take_back(self.settings)
+        with translated(self.settings):
+            sync_client(self.settings).ping()
+        services = [self._worker("io", self.plan.io, env), self._worker("cpu", self.plan.cpu, env)]
+        if self.flower_port:
+            services.append(self._flower(self.flower_port, env))
+        if self.stub_port:
+            services.append(self._stub(self.stub_port, env))
+        self.supervisor.start(services)
+
+    def stop(self) -> None:
+        """Stop all, Redis last."""
+        self.supervisor.stop()
+
+    def _env(self) -> dict[str, str]:
+        path = [*map(str, self.plan.path), *filter(None, [os.environ.get("PYTHONPATH")])]
+        env = {**os.environ, "CALLSHEET_REDIS_URL": self.redis_url, "PYTHONPATH": os.pathsep.join(path),
+               "PYTHONUNBUFFERED": "1"}
+        env.pop("CALLSHEET_INLINE", None)
+        if self.plan.modules is not None:
+            env["CALLSHEET_MODULES"] = ",".join(self.plan.modules)
+        if self.stub_url:
+            env["CALLSHEET_ENDPOINTS__OPENAI__BASE_URL"] = self.stub_url
+        return env
+
+    def _worker(self, queue: str, scale: str, env: dict[str, str]) -> Service:
+        node = f"{queue}-{os.getpid()}@{socket.gethostname()}"
+        command = [*_python("celery"), "-A", f"callsheet.workers.{queue}", "worker", "-n", node,
+                   f"--autoscale={scale}", "--loglevel=INFO"]
+        if self.plan.redis_url is None:
+            command += ["--without-mingle", "--without-gossip"]  # there is nobody else to hear from
+        if self.flower_port:
+            command.append("-E")
+        most, _, least = scale.partition(",")
+        unit = "calls at once" if queue == "io" else "processes"
+        # Warm, then cold (running calls go back to Redis), then by force.
+        stops = ((signal.SIGTERM, self.plan.patience), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
+        return Service(name=f"{queue} worker", command=tuple(command), env=env, stops=stops,
+                       where=f"queue {queue}, {least} to {most} {unit}", log=self.plan.data / "logs" / f"{queue}.log",
+                       ready=lambda process: f"{node} ready." in process.log_text())
+
+    def _flower(self, port: int, env: dict[str, str]) -> Service:
+        return Service(name="flower", command=flower_command(port), where=f"http://{LOOPBACK}:{port}", env=env,
+                       log=self.plan.data / "logs" / "flower.log", stops=_stops(5.0),
+                       ready=lambda _: _http_ok(f"http://{LOOPBACK}:{port}/healthcheck"))
+
+    def _stub(self, port: int, env: dict[str, str]) -> Service:
+        def ready(process: Process) -> bool:
+            return "Stub model on" in process.log_text()
+
+        command = (*_python("callsheet.cli.main"), "stub-model", "--port", str(port))
+        return Service(name="stub model", command=command, where=f"http://{LOOPBACK}:{port}/v1", env=env,
+                       log=self.plan.data / "logs" / "stub-model.log", stops=_stops(5.0), ready=ready)
+
+
+def flower_command(port: int, *more: str) -> tuple[str, ...]:
+    """Flower for our app, on loopback."""
+    return (*_python("celery"), "-A", "callsheet.workers.io", "flower", f"--address={LOOPBACK}", f"--port={port}",
+            *more)
+
+
+def _python(module: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", module)
+
+
+def _stops(patience: float) -> tuple[tuple[signal.Signals, float], ...]:
+    return ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0))
+
+
+def _http_ok(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own address
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@contextmanager
+def claimed(data: Path) -> Iterator[Path]:
+    """Keep a data folder for this process; a process that dies lets go of it.
+
+    Raises:
+        click.ClickException: another command uses it; names that one and the remedy.
+    """
+    data.mkdir(parents=True, exist_ok=True)
+    folder, info = os.open(data, os.O_RDONLY), data / _INFO
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise click.ClickException(_taken(data, info)) from None
+        write_info(data, {})
+        yield data
+        info.unlink(missing_ok=True)
+    finally:
+        os.close(folder)
+
+
+def write_info(data: Path, facts: dict[str, str]) -> None:
+    """Note for other commands what uses the folder."""
+    info = data / _INFO
+    draft = info.with_suffix(".tmp")
+    draft.write_text(json.dumps({"pid": os.getpid(), **facts}))
+    draft.replace(info)
+
+
+def _taken(data: Path, info: Path) -> str:
+    known: dict[str, object] = {}
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(info.read_text())
+    pid, redis = known.get("pid"), known.get("redis")
+    use = f"Use it: export CALLSHEET_REDIS_URL={shlex.quote(str(redis))}\n" if redis else ""
+    end = f"Or end it: kill {pid}\n" if pid else ""
+    return (f"Callsheet runs with the folder {data} already{f' (pid {pid})' if pid else ''}.\n{use}{end}"
+            "Or run a second one beside it: with other --data and --redis-port.")

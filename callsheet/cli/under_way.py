@@ -1,0 +1,94 @@
+"""What became of jobs that an interrupted run sent, and who serves a queue: read from Redis and the workers."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+from celery import states
+
+from callsheet.settings import Settings
+from callsheet.settings.keys import Keys
+from callsheet.tasks.app import current_app
+from callsheet.tasks.connections import sync_client, translated
+from callsheet.tasks.results import parse
+
+Fate = Literal["done", "under way", "gone"]
+_PAGE = 500
+_BETWEEN_LOOKS = 0.1  # seconds, in which a message on its way from a queue to a worker arrives
+_STEPS = ("", "\x06\x163", "\x06\x166", "\x06\x169")  # kombu's lists of one queue, by priority
+
+
+def fates(job_ids: Iterable[str], settings: Settings) -> dict[str, Fate]:
+    """What became of each job: done well, still waiting or running, or gone (failed, cancelled, never sent, lost)."""
+    ids = list(job_ids)
+    with translated(settings):
+        found = _ended(ids, settings)
+        for _ in range(2):
+            if len(found) < len(ids):
+                messages = set(_messages(settings))
+                for job_id, calls in _calls([job_id for job_id in ids if job_id not in found], settings):
+                    if messages.intersection(calls):
+                        found[job_id] = "under way"
+                time.sleep(_BETWEEN_LOOKS)
+                # It may have ended while the messages were read.
+                found |= _ended([job_id for job_id in ids if found.get(job_id) != "done"], settings)
+    return {job_id: found.get(job_id, "gone") for job_id in ids}
+
+
+def _ended(ids: list[str], settings: Settings) -> dict[str, Fate]:
+    client, found = sync_client(settings), dict[str, Fate]()
+    for page in _pages(ids):
+        for job_id, text in zip(page, client.mget([f"celery-task-meta-{job_id}" for job_id in page]), strict=True):
+            status = parse(text)["status"] if text else None
+            if status == states.SUCCESS:
+                found[job_id] = "done"
+            elif status in states.READY_STATES:
+                found[job_id] = "gone"
+    return found
+
+
+def _calls(ids: list[str], settings: Settings) -> Iterator[tuple[str, list[str]]]:
+    """Each job's calls: a pipeline's are on record, an agent's is the job itself."""
+    client, keys = sync_client(settings), Keys(settings.key_prefix)
+    for page in _pages(ids):
+        with client.pipeline(transaction=False) as pipe:
+            for job_id in page:
+                pipe.hget(keys.job(job_id), "calls")
+            for job_id, calls in zip(page, pipe.execute(), strict=True):
+                yield job_id, json.loads(calls) if calls else [job_id]
+
+
+def _messages(settings: Settings) -> Iterator[str]:
+    """The task ids of all messages that wait in queues or are with workers."""
+    client = sync_client(settings)
+    for _ in range(2):  # a message may go back into its queue between the two
+        for queue in settings.known_queues:
+            for step in _STEPS:
+                start = 0
+                while page := client.lrange(queue + step, start, start + _PAGE - 1):
+                    start += len(page)
+                    yield from (_task_id(json.loads(text)) for text in page)
+        for _, text in client.hscan_iter("unacked", count=_PAGE):
+            yield _task_id(json.loads(text)[0])
+
+
+def _task_id(message: dict[str, Any]) -> str:
+    return str((message.get("headers") or {}).get("id"))
+
+
+def _pages(ids: list[str]) -> Iterator[list[str]]:
+    return (ids[start:start + _PAGE] for start in range(0, len(ids), _PAGE))
+
+
+def unserved(queues: Iterable[str], settings: Settings) -> list[str]:
+    """Those of `queues` that no worker reads."""
+    wanted = set(queues)
+    with translated(settings):
+        sync_client(settings).ping()
+        for timeout in (0.5, 3.0):  # workers mostly answer at once; a busy machine's take longer
+            answers = current_app(settings).control.inspect(timeout=timeout).active_queues() or {}
+            wanted -= {queue["name"] for served in answers.values() for queue in served}
+            if not wanted:
+                break
+    return sorted(wanted)
