@@ -1,6 +1,6 @@
 """Multi-agent LLM applications on Celery."""
 
-from callsheet import errors, resources
+from callsheet import errors
 from callsheet.agents import AgentBase, CallOptions
 from callsheet.errors import AgentFailed, AgentTimeout, BranchFailed, CallsheetError, JobCancelled, ResultTimeout
 from callsheet.messages import (
@@ -60,7 +60,6 @@ __all__ = [
     "get_settings",
     "inline",
     "map",
-    "resources",
     "sequential_pipeline",
     "stream_printing_messages",
 ]
