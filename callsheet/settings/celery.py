@@ -1,7 +1,7 @@
 """The Celery configuration that follows from the settings, and where Celery tasks are routed."""
 
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from kombu.entity import Queue
 
@@ -53,8 +53,10 @@ def broker_url(settings: Settings) -> str:
     url = settings.redis_url.get_secret_value()
     if url.startswith("unix://"):
         parts = urlsplit(url)
-        db = parts.query.removeprefix("db=") or "0"
-        return f"redis+socket://{parts.path}?virtual_host={db}"
+        query = dict(parse_qsl(parts.query))
+        user, password = parts.username or query.get("username", ""), parts.password or query.get("password", "")
+        login = f"{user}:{password}@" if user or password else ""
+        return f"redis+socket://{login}{parts.path}?virtual_host={query.get('db') or '0'}"
     if url.startswith("rediss://") and "ssl_cert_reqs" not in url:
         return url + ("&" if "?" in url else "?") + "ssl_cert_reqs=required"
     return url

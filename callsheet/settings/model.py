@@ -4,25 +4,28 @@ Read once, when first asked for; importing this module reads nothing.
 """
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
     PydanticBaseSettingsSource,
-    PyprojectTomlConfigSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
+from pydantic_settings import SettingsError as UnreadableValue
 
 from callsheet.errors import SettingsError
 from callsheet.settings.problems import misspelt, report
+from callsheet.settings.sources import Pyproject, Toml, misspelt_in
 
 PREFIX = "CALLSHEET_"
+ENV_FILE = ".env"
 
 
 class Endpoint(BaseModel):
@@ -97,8 +100,8 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", env_nested_delimiter="__", extra="ignore", frozen=True,
-        toml_file="callsheet.toml", pyproject_toml_table_header=("tool", "callsheet"),
+        env_prefix=PREFIX, env_file=ENV_FILE, env_nested_delimiter="__", extra="ignore", frozen=True,
+        toml_file="callsheet.toml", hide_input_in_errors=True, pyproject_toml_table_header=("tool", "callsheet"),
     )
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
@@ -117,7 +120,24 @@ class Settings(BaseSettings):
     loop_block_warning: float = Field(0.25, gt=0)
     endpoints: dict[str, Endpoint] = Field(default_factory=_default_endpoints, validate_default=True)
 
-    secret: ClassVar[frozenset[str]] = frozenset({"redis_url", "api_key"})
+    secret: ClassVar[frozenset[str]] = frozenset({"redis_url", "api_key", "headers"})
+
+    def __init__(self, **values: Any) -> None:
+        files: list[Toml | Pyproject] = [Toml(type(self)), Pyproject(type(self))]
+        fields = type(self).model_fields
+        wrong = misspelt(PREFIX, fields, os.environ) + misspelt_in(ENV_FILE, PREFIX, fields)
+        wrong += [line for file in files for line in file.unknown(fields)]
+        wrong += [f"{name} is not a setting." for name in values if name not in fields and name[0] != "_"]
+        try:
+            super().__init__(**values)
+        except ValidationError as exc:
+            wrong += report(exc, PREFIX, self.secret)
+        except UnreadableValue as exc:
+            field = str(exc).partition('field "')[2].partition('"')[0]
+            wrong.append(f"{PREFIX}{field.upper()} cannot be read: it is not JSON.")
+        if wrong:
+            raise SettingsError("\n  ".join(["Some settings are wrong:", *wrong]) + "\nCorrect them in the "
+                                "environment, in .env, in callsheet.toml or under [tool.callsheet].")
 
     @field_validator("modules", "queues", mode="before")
     @classmethod
@@ -143,8 +163,14 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("an address such as redis://127.0.0.1:6379/0, rediss://… or unix:///path is needed")
+        try:
+            parts = urlsplit(value.get_secret_value())
+            right = parts.scheme in ("redis", "rediss") and parts.port != 0 and re.fullmatch(r"/?\d*", parts.path)
+        except ValueError:  # the port
+            right = False
+            parts = None
+        if not right and not (parts and parts.scheme == "unix" and parts.path.strip("/")):
+            raise ValueError("an address such as redis://127.0.0.1:6379/0, rediss://… or unix:///path?db=0 is needed")
         return value
 
     @field_validator("endpoints", mode="before")
@@ -167,7 +193,9 @@ class Settings(BaseSettings):
     def redis_address(self) -> str:
         """The Redis address without user and password, for messages."""
         scheme, _, rest = self.redis_url.get_secret_value().partition("://")
-        return f"{scheme}://{rest.rpartition('@')[2]}"
+        address, _, query = rest.rpartition("@")[2].partition("?")
+        shown = "&".join(part for part in query.split("&") if part and not part.startswith(("password=", "username=")))
+        return f"{scheme}://{address}{'?' + shown if shown else ''}"
 
     @classmethod
     def settings_customise_sources(
@@ -176,8 +204,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, `.env`, `callsheet.toml`, `pyproject.toml`."""
-        return (init_settings, env_settings, dotenv_settings, TomlConfigSettingsSource(settings_cls),
-                PyprojectTomlConfigSettingsSource(settings_cls))
+        return (init_settings, env_settings, dotenv_settings, Toml(settings_cls), Pyproject(settings_cls))
 
     @classmethod
     def load(cls, **overrides: Any) -> "Settings":
@@ -187,17 +214,9 @@ class Settings(BaseSettings):
             overrides: values that beat every source.
 
         Raises:
-            SettingsError: names every wrong value, where it came from, and what would be right.
+            SettingsError: names every wrong value and misspelt name, and what would be right.
         """
-        typos = misspelt(PREFIX, cls.model_fields, os.environ)
-        if typos:
-            raise SettingsError("\n".join(typos))
-        try:
-            return cls(**overrides)
-        except ValidationError as exc:
-            raise SettingsError(report(exc, PREFIX, cls.secret)) from None
-        except ValueError as exc:  # a TOML file that does not parse, or JSON in the environment that does not
-            raise SettingsError(f"The settings cannot be read: {exc}. Mend the file or variable named.") from None
+        return cls(**overrides)
 
 
 _lock = threading.Lock()
