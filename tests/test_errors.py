@@ -6,7 +6,7 @@ import re
 
 import pytest
 from celery import Celery
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callsheet import errors
@@ -96,6 +96,7 @@ def test_from_dict_takes_what_a_newer_version_wrote(data: dict[str, object]) -> 
     assert isinstance(CallsheetError.from_dict(data), CallsheetError)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(CLASSES), st.lists(st.text(), max_size=9))
 def test_any_texts_survive(cls: type[CallsheetError], args: list[str]) -> None:
     if issubclass(cls, BranchFailed):
@@ -113,7 +114,7 @@ def test_the_tree_is_drawn_as_it_is() -> None:
     above: list[str] = []
     for line in errors.__doc__.splitlines():
         match = re.match(r"((?:[│├└─ ]{4})*)([A-Z]\w+)\b(.*)", line)
-        if not match or "──" not in line and match[2] != "CallsheetError":
+        if not match or ("──" not in line and match[2] != "CallsheetError"):
             continue
         depth, name, rest = len(match[1]) // 4, match[2], match[3]
         above[depth:] = [name]
