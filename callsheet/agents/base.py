@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -99,17 +99,16 @@ class AgentBase(Hooked, Recorded):
             UnknownQueue: the queue is not in the settings.
             RedisUnavailable: no Redis answers.
         """
-        given = {name: kwargs.pop(name) for name in OPTION_NAMES & set(kwargs)}
-        clash = given.keys() & inspect.signature(type(self).reply).parameters.keys()
-        if clash:
-            raise UsageError(f"{', '.join(sorted(clash))}: an option of submit and a parameter of "
-                             f"{type(self).__name__}.reply. Use agent.options(...).submit(...), which takes the "
-                             "options apart from the arguments.")
-        return dispatcher().submit(self, args, kwargs, CallOptions(**given))
+        options = split_options(kwargs, [self])
+        return dispatcher().submit(self, args, kwargs, options)
 
     def options(self, **options: Any) -> "BoundCall":
-        """This agent with call options: `agent.options(priority=3).submit(msg)`, `await agent.options(...)(msg)`."""
-        return BoundCall(self, CallOptions(**options))
+        """This agent with call options: `agent.options(priority=3).submit(msg)`, `await agent.options(...)(msg)`.
+
+        Raises:
+            UsageError: an option that cannot be right.
+        """
+        return BoundCall(self, CallOptions.of(options))
 
     async def interrupt(self, msg: Msg | list[Msg] | None = None) -> None:
         """Interrupt the replies of this object that run in this process; `handle_interrupt` answers instead."""
@@ -178,6 +177,26 @@ class AgentBase(Hooked, Recorded):
 
     def __repr__(self) -> str:
         return f"<{self.label} {self.id[:8]}>"
+
+
+def split_options(kwargs: dict[str, Any], agents: Iterable[AgentBase]) -> CallOptions:
+    """The call options among `kwargs`, taken out of it.
+
+    Args:
+        kwargs: of `submit`.
+        agents: that get the rest.
+
+    Raises:
+        UsageError: an option that cannot be right, or that is also a parameter of an agent's `reply`.
+    """
+    given = {name: kwargs.pop(name) for name in OPTION_NAMES & set(kwargs)}
+    for agent in agents if given else ():
+        clash = given.keys() & inspect.signature(type(agent).reply).parameters.keys()
+        if clash:
+            raise UsageError(f"{', '.join(sorted(clash))}: an option of submit and a parameter of "
+                             f"{type(agent).__name__}.reply. Use .options(...).submit(...), which takes the "
+                             "options apart from the arguments.")
+    return CallOptions.of(given)
 
 
 class BoundCall:

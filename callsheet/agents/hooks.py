@@ -18,6 +18,7 @@ from callsheet.errors import UsageError
 
 Hook = Callable[..., Any]
 Registry = dict[str, dict[str, Hook]]
+_WRAPPED = "__callsheet_hooked__"
 _running: ContextVar[frozenset[tuple[int, str]]] = ContextVar("callsheet_hooks_running", default=frozenset())
 
 
@@ -34,8 +35,8 @@ class Hooked:
         super().__init_subclass__(**kwargs)
         cls._class_hooks = {}
         for name in cls.hookable:
-            method = cls.__dict__.get(name)
-            if callable(method):
+            method = getattr(cls, name, None)  # its own, or that of a mixin, which is not wrapped yet
+            if inspect.isfunction(method) and not hasattr(method, _WRAPPED):
                 setattr(cls, name, with_hooks(name, method))
 
     @classmethod
@@ -160,7 +161,9 @@ def with_hooks(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
             out = out if changed is None else changed
         return out
 
-    return hooked if inspect.iscoroutinefunction(method) else hooked_sync
+    wrapped = hooked if inspect.iscoroutinefunction(method) else hooked_sync
+    setattr(wrapped, _WRAPPED, True)
+    return wrapped
 
 
 @contextmanager

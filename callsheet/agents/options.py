@@ -1,11 +1,29 @@
 """How one call is to be made: the options that `submit` takes beside the agent's own arguments."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from callsheet.errors import UsageError
+
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "queue": ((str,), "a queue's name is needed"),
+    "priority": ((int,), "a whole number from 0 (first) to 9 (last) is needed"),
+    "expires": ((int, float, datetime), "seconds over 0, or a time, are needed"),
+    "countdown": ((int, float), "seconds from now, 0 or more, are needed"),
+    "eta": ((datetime,), "a datetime is needed"),
+    "timeout": ((int, float), "seconds over 0 are needed"),
+    "retries": ((int,), "a whole number, 0 or more, is needed"),
+    "job_id": ((str,), "a text is needed"),
+}
+
+
+def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    return isinstance(value, kinds) and not isinstance(value, bool) and value != ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +54,10 @@ class CallOptions:
     job_id: str | None = None
 
     def __post_init__(self) -> None:
+        for name, (kinds, needed) in _KINDS.items():
+            value = getattr(self, name)
+            if value is not None and not _fits(value, kinds):
+                raise UsageError(f"{name}={value!r}: {needed}.")
         if self.priority is not None and not 0 <= self.priority <= 9:
             raise UsageError(f"priority={self.priority!r}: a whole number from 0 (first) to 9 (last) is needed.")
         if self.countdown is not None and self.eta is not None:
@@ -46,12 +68,25 @@ class CallOptions:
             raise UsageError(f"timeout={self.timeout!r}: seconds over 0 are needed.")
         if isinstance(self.expires, (int, float)) and self.expires <= 0:
             raise UsageError(f"expires={self.expires!r}: seconds over 0, or a time, are needed.")
-        if self.retries < 0:
+        if self.retries is None or self.retries < 0:
             raise UsageError(f"retries={self.retries!r}: a whole number, 0 or more, is needed.")
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "CallOptions":
+        """Options by name.
+
+        Raises:
+            UsageError: a name or a value that cannot be right.
+        """
+        unknown = given.keys() - OPTION_NAMES
+        if unknown:
+            raise UsageError(f"{', '.join(sorted(unknown))}: no such option of a call. There are "
+                             f"{', '.join(sorted(OPTION_NAMES))}.")
+        return cls(**given)
 
     def merged(self, changes: Mapping[str, Any]) -> "CallOptions":
         """These options with `changes` over them."""
-        return CallOptions(**{**asdict(self), **changes})
+        return CallOptions.of({**asdict(self), **changes})
 
     def start_time(self) -> datetime | None:
         """The time before which it may not start, or None."""

@@ -33,6 +33,8 @@ async def run_reply(agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, A
     agent._replies.add(task)
     try:
         reply = await agent.reply(*args, **kwargs)
+        if task in agent._interrupted:  # too late: the reply is there
+            await _swallow_cancel(task)
     except asyncio.CancelledError:
         if task not in agent._interrupted:
             raise
@@ -42,6 +44,13 @@ async def run_reply(agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, A
         agent._replies.discard(task)
         agent._interrupted.discard(task)
     return checked_reply(agent, reply)
+
+
+async def _swallow_cancel(task: "asyncio.Task[Any]") -> None:
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        task.uncancel()
 
 
 def checked_reply(agent: AgentBase, reply: Any) -> Any:

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, Literal, Union
 
 from callsheet.agents import AgentBase, BoundCall, CallOptions
+from callsheet.agents.base import split_options
 from callsheet.agents.dispatch import dispatcher
-from callsheet.agents.options import OPTION_NAMES
 from callsheet.errors import UsageError
 from callsheet.messages import Msg, Recorded
 
@@ -40,12 +40,12 @@ class Pipeline(Recorded):
 
     def submit(self, msg: Input = None, **kwargs: Any) -> Any:
         """Send the pipeline as one job and return its Job at once; options as in AgentBase.submit, for each call."""
-        given = {name: kwargs.pop(name) for name in OPTION_NAMES & set(kwargs)}
-        return dispatcher().submit(self, (msg,), kwargs, CallOptions(**given))
+        options = split_options(kwargs, self.members())
+        return dispatcher().submit(self, (msg,), kwargs, options)
 
     def options(self, **options: Any) -> BoundCall:
         """This pipeline with call options, for each of its calls."""
-        return BoundCall(self, CallOptions(**options))
+        return BoundCall(self, CallOptions.of(options))
 
     def members(self) -> list[AgentBase]:
         """All agents in it, at any depth."""
@@ -147,7 +147,8 @@ async def stream_printing_messages(agents: Sequence[AgentBase], coroutine_task: 
     for agent in agents:
         agent.set_msg_queue_enabled(True, queue)
     task = asyncio.ensure_future(coroutine_task)
-    task.add_done_callback(lambda _: queue.put_nowait(end_signal))
+    # Not put_nowait: a bounded queue may be full.
+    end = asyncio.ensure_future(_put_after(task, queue, end_signal))
     try:
         while True:
             item = await queue.get()
@@ -157,5 +158,11 @@ async def stream_printing_messages(agents: Sequence[AgentBase], coroutine_task: 
         await task
     finally:
         task.cancel()
+        end.cancel()
         for agent, old in zip(agents, before, strict=True):
             agent.set_msg_queue_enabled(old is not None, old)
+
+
+async def _put_after(task: "asyncio.Future[Any]", queue: "asyncio.Queue[Any]", item: Any) -> None:
+    await asyncio.wait({task})
+    await queue.put(item)
