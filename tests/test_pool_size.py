@@ -60,16 +60,43 @@ def test_grow_and_shrink_live(one):
     assert one.info()["max-concurrency"] == 1
 
 
-def test_call_keeps_its_slot_when_too_many_are_parked(redis_server):
-    with pool_worker(redis_server, "-c", "2", CALLSHEET_MAX_PARKED="1") as pool:
-        key, gate = unique(), unique("gate")
-        results = [pool.send(a.parks, key, gate) for _ in range(2)]
-        pool.wait_notes(f"{key}:parked", 2)
-        info = pool.info()
-        assert (info["parked"], info["running"]) == (1, 1)
-        assert "max_parked allows no more" in pool.process.log
-        pool.open(gate)
-        assert [get(result) for result in results] == ["back", "back"]
+@pytest.fixture(scope="module")
+def two(redis_server):
+    """Two slots, a line behind them, and room for one parked call."""
+    a.connect(redis_server.url)
+    with pool_worker(redis_server, "-c", "2", PREFETCH="3", CALLSHEET_MAX_PARKED="1") as running:
+        yield running
+
+
+def test_call_keeps_its_slot_when_too_many_are_parked(two):
+    key, gate = unique(), unique("gate")
+    results = [two.send(a.parks, key, gate) for _ in range(2)]
+    two.wait_notes(f"{key}:parked", 2)
+    info = two.info()
+    assert (info["parked"], info["running"]) == (1, 1)
+    assert "max_parked allows no more" in two.process.log
+    two.open(gate)
+    assert [get(result) for result in results] == ["back", "back"]
+
+
+def test_calls_that_are_revoked_or_expire_in_the_line_do_not_run(two):
+    key, gate = unique(), unique("gate")
+    held = two.holds(2, key, gate)
+    two.wait_notes(f"{key}:in", 2)
+    revoked, terminated = two.holds(2, key, gate)
+    expired = two.send(a.hold, key, gate, expires=0.05)
+    thread = two.send(a.sleep_thread, 30)
+    wait_for(lambda: two.info()["queued"] == 4, what="four in the line")
+    two.app.control.revoke(revoked.id)
+    two.app.control.revoke([terminated.id, thread.id], terminate=True)
+    wait_for(lambda: two.info()["queued"] == 2, what="the terminated ones to leave the line")
+    wait_for(lambda: revoked.id in two.inspect("revoked"), what="the revocation")
+    two.open(gate)
+    assert [get(result) for result in held] == ["held"] * 2
+    wait_for(lambda: not two.inspect("reserved") and two.info()["running"] == 0, what="an empty line")
+    assert {result.state for result in (revoked, terminated, expired, thread)} == {"REVOKED"}
+    assert two.notes(f"{key}:in") == 2
+    assert two.run(a.add, 1, 2) == 3
 
 
 def test_autoscale_grows_under_load_and_shrinks_when_idle(redis_server):

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from billiard.einfo import ExceptionInfo
 from celery.exceptions import Ignore, Terminated
+from celery.worker import state
 
 from callsheet.tasks.bridge import Crossing, SoftLimit
 from callsheet.workers.mailbox import Mailbox
@@ -79,7 +80,9 @@ class Call:
         self.hard: float | None = options.get("timeout")
         self.id: str = options.get("correlation_id") or ""
         self.key: tuple[Any, ...] | None = None
+        self.request: Any = getattr(self.accept_callback, "__self__", None)  # Celery's Request
         self.pid = 0  # until it has a slot
+        self.waited = False
         self.fate: Fate | None = None
         self.signum = 0
         self.done = False
@@ -93,6 +96,12 @@ class Call:
     def name(self) -> str:
         """`task[id]`, for logs."""
         return f"{self.args[0] if self.args else self.target}[{self.id}]"
+
+    def may_be_stale(self) -> bool:
+        """Whether the task may have expired or been revoked while it waited for its slot; any thread."""
+        request = self.request
+        return self.waited and request is not None and bool(
+            request.expires or request.id in state.revoked or (request.stamped_headers and state.revoked_stamps))
 
     def terminate(self, signal: int | None = None) -> None:
         """Celery's Request asks to end the call."""

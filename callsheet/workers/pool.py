@@ -134,7 +134,7 @@ class AsyncioPool(BasePool):
         if task is not None and len(args) > 2:
             self._submit(call, args[2])
         else:
-            self.slots.ask(call)
+            self._ask(call)
         return call
 
     def _submit(self, call: Call, request: dict[str, Any]) -> None:
@@ -149,14 +149,30 @@ class AsyncioPool(BasePool):
                 first.twins.append(call)
                 return
             self._by_key.setdefault(call.key, call)
+            self._ask(call)
+
+    def _ask(self, call: Call) -> None:
+        with self.slots.lock:
             self.slots.ask(call)
+            call.waited = not call.pid
 
     def _start_call(self, call: Call) -> None:
         call.pid = next(self._pids)
         self._calls[call.pid] = call
         if len(self._calls) == 1:
             self._watch.wake()
-        call.launch()
+        if call.may_be_stale():
+            self.to_hub.post(self._launch_unless_stale, call)
+        else:
+            call.launch()
+
+    def _launch_unless_stale(self, call: Call) -> None:
+        # Celery asked when it handed the task over, and would again before it runs, as with its prefork pool.
+        if call.request.revoked():
+            call.fate = Fate.DROPPED
+            self.finish(call)
+        else:
+            call.launch()
 
     def finish(self, call: Call) -> None:
         """A started call has ended: report it and free its slot; any thread."""
