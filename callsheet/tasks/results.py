@@ -119,7 +119,8 @@ def failure(meta: dict[str, Any], label: str = "", job_id: str = "") -> Callshee
     own = getattr(errors_module, kind, None) if module == errors_module.__name__ else None
     if isinstance(own, type) and issubclass(own, AgentFailed):
         return own(*args)
-    text = str(args[0]) if len(args) == 1 else ", ".join(map(str, args))
+    one = len(args) == 1 or (args and module.startswith("callsheet."))  # ours have their text first, then particulars
+    text = str(args[0]) if one else ", ".join(map(str, args))
     trace = meta.get("traceback") or ""
     more = (f"{module}.{kind}", text, trace, who, job_id)
     if kind in _TIMEOUTS:
