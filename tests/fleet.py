@@ -48,8 +48,8 @@ class Fleet:
 
 
 def client_settings(server: RedisServer, **changes: object) -> Settings:
-    """Settings of a program that sends jobs; nothing from this machine's environment or files."""
-    return Settings(_env_file=None, **{"redis_url": server.url, "queues": "extra,nobody", **changes})  # type: ignore[arg-type]
+    """Settings of a program that sends jobs."""
+    return Settings.load(**{"redis_url": server.url, "queues": "extra,nobody", **changes})
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """`callsheet.map`: one agent or pipeline over thousands of inputs."""
 
+import asyncio
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sized
@@ -12,12 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from callsheet.agents import AgentBase, CallOptions
 from callsheet.agents.dispatch import dispatcher
-from callsheet.errors import AgentFailed, JobError, UsageError
+from callsheet.errors import AgentFailed, CallsheetError, CannotTravel, JobError, PayloadExpired, UsageError
 from callsheet.messages import Msg
-from callsheet.tasks.jobs import Job
+from callsheet.tasks.inline import InlineDispatcher
+from callsheet.tasks.jobs import Job, cancel_all
 from callsheet.tasks.pipelines import OnError, Pipeline
 
 _TOGETHER = 200  # jobs published in one go
+_COLLECTED = (JobError, PayloadExpired)  # what may go wrong with one input and not with the rest
 
 
 class Batch:
@@ -35,56 +38,70 @@ class Batch:
         self._window = window
         self._progress = sys.stderr.isatty() if progress is None else progress
         self._on_error = on_error
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[Job | CallsheetError] = deque()
 
-    def _fill(self) -> None:
+    def _next_inputs(self) -> list[Any]:
+        """The inputs to submit now; none while the window is nearly full."""
         room = self._window - len(self._waiting)
-        if room >= min(_TOGETHER, self._window) or not self._waiting:
-            self._waiting.extend(dispatcher().submit_many(
-                self._target, list(islice(self._messages, min(room, _TOGETHER))), self._options))
+        if room < min(_TOGETHER, self._window) and self._waiting:
+            return []
+        return list(islice(self._messages, min(room, _TOGETHER)))
 
-    def _refill(self) -> None:
-        before = -1
-        while len(self._waiting) != before and len(self._waiting) < self._window:
-            before = len(self._waiting)
-            self._fill()
+    def _submit(self, inputs: list[Any]) -> list[Job | CallsheetError]:
+        try:
+            return list(dispatcher().submit_many(self._target, inputs, self._options))
+        except CannotTravel as exc:
+            if len(inputs) == 1:
+                return [exc]
+            return [job for value in inputs for job in self._submit([value])]
 
-    def _failed(self, error: JobError) -> Msg:
+    def _failed(self, error: CallsheetError) -> Msg:
         if self._on_error == "raise":
-            for job in self._waiting:
-                job.cancel()
+            cancel_all([job for job in self._waiting if type(job) is Job])
             raise error
         kind = error.remote_type if isinstance(error, AgentFailed) else type(error).__name__
-        return Msg(self._target.label, f"Error: {error.message}", "assistant",
-                   metadata={"error": {"type": kind, "message": error.message}})
+        text = error.message if isinstance(error, JobError) else str(error)
+        return Msg(self._target.label, f"Error: {text}", "assistant",
+                   metadata={"error": {"type": kind, "message": text}})
 
     def __iter__(self) -> Iterator[Any]:
         with self._bar() as advance:
             while True:
-                self._refill()
+                while inputs := self._next_inputs():
+                    self._waiting += self._submit(inputs)
                 if not self._waiting:
                     return
                 job = self._waiting.popleft()
                 try:
-                    result = job.get()
-                except JobError as exc:
-                    result = self._failed(exc)
+                    result = job.get() if isinstance(job, Job) else job
+                except _COLLECTED as exc:
+                    result = exc
+                if isinstance(result, CallsheetError):
+                    result = self._failed(result)
                 advance()
                 yield result
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         with self._bar() as advance:
             while True:
-                self._refill()
+                while inputs := self._next_inputs():
+                    self._waiting += await self._submit_async(inputs)
                 if not self._waiting:
                     return
                 job = self._waiting.popleft()
                 try:
-                    result = await job
-                except JobError as exc:
-                    result = self._failed(exc)
+                    result = await job if isinstance(job, Job) else job
+                except _COLLECTED as exc:
+                    result = exc
+                if isinstance(result, CallsheetError):
+                    result = await asyncio.to_thread(self._failed, result)
                 advance()
                 yield result
+
+    async def _submit_async(self, inputs: list[Any]) -> list[Job | CallsheetError]:
+        if isinstance(dispatcher(), InlineDispatcher):
+            return self._submit(inputs)  # its jobs run on this loop
+        return await asyncio.to_thread(self._submit, inputs)
 
     @contextmanager
     def _bar(self) -> Iterator[Any]:

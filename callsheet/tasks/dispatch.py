@@ -1,8 +1,11 @@
 """Making calls into jobs on workers."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+from celery.canvas import Signature
 
 from callsheet.agents import AgentBase, CallOptions
 from callsheet.agents.dispatch import provide
@@ -34,52 +37,71 @@ class RemoteDispatcher:
         with translated(self.settings):
             return self._send(target, args, kwargs, options)
 
-    def submit_many(self, target: Target, values: Iterable[Any], options: CallOptions) -> list[Job]:
-        """A job for each value, published together."""
+    def submit_many(self, target: Target, values: Sequence[Any], options: CallOptions,
+                    job_ids: Sequence[str] | None = None) -> list[Job]:
+        """A job for each value, published together, with these ids, if given; if one cannot travel, none is sent."""
         app = current_app(self.settings)
+        ids: Sequence[str | None] = job_ids or [options.job_id] * len(values)
+        prepared = [self._prepare(target, (value,), {}, replace(options, job_id=job_id))
+                    for value, job_id in zip(values, ids, strict=True)]
+        if not prepared:
+            return []
         with translated(self.settings), app.producer_pool.acquire(block=True) as producer, producer.batch():
-            return [self._send(target, (value,), {}, options, producer) for value in values]
+            return [self._publish(sending, producer) for sending in prepared]
 
     async def call(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
         """Submit without blocking the loop, and wait; a caller that is cancelled cancels the job."""
-        job = await asyncio.to_thread(self.submit, target, args, kwargs, options)
+        sending = asyncio.ensure_future(asyncio.to_thread(self.submit, target, args, kwargs, options))
         agents = target.members() if isinstance(target, Pipeline) else [target]
         try:
+            job = await asyncio.shield(sending)
             await _forward_prints(job, agents)
             return await job
         except asyncio.CancelledError:
-            await asyncio.to_thread(job.cancel)
+            await asyncio.to_thread((await sending).cancel)
             raise
 
-    def _send(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions,
-              producer: Any = None) -> Job:
-        app, settings = current_app(self.settings), self.settings
-        eta = options.start_time()
-        sending = {key: value for key, value in (("eta", eta), ("producer", producer)) if value is not None}
+    def _send(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Job:
+        return self._publish(self._prepare(target, args, kwargs, options))
+
+    def _prepare(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions
+                 ) -> "_Sending":
+        """Everything that can be refused is refused here."""
+        canvas = Canvas(current_app(self.settings), self.settings, options,
+                        kwargs if isinstance(target, Pipeline) else None)
         if isinstance(target, AgentBase):
-            canvas = Canvas(app, settings, options)
-            signature = canvas.single(target, args, kwargs)
-            payloads.store(canvas.blobs, settings)
-            signature.apply_async(**sending)
-            return _job(canvas, target, settings)
+            return _Sending(target, canvas, canvas.single(target, args, kwargs))
         if not isinstance(target, Pipeline):
             raise UsageError(f"A {type(target).__name__} cannot be submitted: an agent or a pipeline is needed.")
-        canvas = Canvas(app, settings, options, kwargs)
         steps = canvas.pipeline(target)
-        value = canvas.input(args[0] if args else None, target.label)
-        payloads.store(canvas.blobs, settings)
-        job = _job(canvas, target, settings)
-        job.remember()
-        if steps is None:  # an empty pipeline gives its input back, without a worker
-            app.backend.mark_as_done(job.id, value)
+        return _Sending(target, canvas, steps, canvas.input(args[0] if args else None, target.label))
+
+    def _publish(self, sending: "_Sending", producer: Any = None) -> Job:
+        canvas, target = sending.canvas, sending.target
+        more = {key: value for key, value in (("eta", canvas.options.start_time()), ("producer", producer))
+                if value is not None}
+        payloads.store(canvas.blobs, self.settings)
+        job = Job(canvas.job_id, label=target.label, queues=tuple(canvas.queues), calls=tuple(canvas.calls),
+                  settings=self.settings)
+        if isinstance(target, Pipeline):
+            job.remember()
+        if sending.steps is None:  # an empty pipeline gives its input back, without a worker
+            canvas.app.backend.mark_as_done(job.id, sending.value)
+        elif isinstance(target, Pipeline):
+            sending.steps.apply_async((sending.value,), **more)
         else:
-            steps.apply_async((value,), **sending)
+            sending.steps.apply_async(**more)
         return job
 
 
-def _job(canvas: Canvas, target: Target, settings: Settings) -> Job:
-    return Job(canvas.job_id, label=target.label, queues=tuple(canvas.queues), calls=tuple(canvas.calls),
-               settings=settings)
+@dataclass(frozen=True)
+class _Sending:
+    """A job that is ready to be sent."""
+
+    target: Target
+    canvas: Canvas
+    steps: Signature | None
+    value: Any = None
 
 
 async def _forward_prints(job: Job, agents: list[AgentBase]) -> None:

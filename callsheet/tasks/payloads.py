@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from typing import Any
 
 from callsheet.errors import PayloadExpired, PayloadTooLarge
@@ -11,7 +10,7 @@ from callsheet.settings.keys import Keys
 from callsheet.tasks.connections import async_client, sync_client, translated
 
 REF = "$payload"
-_stored: dict[tuple[str, str], float] = {}  # (address, digest) -> when this process last stored it
+_stored: set[tuple[str, str]] = set()  # (address, digest) of what this process has stored
 _MOST_REMEMBERED = 4096
 
 
@@ -88,44 +87,52 @@ def _expired(settings: Settings) -> PayloadExpired:
                           "that Redis does not evict keys (maxmemory-policy noeviction).")
 
 
-def _new(blobs: dict[str, bytes], settings: Settings) -> dict[str, bytes]:
-    """Those that this process did not store lately."""
-    now, address = time.monotonic(), settings.redis_address
-    fresh = {digest: text for digest, text in blobs.items()
-             if now - _stored.get((address, digest), -1e9) > settings.result_expires / 4}
-    if len(_stored) > _MOST_REMEMBERED:
-        _stored.clear()
-    return fresh
+def _known(blobs: dict[str, bytes], settings: Settings) -> set[str]:
+    """Those that this process has stored before: to be looked for rather than sent again."""
+    return {digest for digest in blobs if (settings.redis_address, digest) in _stored}
 
 
 def _remember(blobs: dict[str, bytes], settings: Settings) -> None:
-    for digest in blobs:
-        _stored[settings.redis_address, digest] = time.monotonic()
+    if len(_stored) > _MOST_REMEMBERED:
+        _stored.clear()
+    _stored.update((settings.redis_address, digest) for digest in blobs)
+
+
+def _write(pipe: Any, blobs: dict[str, bytes], known: set[str], settings: Settings) -> None:
+    keys, seconds = Keys(settings.key_prefix), settings.result_expires * 2
+    for digest, text in blobs.items():
+        if digest in known:
+            pipe.expire(keys.payload(digest), seconds)
+        else:
+            pipe.set(keys.payload(digest), text, ex=seconds)
+
+
+def _gone(blobs: dict[str, bytes], answers: list[Any]) -> dict[str, bytes]:
+    """Those that were taken for stored but are not there any more: expired, evicted, or Redis was emptied."""
+    return {digest: text for (digest, text), answer in zip(blobs.items(), answers, strict=True) if not answer}
 
 
 def store(blobs: dict[str, bytes], settings: Settings) -> None:
-    """Write payloads to Redis."""
-    fresh = _new(blobs, settings) if blobs else {}
-    if fresh:
-        keys = Keys(settings.key_prefix)
+    """Write payloads to Redis, or prolong those that are there."""
+    known = _known(blobs, settings)
+    while blobs:
         with translated(settings), sync_client(settings).pipeline(transaction=False) as pipe:
-            for digest, text in fresh.items():
-                pipe.set(keys.payload(digest), text, ex=settings.result_expires * 2)
-            pipe.execute()
-        _remember(fresh, settings)
+            _write(pipe, blobs, known, settings)
+            answers = pipe.execute()
+        _remember(blobs, settings)
+        blobs, known = _gone(blobs, answers), set()
 
 
 async def store_async(blobs: dict[str, bytes], settings: Settings) -> None:
-    """Write payloads to Redis; on the process's loop."""
-    fresh = _new(blobs, settings) if blobs else {}
-    if fresh:
-        keys = Keys(settings.key_prefix)
+    """As `store`; on the process's loop."""
+    known = _known(blobs, settings)
+    while blobs:
         with translated(settings):
             async with async_client(settings).pipeline(transaction=False) as pipe:
-                for digest, text in fresh.items():
-                    pipe.set(keys.payload(digest), text, ex=settings.result_expires * 2)
-                await pipe.execute()
-        _remember(fresh, settings)
+                _write(pipe, blobs, known, settings)
+                answers = await pipe.execute()
+        _remember(blobs, settings)
+        blobs, known = _gone(blobs, answers), set()
 
 
 def load(data: Any, settings: Settings) -> Any:

@@ -20,6 +20,7 @@ from callsheet.tasks.results import parse, ready
 logger = logging.getLogger(__name__)
 _RESULT_KEY = "celery-task-meta-"
 _SLOWEST_RETRY = 5.0  # seconds
+_SIGN_OF_LIFE = 30.0  # seconds between two pings of a silent connection
 Listener = Callable[[bytes], None]
 
 
@@ -33,7 +34,8 @@ class Subscriptions:
         self._gone: set[str] = set()
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self.failure: BaseException | None = None
+        self._heard = False  # anything, since the last sign of life was asked for
+        self.healthy = False
 
     def add(self, channel: str, listener: Listener) -> None:
         """Call `listener` with each message on `channel`, from soon after now on."""
@@ -64,19 +66,20 @@ class Subscriptions:
             try:
                 await self._serve(pubsub)
             except (RedisError, OSError) as exc:
-                if not self._listeners:
-                    return  # nobody waits; the next who does opens it again
-                self.failure = exc
+                pause = 0.1 if self.healthy else min(pause * 2, _SLOWEST_RETRY)
+                self.healthy = False
                 logger.warning("The result subscription broke (%s); it is opened again in %.1f s.",
                                type(exc).__name__, pause)
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, _SLOWEST_RETRY)
-                self._new |= set(self._listeners)
             finally:
                 await _closed(pubsub, client)
+            if not self._listeners:
+                return  # the next `add` begins anew
+            self._new |= set(self._listeners)
 
     async def _serve(self, pubsub: Any) -> None:
         await pubsub.connect()
+        self._heard = True
         reader: asyncio.Task[None] | None = None
         try:
             while True:
@@ -85,32 +88,40 @@ class Subscriptions:
                 self._wake.clear()
                 if new:
                     await pubsub.subscribe(*new)
-                    self.failure = None
-                    for listeners in [self._listeners.get(channel, ()) for channel in new]:
-                        for listener in list(listeners):
-                            listener(b"")  # subscribed: look whether it is there already
                 if gone:
                     await pubsub.unsubscribe(*gone)
-                if reader is None and new:
+                if reader is None:
                     reader = asyncio.get_running_loop().create_task(self._read(pubsub))
                 waker = asyncio.get_running_loop().create_task(self._wake.wait())
-                await asyncio.wait({waker, reader} if reader else {waker}, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait({waker, reader}, timeout=_SIGN_OF_LIFE,
+                                             return_when=asyncio.FIRST_COMPLETED)
                 waker.cancel()
-                if reader is not None and reader.done():
+                if reader.done():
                     reader.result()
-                    reader = None
+                if not done:
+                    await self._ask_for_life(pubsub)
         finally:
             if reader is not None:
                 reader.cancel()
 
+    async def _ask_for_life(self, pubsub: Any) -> None:
+        """A connection that something on the way dropped without a word would wait for ever."""
+        if not self._heard:
+            raise redis.ConnectionError("nothing heard since the last ping")
+        self._heard = False
+        await pubsub.ping()
+
     async def _read(self, pubsub: Any) -> None:
         while True:
             message = await pubsub.parse_response(block=True)
-            if message is None or message[0] not in (b"message", "message"):
+            self._heard = True
+            if message is None or message[0] not in (b"message", b"subscribe"):
                 continue
-            channel = message[1].decode() if isinstance(message[1], bytes) else message[1]
-            for listener in list(self._listeners.get(channel, ())):
-                listener(message[2])
+            # Only now that the subscription holds is nothing missed by looking: an empty notice says so.
+            data = message[2] if message[0] == b"message" else b""
+            self.healthy = True
+            for listener in list(self._listeners.get(message[1].decode(), ())):
+                listener(data)
 
 
 async def _closed(pubsub: Any, client: Any) -> None:
@@ -131,6 +142,7 @@ class Waiter:
         self._listeners: dict[str, Listener] = {}
         self._look: set[str] = set()
         self._looking: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
 
     async def wait(self, task_id: str) -> dict[str, Any]:
         """The stored result of a task, once it is final: Celery's record, as JSON data.
@@ -145,9 +157,8 @@ class Waiter:
             self._listeners[task_id] = listener = self._listener(task_id)
             self.subscriptions.add(_RESULT_KEY + task_id, listener)
         try:
-            if self.subscriptions.failure is not None:
-                with translated(self.settings):
-                    await async_client(self.settings).ping()
+            if not self.subscriptions.healthy:
+                await self._check()
             return await future
         finally:
             waiting.remove(future)
@@ -156,6 +167,16 @@ class Waiter:
                 gone = self._listeners.pop(task_id, None)
                 if gone is not None:
                     self.subscriptions.remove(_RESULT_KEY + task_id, gone)
+
+    async def _check(self) -> None:
+        """One ping for all that begin to wait now."""
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.get_running_loop().create_task(self._ping())
+        await asyncio.shield(self._checking)
+
+    async def _ping(self) -> None:
+        with translated(self.settings):
+            await async_client(self.settings).ping()
 
     def _listener(self, task_id: str) -> Listener:
         def heard(data: bytes) -> None:
