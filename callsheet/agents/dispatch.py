@@ -1,6 +1,6 @@
 """What agents need of the layer above them: someone who makes calls into jobs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -14,8 +14,9 @@ class Dispatcher(Protocol):
     def submit(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
         """Send the call and return its Job at once."""
 
-    def submit_many(self, target: Any, values: list[Any], options: CallOptions) -> list[Any]:
-        """Send a call for each value, published together, and return their Jobs."""
+    def submit_many(self, target: Any, values: list[Any], options: CallOptions,
+                    job_ids: Sequence[str] | None = None) -> list[Any]:
+        """Send a call for each value, published together, and return their Jobs; with these ids, if given."""
 
     async def call(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
                    options: CallOptions) -> Any:

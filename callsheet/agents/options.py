@@ -1,12 +1,12 @@
 """How one call is to be made: the options that `submit` takes beside the agent's own arguments."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from callsheet.errors import UsageError
+from callsheet.errors import UnknownQueue, UsageError
 
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "queue": ((str,), "a queue's name is needed"),
@@ -87,6 +87,23 @@ class CallOptions:
     def merged(self, changes: Mapping[str, Any]) -> "CallOptions":
         """These options with `changes` over them."""
         return CallOptions.of({**asdict(self), **changes})
+
+    def queue_for(self, default: str, label: str, known: Sequence[str]) -> str:
+        """The queue of an agent's call.
+
+        Args:
+            default: the agent's own queue.
+            label: the agent, for people.
+            known: the queues that the settings know.
+
+        Raises:
+            UnknownQueue: it is none of them.
+        """
+        queue = self.queue or default
+        if queue not in known:
+            raise UnknownQueue(f"The queue {queue!r} of {label} is not known; known are {', '.join(known)}. Name it in "
+                               "CALLSHEET_QUEUES (comma-separated), and start a worker for it with -Q.")
+        return queue
 
     def start_time(self) -> datetime | None:
         """The time before which it may not start, or None."""

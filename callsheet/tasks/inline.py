@@ -6,10 +6,13 @@ and what could not travel is refused; only the classes themselves may live anywh
 
 import asyncio
 import json
+import os
+import threading
 import time
 import traceback
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -19,20 +22,24 @@ from callsheet.agents import AgentBase, CallOptions
 from callsheet.agents.base import printer
 from callsheet.agents.dispatch import override
 from callsheet.agents.running import run_reply
-from callsheet.errors import AgentTimeout, CallsheetError, JobCancelled, JobError, ResultTimeout
+from callsheet.errors import AgentTimeout, CallsheetError, JobCancelled, JobError, ResultTimeout, UsageError
 from callsheet.messages import Msg
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader, Writer
 from callsheet.settings import Settings, get_settings
+from callsheet.tasks import payloads
+from callsheet.tasks.bridge import OWN_CANCEL
 from callsheet.tasks.call import Gathering, make_call
 from callsheet.tasks.events import Event
 from callsheet.tasks.gather import gathered
-from callsheet.tasks.jobs import Job
+from callsheet.tasks.jobs import CallRecord, Job
+from callsheet.tasks.jobs import _refuse_on_loop as refuse_on_loop
 from callsheet.tasks.pipelines import FanoutPipeline, Pipeline, SequentialPipeline
 from callsheet.tasks.reply import NOT_RETRIED, retry_pause
 from callsheet.tasks.results import failure, record_of
 
 Target = AgentBase | Pipeline
+_POLL = 0.002  # seconds between two looks at what a job printed
 
 
 @contextmanager
@@ -62,30 +69,54 @@ class InlineDispatcher:
         run.check(args, kwargs)
         return InlineJob(run, args, kwargs)
 
-    def submit_many(self, target: Target, values: Any, options: CallOptions) -> list[Job]:
-        """A job for each value."""
-        return [self.submit(target, (value,), {}, options) for value in values]
+    def submit_many(self, target: Target, values: Any, options: CallOptions,
+                    job_ids: Sequence[str] | None = None) -> list[Job]:
+        """A job for each value; with these ids, if given."""
+        ids: Sequence[str | None] = job_ids or [options.job_id] * len(values)
+        return [self.submit(target, (value,), {}, replace(options, job_id=job_id))
+                for value, job_id in zip(values, ids, strict=True)]
 
     async def call(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
         """Run it and give its result."""
-        return await InlineRun(target, options, self.settings).run(args, kwargs)
+        run = InlineRun(target, options, self.settings)
+        run.check(args, kwargs)
+        return await run.run(args, kwargs)
 
 
 class InlineRun:
-    """One job's calls."""
+    """One job's calls.
+
+    Attributes:
+        records: of its calls that have ended.
+    """
 
     def __init__(self, target: Target, options: CallOptions, settings: Settings) -> None:
         self.target = target
         self.options = options
         self.settings = settings
         self.id = options.job_id or str(uuid4())
+        self.records: list[CallRecord] = []
         self._local: list[Any] = []
         self._writer = Writer(local=self._local)
 
     def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Refuse what could not travel, before anything runs."""
-        for agent in self.target.members() if isinstance(self.target, Pipeline) else [self.target]:
+        """Refuse what could not be sent, before anything runs."""
+        if not isinstance(self.target, (AgentBase, Pipeline)):
+            raise UsageError(f"A {type(self.target).__name__} cannot be submitted: an agent or a pipeline is needed.")
+        agents = [self.target] if isinstance(self.target, AgentBase) else self.target.members()
+        if isinstance(self.target, Pipeline):
+            self._input(args)
+            args = ()
+        for agent in agents:
+            self._queue(agent)
             self._call_of(agent, args, kwargs)
+
+    def _input(self, args: tuple[Any, ...]) -> Any:
+        what = f"the input of {self.target.label}"
+        return payloads.pack(self._writer.write(args[0] if args else None, what), self.settings, what)[0]
+
+    def _queue(self, agent: AgentBase) -> str:
+        return self.options.queue_for(agent.default_queue(), agent.label, self.settings.known_queues)
 
     async def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The job's result."""
@@ -95,7 +126,7 @@ class InlineRun:
         if isinstance(self.target, AgentBase):
             out = await self._agent(self.target, args, kwargs)
         else:
-            out = await self._any(self.target, self._writer.write(args[0] if args else None, "the input"), kwargs)
+            out = await self._any(self.target, self._input(args), kwargs)
         return self._read(out)
 
     def _read(self, data: Any) -> Any:
@@ -105,8 +136,9 @@ class InlineRun:
         if isinstance(target, AgentBase):
             return await self._agent(target, (self._read(value),), kwargs)
         if isinstance(target, SequentialPipeline):
-            for index, agent in enumerate(target.agents):
-                value = await self._any(agent, value, {} if index else kwargs)
+            for agent in target.agents:
+                value = await self._any(agent, value, kwargs)
+                kwargs = {} if _has_steps(agent) else kwargs
             return value
         assert isinstance(target, FanoutPipeline)
         gathering = Gathering(branches=target.branches(), on_error=target.on_error)
@@ -132,21 +164,30 @@ class InlineRun:
         return call
 
     async def _agent(self, agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = self._call_of(agent, args, kwargs)
+        call, sent, status = self._call_of(agent, args, kwargs), time.time(), states.REVOKED
         tries = 0
         while True:
+            started = time.time()
             try:
-                return await self._try(agent, call)
-            except JobError:
-                raise
+                out = await self._try(agent, call)
+                status = states.SUCCESS
+                return out
             except Exception as exc:
+                status = states.FAILURE
                 if isinstance(exc, NOT_RETRIED) or tries >= self.options.retries:
                     record = record_of(exc, call.label)
                     meta = {"status": states.FAILURE, "result": record, "traceback": "".join(
                         traceback.format_exception(exc))}
                     raise failure(meta, call.label, self.id) from exc
-                await asyncio.sleep(retry_pause(tries, self.settings))
-                tries += 1
+                status = states.RETRY
+            finally:
+                if status != states.RETRY:
+                    self.records.append(CallRecord(
+                        task_id=self.id, agent=call.label, queue=self._queue(agent), worker="inline", pid=os.getpid(),
+                        sent=sent, started=started, ended=time.time(), status=str(status)))
+            status = states.REVOKED
+            await asyncio.sleep(retry_pause(tries, self.settings))
+            tries += 1
 
     async def _try(self, agent: AgentBase, call: Any) -> Any:
         built, args, kwargs = call.build(None, self.settings, self._local)
@@ -155,13 +196,24 @@ class InlineRun:
         try:
             async with limit:
                 reply = await run_reply(built, args, kwargs)
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise JobError(OWN_CANCEL) from exc
         except TimeoutError as exc:
             if not limit.expired():
                 raise
             raise AgentTimeout(f"{call.label} was ended by its timeout ({self.options.timeout} s). Give the call more "
                                "time with timeout=, or make it do less.", "builtins.TimeoutError", "", "",
                                call.label, self.id) from exc
-        return self._writer.write(reply, f"the reply of {call.label}")
+        what = f"the reply of {call.label}"
+        return payloads.pack(self._writer.write(reply, what), self.settings, what)[0]
+
+
+def _has_steps(target: Target) -> bool:
+    """Whether it makes any call or gathers: an empty SequentialPipeline hands its input on as it is."""
+    return not isinstance(target, SequentialPipeline) or any(map(_has_steps, target.agents))
 
 
 class InlineJob(Job):
@@ -169,31 +221,43 @@ class InlineJob(Job):
 
     def __init__(self, run: InlineRun, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super().__init__(run.id, label=run.target.label, settings=run.settings)
+        self._run = run
         self._events_so_far: list[Event] = []
-        self._task: asyncio.Task[Any] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._over = threading.Event()
         self._result: Any = None
         self._error: BaseException | None = None
         token = printer.set(self._printed)
         try:
-            work = self._finish(run.run(args, kwargs))
+            work = self._finish(args, kwargs)
             try:
-                self._task = asyncio.get_running_loop().create_task(work)
+                loop = asyncio.get_running_loop()
             except RuntimeError:
                 asyncio.run(work)
+            else:
+                self._task = loop.create_task(work)
+                self._task.add_done_callback(self._ended)
         finally:
             printer.reset(token)
+        if self._task is None:
+            self._over.set()
 
     def _printed(self, agent: AgentBase, msg: Msg, last: bool) -> None:
         self._events_so_far.append(Event(id=f"{len(self._events_so_far) + 1}-0", agent=agent.label, agent_id=agent.id,
                                          msg=msg.model_copy(deep=True), last=last, time=time.time()))
 
-    async def _finish(self, work: Coroutine[Any, Any, Any]) -> None:
+    async def _finish(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
-            self._result = await work
-        except asyncio.CancelledError:
-            self._error = JobCancelled(f"The call of {self.label} was cancelled (job {self.id}).")
+            self._result = await self._run.run(args, kwargs)
         except Exception as exc:
             self._error = exc
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        if task.cancelled():  # perhaps before it began
+            self._error = JobCancelled(f"The call of {self.label} was cancelled (job {self.id}).")
+        elif task.exception() is not None:  # SystemExit and the like
+            self._error = task.exception()
+        self._over.set()
 
     def _value(self) -> Any:
         if self._error is not None:
@@ -201,14 +265,17 @@ class InlineJob(Job):
         return self._result
 
     def get(self, timeout: float | None = None) -> Any:
-        """The result; inline, plain code has it at once."""
-        if self._task is not None and not self._task.done():
-            raise ResultTimeout(f"{self.label} runs on this loop: write `await job` in async code.")
+        """As Job.get; inline, plain code has the result at once."""
+        refuse_on_loop("job.get()", "await job")
+        if not self._over.wait(timeout):
+            raise ResultTimeout(f"No result of {self.label} within {timeout:g} s (job {self.id}).")
         return self._value()
 
     async def _wait(self) -> Any:
-        if self._task is not None:
+        if self._task is not None and self._task.get_loop() is asyncio.get_running_loop():
             await asyncio.wait({self._task})
+        else:
+            await asyncio.to_thread(self._over.wait)
         return self._value()
 
     async def _events(self, since: str) -> AsyncIterator[Event]:
@@ -221,13 +288,12 @@ class InlineJob(Job):
             if over:
                 self._value()
                 return
-            assert self._task is not None
-            await asyncio.wait({self._task}, timeout=0.01)
+            await asyncio.sleep(_POLL)
 
     @property
     def status(self) -> str:
         """PENDING, SUCCESS, FAILURE or REVOKED."""
-        if self._task is not None and not self._task.done():
+        if not self._over.is_set():
             return str(states.PENDING)
         if self._error is None:
             return str(states.SUCCESS)
@@ -235,5 +301,9 @@ class InlineJob(Job):
 
     def cancel(self) -> None:
         """Cancel it, if it still runs."""
-        if self._task is not None:
-            self._task.cancel()
+        if self._task is not None and not self._over.is_set():
+            self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+
+    def calls(self) -> list[CallRecord]:
+        """As Job.calls; they ran in this process."""
+        return sorted(self._run.records, key=lambda call: call.started)
