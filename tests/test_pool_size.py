@@ -1,5 +1,7 @@
 """Slots that come and go, and calls that park."""
 
+import time
+
 import pytest
 
 from tests import pool_app as a
@@ -84,13 +86,14 @@ def test_calls_that_are_revoked_or_expire_in_the_line_do_not_run(two):
     held = two.holds(2, key, gate)
     two.wait_notes(f"{key}:in", 2)
     revoked, terminated = two.holds(2, key, gate)
-    expired = two.send(a.hold, key, gate, expires=0.05)
+    expired, over = two.send(a.hold, key, gate, expires=0.05), time.monotonic() + 0.1
     thread = two.send(a.sleep_thread, 30)
     wait_for(lambda: two.info()["queued"] == 4, what="four in the line")
     two.app.control.revoke(revoked.id)
     two.app.control.revoke([terminated.id, thread.id], terminate=True)
     wait_for(lambda: two.info()["queued"] == 2, what="the terminated ones to leave the line")
     wait_for(lambda: revoked.id in two.inspect("revoked"), what="the revocation")
+    wait_for(lambda: time.monotonic() > over, what="the expiry")
     two.open(gate)
     assert [get(result) for result in held] == ["held"] * 2
     wait_for(lambda: not two.inspect("reserved") and two.info()["running"] == 0, what="an empty line")
