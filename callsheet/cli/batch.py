@@ -89,9 +89,11 @@ class Batch:
                 await self._changed.wait()
         finally:
             ticking.cancel()
-            for task in self._tasks:
+            left = list(self._tasks)
+            for task in left:
                 task.cancel()
-            await asyncio.gather(ticking, *self._tasks, return_exceptions=True)
+            await asyncio.gather(ticking, *left, return_exceptions=True)
+            self._tally.running = len(left)  # the jobs go on, if nobody waits for them
         if self._problem is not None:
             raise self._problem
 

@@ -111,7 +111,7 @@ class Inputs:
 
     def _under(self, folder: Path) -> Iterator[Path]:
         for top, names, files in os.walk(folder):
-            self.skipped["hidden"] += sum(name.startswith(".") for name in files)
+            self.skipped["hidden files"] += sum(name.startswith(".") for name in files)
             hidden = [name for name in names if name.startswith(".")]
             self.skipped["hidden folders"] += len(hidden)
             names[:] = sorted(set(names) - set(hidden))

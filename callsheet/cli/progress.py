@@ -33,6 +33,10 @@ class Tally:
         self.running = 0
         self._started = time.monotonic()
 
+    def begin(self) -> None:
+        """The run begins now."""
+        self._started = time.monotonic()
+
     @property
     def done(self) -> int:
         """Inputs that have a line in the results."""

@@ -30,7 +30,7 @@ class Results:
 
     Args:
         path: of the file; made if it is not there.
-        fresh: forget what is in it.
+        fresh: forget what is in it, once the run begins.
 
     Attributes:
         places: the latest line of each input, by its id.
@@ -45,10 +45,18 @@ class Results:
         self._superseded = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] = path.open("w+b" if fresh or not path.exists() else "r+b")
+            self._file: IO[bytes] = path.open("r+b" if path.exists() else "w+b")
         except OSError as exc:
             raise click.ClickException(f"{path} cannot be written: {exc.strerror}. Give another --output.") from None
-        self._read()
+        self._fresh = fresh
+        if not fresh:
+            self._read()
+
+    def begin(self) -> None:
+        """The run begins; what a fresh one forgets is forgotten now."""
+        if self._fresh:
+            self._file.truncate(0)
+            self._fresh = False
 
     def _read(self) -> None:
         end = 0

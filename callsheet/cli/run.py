@@ -41,9 +41,9 @@ have a result, 1 if some failed or are malformed, 130 after Ctrl-C.""")
 @click.option("--queue", metavar="NAME", help="Queue of all calls, in place of the agents' own.")
 @click.option("--up", is_flag=True, help="Start Redis and workers for this run, and stop them after it.")
 @click.option("--io", default="500,20", show_default=True, metavar="MAX,MIN", callback=autoscale,
-              help="With --up: calls that the io worker runs at once.")
+              help="With --up: calls that the io worker runs at once; 0: no such worker.")
 @click.option("--cpu", default="2,1", show_default=True, metavar="MAX,MIN", callback=autoscale,
-              help="With --up: processes of the cpu worker.")
+              help="With --up: processes of the cpu worker; 0: no such worker.")
 @click.option("--stub-model", is_flag=True, help="With --up: point the workers at a stub model.")
 def run(**given: Any) -> None:
     """Run the pipeline or agent that FILE defines over many inputs.

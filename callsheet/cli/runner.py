@@ -1,7 +1,6 @@
 """The steps of `callsheet run`: load, survey, resume, find or start workers, run, sum up."""
 
 import asyncio
-import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,17 +13,17 @@ from callsheet.agents import CallOptions
 from callsheet.cli.batch import Batch, Refused
 from callsheet.cli.inputs import Input, Inputs, Malformed
 from callsheet.cli.progress import Display, Tally, clock
+from callsheet.cli.remedies import Remedies
 from callsheet.cli.results import Results
 from callsheet.cli.sent import Sent
 from callsheet.cli.stack import Plan, Stack, claimed, write_info
 from callsheet.cli.supervisor import Interrupted, Interrupts
 from callsheet.cli.target import Loaded, load
-from callsheet.cli.under_way import fates, unserved
-from callsheet.errors import RedisUnavailable
+from callsheet.cli.under_way import fates
 from callsheet.settings import Settings, get_settings, use_settings
-from callsheet.tasks.pipelines import Pipeline
 
-INTERRUPTED = 130
+INTERRUPTED = 130  # exit code
+_NAMED = 20  # malformed inputs in the summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +78,7 @@ class Runner:
         self.order = order
         self.loaded: Loaded = load(order.file, order.name)
         self.modules = self.loaded.modules()
+        self.remedies = Remedies(self.loaded, self.modules, order.queue)
         own = frozenset(path.resolve() for path in (order.output, order.state))
         self.inputs = Inputs(order.inputs, order.text_field, own, order.limit)
         self.interrupts = Interrupts()
@@ -91,6 +91,7 @@ class Runner:
             sent, results = self._opened(survey)
             stack.callback(sent.close)
             stack.callback(results.close)
+            stack.callback(self._drop_empty)
             done = sum(map(results.is_done, survey.ids))
             tally = Tally(len(survey.ids), done)
             if done == len(survey.ids):
@@ -107,7 +108,7 @@ class Runner:
                 self._interrupted(tally)
                 return INTERRUPTED
             except Refused as exc:
-                raise click.ClickException(self._refused(str(exc))) from None
+                raise click.ClickException(self.remedies.refused(str(exc))) from None
             return self._end(survey, sent, results, tally)
 
     # Before the run -----------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ class Runner:
             else:
                 survey.ids.append(item.id)
         skipped = {why: count for why, count in self.inputs.skipped.items() if count}
-        survey.skipped = ", ".join(f"{count} {why}" for why, count in skipped.items())
+        survey.skipped = ", ".join(f"{why}: {count}" for why, count in skipped.items())
         if not survey.ids:
             found = f" ({len(survey.malformed)} malformed)" if survey.malformed else ""
             left = f" Left out: {survey.skipped}." if survey.skipped else ""
@@ -138,14 +139,22 @@ class Runner:
             results = Results(order.output, fresh)
             ours = any(input_id in results.places or input_id in sent.jobs for input_id in survey.ids)
             if order.resume is None and results.places and not ours:
+                results.close()
                 raise click.ClickException(f"{order.output} holds results of other inputs. Give another --output, "
                                            "--no-resume to replace them, or --resume to add to them.")
         except BaseException:
+            self._drop_empty()
             sent.close()
             raise
         if fresh and order.up:
             shutil.rmtree(order.data, ignore_errors=True)  # calls of an earlier run may wait in it
         return sent, results
+
+    def _drop_empty(self) -> None:
+        """Leave no files of a run that did not begin."""
+        for path in (self.order.output, self.order.state):
+            if path.exists() and not path.stat().st_size:
+                path.unlink()
 
     @contextmanager
     def _workers(self) -> Iterator[tuple[Settings, Stack | None]]:
@@ -159,7 +168,7 @@ class Runner:
             more = tuple(name for name in self.modules if name not in settings.modules)
             settings = settings.model_copy(update={"modules": (*settings.modules, *more)})
         if not settings.inline:
-            self._need_workers(settings)
+            self.remedies.need_workers(settings)
         with use_settings(settings):
             yield settings, None
 
@@ -179,44 +188,6 @@ class Runner:
                 click.echo("Stopping Redis and workers ...", err=True)
                 stack.stop()
 
-    def _need_workers(self, settings: Settings) -> None:
-        """Refuse to send what nobody would take.
-
-        Raises:
-            click.ClickException: no Redis, or no worker for one of the queues; with the remedy.
-        """
-        try:
-            missing = self._unserved(settings)
-        except RedisUnavailable as exc:
-            raise click.ClickException(f"{str(exc).partition('. Start one')[0]}. Nothing was sent. Start Redis and "
-                                       f"workers in another terminal:\n\n{self._up_command(None)}\n\nor let this "
-                                       "command start its own: --up") from None
-        if missing:
-            raise click.ClickException(f"{missing}\n\nor let this command start its own: --up. Nothing was sent.")
-
-    def _unserved(self, settings: Settings) -> str:
-        """What to do about queues that no worker reads; "" if there is none."""
-        target = self.loaded.target
-        members = target.members() if isinstance(target, Pipeline) else [target]
-        queues = {self.order.queue or member.default_queue() for member in members}
-        missing = unserved(queues, settings)
-        if not missing:
-            return ""
-        address = settings.redis_address
-        named = "queue" if len(missing) == 1 else "queues"
-        commands = [self._up_command(address)] if {"io", "cpu"} & set(missing) else []
-        env = f"CALLSHEET_REDIS_URL={shlex.quote(address)} CALLSHEET_MODULES={','.join(self.modules)}"
-        commands += [f"    {env} celery -A callsheet.workers.io worker -Q {name}"
-                     for name in missing if name not in ("io", "cpu")]
-        return (f"No worker reads the {named} {', '.join(missing)} at {address}. Start workers in another terminal:"
-                "\n\n" + "\n".join(commands))
-
-    def _up_command(self, address: str | None) -> str:
-        folder = self.loaded.folder
-        path = "" if folder == Path.cwd() else f"PYTHONPATH={shlex.quote(str(folder))} "
-        redis = f" --redis {shlex.quote(address)}" if address else ""
-        return f"    {path}callsheet up --modules {','.join(self.modules)}{redis}"
-
     # The run ------------------------------------------------------------------------------------------
 
     def _batch(self, settings: Settings, stack: Stack | None, sent: Sent, results: Results, tally: Tally) -> None:
@@ -233,6 +204,9 @@ class Runner:
         picked_up = {input_id: job for input_id, job in left.items() if fate.get(job, "gone") != "gone"}
         options = CallOptions(queue=order.queue, priority=order.priority, timeout=order.timeout, retries=order.retries)
         display = Display(tally)
+        tally.begin()
+        results.begin()
+        sent.begin()
         if picked_up:
             waiting = sum(fate[job] == "under way" for job in picked_up.values())
             display.say(f"Picking up {len(picked_up)} jobs of the run before: {len(picked_up) - waiting} have ended, "
@@ -241,7 +215,7 @@ class Runner:
 
         async def main() -> None:
             batch = Batch(self.loaded.target, options, results, sent, picked_up=picked_up, window=order.window,
-                          display=display, check=check, stalled=lambda: self._unserved(settings))
+                          display=display, check=check, stalled=lambda: self.remedies.unserved(settings))
             await batch.run(pending)
 
         with display.shown():
@@ -263,8 +237,10 @@ class Runner:
             click.echo(f"Left out: {survey.skipped}")
         if survey.malformed:
             click.echo(f"{len(survey.malformed)} malformed, not run:")
-            for item in survey.malformed:
+            for item in survey.malformed[:_NAMED]:
                 click.echo(f"  {item.source}: {item.why}")
+            if len(survey.malformed) > _NAMED:
+                click.echo("  and others, named above")
         return 1 if tally.failed or survey.malformed else 0
 
     def _tidy(self) -> None:
@@ -283,9 +259,3 @@ class Runner:
             meanwhile = f"{tally.running} jobs are under way and go on at the workers." if tally.running else ""
         click.echo(f"\nInterrupted: {tally.done} of {tally.total} inputs have a result in {self.order.output}, {left} "
                    f"have none. {meanwhile}\nTo go on, give the same command again.", err=True)
-
-    def _refused(self, why: str) -> str:
-        return (f"The workers cannot build {self.loaded.target.label}: {why}\nRestart them so that they can:\n\n"
-                f"{self._up_command(None)}\n\n(or, for workers started otherwise: CALLSHEET_MODULES="
-                f"{','.join(self.modules)} and {self.loaded.folder} on their PYTHONPATH), or let this command start its own: --up. "
-                "Then give the same command again.")

@@ -19,7 +19,7 @@ class Sent:
     Args:
         path: of the file.
         target: what runs, e.g. "review.py:pipeline".
-        fresh: forget what is in it.
+        fresh: forget what is in it, once the run begins.
 
     Attributes:
         jobs: job ids by input id.
@@ -36,15 +36,16 @@ class Sent:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            self.close()
             raise click.ClickException(f"Another `callsheet run` writes {path.with_suffix('')} now. Wait for it, or "
                                        "give another --output.") from None
         lines = [] if fresh else self._read()
         before = lines[0]["target"] if lines else target
         if before != target:
+            self.close()
             raise click.ClickException(f"{path.with_suffix('')} holds results of {before}, not of {target}. Give "
                                        "another --output, or --no-resume to replace them.")
-        if not lines:
-            self._begin()
+        self._begun = bool(lines)
         self.jobs = {line["input_id"]: line["job_id"] for line in lines[1:]}
 
     def _read(self) -> list[dict[str, Any]]:
@@ -59,14 +60,17 @@ class Sent:
         self._file.truncate(end)
         return lines
 
-    def _begin(self) -> None:
-        self._file.truncate(0)
-        self._append([{"target": self._target}])
+    def begin(self) -> None:
+        """The run begins; what a fresh one forgets is forgotten now."""
+        if not self._begun:
+            self.finish()
 
     def finish(self) -> None:
         """Forget the jobs: all have ended, and their results are written."""
+        self._begun = True
         self.jobs.clear()
-        self._begin()
+        self._file.truncate(0)
+        self._append([{"target": self._target}])
 
     def add(self, jobs: Iterable[tuple[str, str]]) -> None:
         """Note pairs of input id and job id, before the jobs are sent."""

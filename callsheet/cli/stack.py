@@ -33,7 +33,7 @@ class Plan:
 
     Attributes:
         data: folder of the append-only file and the logs.
-        io: autoscale of the io worker, "MAX,MIN".
+        io: autoscale of the io worker, "MAX,MIN"; "0" for none.
         cpu: autoscale of the cpu worker.
         modules: that workers may build agents from; None leaves it to the settings.
         redis_url: of a Redis that runs; None starts one.
@@ -94,7 +94,8 @@ class Stack:
             take_back(self.settings)
         with translated(self.settings):
             sync_client(self.settings).ping()
-        services = [self._worker("io", self.plan.io, env), self._worker("cpu", self.plan.cpu, env)]
+        scales = (("io", self.plan.io), ("cpu", self.plan.cpu))
+        services = [self._worker(queue, scale, env) for queue, scale in scales if scale != "0"]
         if self.flower_port:
             services.append(self._flower(self.flower_port, env))
         if self.stub_port:

@@ -40,15 +40,18 @@ class Loaded:
     name: str
     target: Target
 
+    def members(self) -> list[AgentBase]:
+        """The agents in the target."""
+        return self.target.members() if isinstance(self.target, Pipeline) else [self.target]
+
     def modules(self) -> tuple[str, ...]:
         """The modules that workers must allow to build the target: the file's, and those of what it is made of.
 
         Raises:
             CannotTravel: part of it cannot be sent.
         """
-        members = self.target.members() if isinstance(self.target, Pipeline) else [self.target]
         writer = _Noting()
-        for member in members:
+        for member in self.members():
             writer.write(member, f"the agent {member.label}")
         named = {name for name in writer.modules if name.partition(".")[0] != "callsheet"}
         return (self.module, *sorted(named - {self.module}))

@@ -1,5 +1,6 @@
 """What became of jobs that an interrupted run sent, and who serves a queue: read from Redis and the workers."""
 
+import contextlib
 import json
 import time
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from callsheet.tasks.results import parse
 Fate = Literal["done", "under way", "gone"]
 _PAGE = 500
 _BETWEEN_LOOKS = 0.1  # seconds, in which a message on its way from a queue to a worker arrives
+_PATIENCE = 3.0  # seconds that workers are given to say what they read
 _STEPS = ("", "\x06\x163", "\x06\x166", "\x06\x169")  # kombu's lists of one queue, by priority
 
 
@@ -81,14 +83,22 @@ def _pages(ids: list[str]) -> Iterator[list[str]]:
     return (ids[start:start + _PAGE] for start in range(0, len(ids), _PAGE))
 
 
+class _Enough(Exception):
+    """All queues are served."""
+
+
 def unserved(queues: Iterable[str], settings: Settings) -> list[str]:
-    """Those of `queues` that no worker reads."""
+    """Those of `queues` that no worker reads; as soon as it is clear that there are none."""
     wanted = set(queues)
+
+    def heard(answer: dict[str, Any]) -> None:
+        for served in answer.values():
+            wanted.difference_update(queue["name"] for queue in served or () if isinstance(queue, dict))
+        if not wanted:
+            raise _Enough
+
     with translated(settings):
         sync_client(settings).ping()
-        for timeout in (0.5, 3.0):  # workers mostly answer at once; a busy machine's take longer
-            answers = current_app(settings).control.inspect(timeout=timeout).active_queues() or {}
-            wanted -= {queue["name"] for served in answers.values() for queue in served}
-            if not wanted:
-                break
+        with contextlib.suppress(_Enough):
+            current_app(settings).control.broadcast("active_queues", reply=True, timeout=_PATIENCE, callback=heard)
     return sorted(wanted)

@@ -12,11 +12,14 @@ from callsheet.cli.supervisor import Interrupted, Interrupts, ServiceFailed
 
 
 def autoscale(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    """Check a "MAX,MIN"."""
+    """Check a "MAX,MIN", or "0" for no worker."""
+    if value == "0":
+        return value
     if re.fullmatch(r"[1-9]\d*", value):
         value = f"{value},{value}"
     if not re.fullmatch(r"[1-9]\d*,\d+", value) or int(value.split(",")[0]) < int(value.split(",")[1]):
-        raise click.BadParameter("MAX,MIN is needed, such as 500,20: two whole numbers, the greater first.")
+        raise click.BadParameter("MAX,MIN is needed, such as 500,20: two whole numbers, the greater first; or 0 for "
+                                 "no such worker.")
     return value
 
 
@@ -34,9 +37,9 @@ Examples:
   callsheet up --modules agents --io 2000,50 --cpu 4,1 --redis-port 0
   callsheet up --modules agents --stub-model          no key, no model: answers by extraction""")
 @click.option("--io", default="500,20", show_default=True, metavar="MAX,MIN", callback=autoscale,
-              help="Calls that the io worker runs at once.")
+              help="Calls that the io worker runs at once; 0: no such worker.")
 @click.option("--cpu", default="2,1", show_default=True, metavar="MAX,MIN", callback=autoscale,
-              help="Processes of the cpu worker.")
+              help="Processes of the cpu worker; 0: no such worker.")
 @click.option("--modules", metavar="A,B", callback=module_names,
               help="Modules whose agents workers may build, importable from this folder. Default: CALLSHEET_MODULES.")
 @click.option("--redis-port", default=6379, show_default=True, type=PORT,
