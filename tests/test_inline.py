@@ -187,6 +187,7 @@ def test_what_an_agent_raises_comes_with_type_text_and_traceback(submitted: bool
     assert (error.remote_type, error.remote_message) == ("builtins.ValueError", "no luck today")
     assert error.agent == "Failing(f)"
     assert error.job_id
+    assert "During handling" not in error.remote_traceback
     assert "in reply" in error.remote_traceback
     assert "ValueError: no luck today" in str(error)
     assert isinstance(error.__cause__, ValueError)
@@ -482,6 +483,13 @@ def test_pipelines_at_any_depth(pipeline: Any, wanted: Any) -> None:
     assert texts(pipeline.submit(say("x")).get()) == wanted
 
 
+def test_a_pipeline_takes_one_input() -> None:
+    for target in (SequentialPipeline([A]), SequentialPipeline([A]).options(priority=1)):
+        with pytest.raises(TypeError, match="positional"):
+            target.submit(say("x"), say("y"))  # type: ignore[call-arg]
+        assert target.submit().get().content == "a:"
+
+
 def test_the_pipeline_functions() -> None:
     assert run(sequential_pipeline([A, B], say("x"))).content == "b:a:x"
     given = say("x")
@@ -552,6 +560,7 @@ def test_a_branch_that_fails_is_named(gather: bool) -> None:
     assert error.branch == "branch 2 of 3, Failing(f)"
     assert (error.remote_type, error.agent) == ("builtins.ValueError", "Failing(f)")
     assert "no luck today" in error.remote_traceback
+    assert "During handling" not in error.remote_traceback
     assert finished == (["slow"] if gather else [])
     with pytest.raises(BranchFailed, match=r"branch 1 of 1, SequentialPipeline\(Echo\(a\), Failing\(f\)\) failed"):
         FanoutPipeline([SequentialPipeline([A, Failing("f")])], enable_gather=gather).submit(say("x")).get()

@@ -230,9 +230,8 @@ class InlineJob(Job):
         token = printer.set(self._printed)
         try:
             work = self._finish(args, kwargs)
-            try:
-                loop = asyncio.get_running_loop()
-            except RuntimeError:
+            loop = _running_loop()
+            if loop is None:
                 asyncio.run(work)
             else:
                 self._task = loop.create_task(work)
@@ -307,3 +306,10 @@ class InlineJob(Job):
     def calls(self) -> list[CallRecord]:
         """As Job.calls; they ran in this process."""
         return sorted(self._run.records, key=lambda call: call.started)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

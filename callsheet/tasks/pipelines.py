@@ -43,9 +43,9 @@ class Pipeline(Recorded):
         options = split_options(kwargs, self.members())
         return dispatcher().submit(self, (msg,), kwargs, options)
 
-    def options(self, **options: Any) -> BoundCall:
+    def options(self, **options: Any) -> "BoundPipeline":
         """This pipeline with call options, for each of its calls."""
-        return BoundCall(self, CallOptions.of(options))
+        return BoundPipeline(self, CallOptions.of(options))
 
     def members(self) -> list[AgentBase]:
         """All agents in it, at any depth."""
@@ -53,6 +53,18 @@ class Pipeline(Recorded):
         for agent in self.agents:
             found.extend(agent.members() if isinstance(agent, Pipeline) else [agent])
         return found
+
+
+class BoundPipeline(BoundCall):
+    """A pipeline together with options of its calls."""
+
+    def submit(self, msg: Input = None, **kwargs: Any) -> Any:
+        """As Pipeline.submit, with the options given before."""
+        return super().submit(msg, **kwargs)
+
+    async def __call__(self, msg: Input = None, **kwargs: Any) -> Any:
+        """As Pipeline.__call__, with the options given before."""
+        return await super().__call__(msg, **kwargs)
 
 
 class SequentialPipeline(Pipeline):
