@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from callsheet.agents import AgentBase
 from callsheet.agents.base import printer
@@ -29,8 +29,8 @@ from callsheet.tasks.gather import gathered, piped_input
 from callsheet.tasks.loop import on_process_loop, run_private
 from callsheet.tasks.results import AGENT_ATTRIBUTE, STARTED_ATTRIBUTE
 
-#: What trying again cannot mend.
-NOT_RETRIED = (CannotTravel, BadReply, BranchFailed, PayloadExpired, UsageError)
+#: What trying again cannot mend, and the end of the time that the call was given.
+NOT_RETRIED = (CannotTravel, BadReply, BranchFailed, PayloadExpired, UsageError, SoftTimeLimitExceeded)
 
 
 class ReplyTask(Task):

@@ -22,11 +22,18 @@ AGENT_ATTRIBUTE = "__callsheet_agent__"
 STARTED_ATTRIBUTE = "callsheet_started"
 #: Tasks that take branches' failures as values.
 GATHERERS = frozenset({"callsheet.gather", "callsheet.merge", "callsheet.reply"})
+_STORE_TRIES = 16  # with growing pauses: about half a minute
 _TIMEOUTS = frozenset({"SoftTimeLimitExceeded", "TimeLimitExceeded"})
 
 
 class ResultBackend(RedisBackend):
     """Celery's Redis backend with the additions above."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # A result that cost a model call is not given up because Redis restarts meanwhile.
+        self.always_retry = True
+        self.max_retries = _STORE_TRIES
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Subscribe to nothing: who wants a result subscribes when it waits for it."""
