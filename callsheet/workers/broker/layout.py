@@ -1,0 +1,137 @@
+"""Where a broker keeps its messages, and what a message says of its deliveries.
+
+The lists and the `unacked` hash and index are stock kombu's. Ours is one zset beside them: tag -> when its lease ends.
+"""
+
+import json
+from bisect import bisect
+from dataclasses import dataclass
+from typing import Any
+
+from callsheet.workers.broker.stock import json as kombu_json
+
+#: Header: how often the message has been delivered, this time included.
+DELIVERIES = "deliveries"
+#: Header: how often the worker that held the message was lost.
+LOST = "lost"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names of keys, all with the global prefix.
+
+    Attributes:
+        prefix: before every key.
+        unacked: hash, tag -> JSON list of message, exchange and routing key.
+        index: zset, tag -> when it was delivered or last renewed.
+        leases: zset, tag -> when it may be given to another worker; tags of stock workers are not in it.
+        sep: between a queue's name and a priority step.
+        steps: of priority, the first to be delivered first.
+    """
+
+    prefix: str
+    unacked: str
+    index: str
+    leases: str
+    sep: str
+    steps: tuple[int, ...]
+
+    @classmethod
+    def of(cls, channel: Any) -> "Layout":
+        """As a kombu channel has it."""
+        prefix = channel.global_keyprefix
+        return cls(prefix, prefix + channel.unacked_key, prefix + channel.unacked_index_key,
+                   f"{prefix}{channel.unacked_key}_lease", channel.sep, tuple(channel.priority_steps))
+
+    @property
+    def registry(self) -> list[str]:
+        """The keys that a message under delivery is in."""
+        return [self.unacked, self.index, self.leases]
+
+    def list_of(self, queue: str, step: int) -> str:
+        """The list of a queue's messages of one priority step."""
+        return f"{self.prefix}{queue}{self.sep}{step}" if step else self.prefix + queue
+
+    def list_for(self, queue: str, payload: Any) -> str:
+        """The list that a message belongs on."""
+        try:
+            priority = max(0, min(9, int(payload["properties"]["priority"])))
+        except (TypeError, ValueError, KeyError):
+            priority = 0
+        return self.list_of(queue, self.steps[bisect(self.steps, priority) - 1])
+
+    @staticmethod
+    def rest(queue: str) -> str:
+        """What follows a message of this queue in the unacked hash: the default exchange leads back to the queue."""
+        return f',"",{json.dumps(queue)}]'
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A message under delivery.
+
+    Attributes:
+        tag: of this delivery, and of no other.
+        queue: that it came from.
+        payload: the message, with the tag as its delivery tag.
+        first_tag: the delivery tag that its publisher gave it.
+    """
+
+    tag: str
+    queue: str
+    payload: dict[str, Any]
+    first_tag: Any
+
+    @classmethod
+    def of(cls, tag: str, queue: str, payload: dict[str, Any]) -> "Delivery":
+        """A message as it came off its list; counts this delivery.
+
+        Raises:
+            KeyError, TypeError: it is no message.
+        """
+        properties = payload["properties"]
+        delivery = cls(tag, queue, payload, properties["delivery_tag"])
+        properties["delivery_tag"] = tag
+        headers = payload.get("headers")
+        if isinstance(headers, dict):
+            headers[DELIVERIES] = _deliveries(headers) + 1
+        return delivery
+
+    def text(self) -> str:
+        """The message to put back."""
+        self.payload["properties"]["delivery_tag"] = self.first_tag
+        text: str = kombu_json.dumps(mark_redelivered(self.payload))
+        self.payload["properties"]["delivery_tag"] = self.tag
+        return text
+
+
+def _deliveries(headers: dict[str, Any]) -> int:
+    count = headers.get(DELIVERIES)
+    # A stock worker that gives a message back does not count.
+    return max(count if isinstance(count, int) else 0, 1 if headers.get("redelivered") else 0)
+
+
+def read(text: bytes) -> Any:
+    """The JSON of a message. Kombu's own reader, which knows more types, is several times slower."""
+    return kombu_json.loads(text.decode()) if b'"__type__"' in text else json.loads(text)
+
+
+def mark_redelivered(payload: dict[str, Any]) -> dict[str, Any]:
+    """Have a message say that it was delivered before, where kombu says it."""
+    headers = payload.get("headers")
+    if isinstance(headers, dict):
+        headers["redelivered"] = True
+    properties = payload.get("properties")
+    if isinstance(properties, dict) and isinstance(properties.get("delivery_info"), dict):
+        properties["delivery_info"]["redelivered"] = True
+    return payload
+
+
+def mark_lost(payload: dict[str, Any]) -> dict[str, Any]:
+    """Have a message, as it is in the unacked hash, say that the worker that held it was lost."""
+    headers = payload.get("headers")
+    if isinstance(headers, dict):
+        headers[DELIVERIES] = _deliveries(headers) + 1
+        lost = headers.get(LOST)
+        headers[LOST] = (lost if isinstance(lost, int) else 0) + 1
+    return mark_redelivered(payload)

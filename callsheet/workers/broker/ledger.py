@@ -1,0 +1,268 @@
+"""What this process holds of one broker's messages, and what it has yet to tell the broker about them.
+
+It outlives connections: a call that runs on through a lost connection keeps its lease and is acknowledged over the
+next one. A thread of its own renews the leases, so that a blocked consumer does not lose them.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from celery.worker import state
+from redis import Redis
+from redis.exceptions import RedisError
+
+from callsheet.workers.broker.layout import Delivery, Layout, mark_lost, read
+from callsheet.workers.broker.scripts import EXPIRED, GIVE_BACK, RENEW
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 1000  # tags in one command
+SWEPT_AT_ONCE = 50
+SWEPT_BYTES = 16 * 1024 * 1024
+FAILURES = (RedisError, OSError)
+
+Return = tuple[str, str, str, str]  # list, tag, "next" or "last", text
+
+
+class Ledger:
+    """The deliveries of one broker to this process.
+
+    Args:
+        layout: where the broker keeps messages.
+        lease: seconds after which the messages of a killed process are back on their queues.
+        renew: seconds between two renewals, at most.
+        pool: connections for what cannot wait for the consumer's connection.
+
+    Attributes:
+        held: messages delivered and not acknowledged, by tag.
+        kept: those of them whose channel is closed and whose call still runs.
+        unseen: tags that may have been claimed over a connection that broke before the answer came, claim by claim.
+        channels: that consume, of this process.
+        collector: the one of them that sends the acknowledgements; None when they are sent one by one.
+    """
+
+    def __init__(self, layout: Layout, lease: float, renew: float, pool: Any) -> None:
+        self.layout = layout
+        # A killed worker is noticed when its leases end and somebody sweeps: together less than `lease`.
+        self.term = 0.75 * lease
+        self.interval = min(0.2 * lease, renew)
+        self.client: Any = Redis(connection_pool=pool)
+        self.held: dict[str, Delivery] = {}
+        self.kept: set[str] = set()
+        self.unseen: list[list[str]] = []
+        self.channels: set[Any] = set()
+        self.collector: Any = None
+        self._acks: deque[str] = deque()
+        self._returns: deque[Return] = deque()
+        self._slipped: set[str] = set()
+        self._renewed = time.monotonic()
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+
+    # Consumers
+
+    def attach(self, channel: Any) -> None:
+        """A channel begins to consume."""
+        with self._lock:
+            self.channels.add(channel)
+            if self._thread is None or not self._thread.is_alive():
+                self._stop = threading.Event()
+                self._thread = threading.Thread(target=self._keep, args=(self._stop,), name="callsheet-leases",
+                                                daemon=True)
+                self._thread.start()
+
+    def detach(self, channel: Any) -> None:
+        """A channel has ended; with the last one that leaves nothing behind, the thread ends."""
+        with self._lock:
+            self.channels.discard(channel)
+            if self.collector is channel:
+                self.collector = None
+            if not self.channels and not (self.held or self._acks or self._returns):
+                self._stop.set()
+                self._thread = None
+
+    # Acknowledgements
+
+    def ack(self, tag: str) -> None:
+        """Acknowledge a message; any thread. Once its lease has slipped there is nothing to acknowledge."""
+        self.held.pop(tag, None)
+        self.kept.discard(tag)
+        if tag in self._slipped:
+            self._slipped.discard(tag)
+            return
+        self._acks.append(tag)
+        if self.collector is None or len(self._acks) >= CHUNK:
+            self.flush()
+
+    @property
+    def has_acks(self) -> bool:
+        """Whether acknowledgements wait to be sent."""
+        return bool(self._acks)
+
+    def take_acks(self) -> list[str]:
+        """The acknowledgements to send now; the caller gives back what it could not send."""
+        acks = self._acks
+        if not acks:
+            return []
+        return [acks.popleft() for _ in range(min(len(acks), CHUNK))]
+
+    def untake_acks(self, tags: Iterable[str]) -> None:
+        """Acknowledgements whose fate is unknown: they will be sent again, which does no harm."""
+        self._acks.extend(tags)
+
+    def ack_commands(self, tags: list[str]) -> list[tuple[str, ...]]:
+        """The commands that acknowledge."""
+        unacked, index, leases = self.layout.registry
+        return [("HDEL", unacked, *tags), ("ZREM", index, *tags), ("ZREM", leases, *tags)]
+
+    def flush(self) -> bool:
+        """Send acknowledgements and returns now; False when the broker cannot be reached, and they wait."""
+        try:
+            while tags := self.take_acks():
+                try:
+                    with self.client.pipeline(transaction=False) as pipe:
+                        for command in self.ack_commands(tags):
+                            pipe.execute_command(*command)
+                        pipe.execute()
+                except BaseException:
+                    self.untake_acks(tags)
+                    raise
+            self._flush_returns()
+        except FAILURES as exc:
+            logger.debug("The broker cannot be told of acknowledgements yet: %s", exc)
+            return False
+        return True
+
+    # Messages that go back
+
+    def give_back(self, tags: Iterable[str], place: str = "next") -> None:
+        """Put messages back on their queues; where the broker is away, as soon as it is there again.
+
+        Args:
+            tags: of the deliveries, the one to be delivered next first.
+            place: "next", before what is on the queue, or "last", behind it.
+        """
+        deliveries = [self.held.pop(tag) for tag in tags if tag in self.held]
+        self.kept.difference_update(delivery.tag for delivery in deliveries)
+        self.put_back([(self.layout.list_for(d.queue, d.payload), d.tag, place, d.text()) for d in deliveries])
+
+    def put_back(self, returns: list[Return]) -> None:
+        """As `give_back`, for texts."""
+        self._returns.extend(reversed(returns) if returns and returns[0][2] == "next" else returns)
+        self.flush()
+
+    def _flush_returns(self) -> None:
+        returns = self._returns
+        while returns:
+            batch: list[Return] = []
+            size = 0
+            while returns and size < SWEPT_BYTES and len(batch) < CHUNK:
+                batch.append(returns.popleft())
+                size += len(batch[-1][3])
+            try:
+                GIVE_BACK.run(self.client, [*self.layout.registry, *(item[0] for item in batch)],
+                              [part for item in batch for part in item[1:]])
+            except BaseException:
+                returns.extendleft(reversed(batch))
+                raise
+
+    # Leases
+
+    def slipped(self) -> bool:
+        """Whether leases have run out and calls that have not started are another worker's now; asks once.
+
+        Looks for itself when the thread that renews is late, as after the process was suspended.
+        """
+        if self.held and time.monotonic() - self._renewed > self.term:
+            self.renew()
+        running = running_tags()
+        unstarted = self._slipped - running
+        self._slipped &= running
+        return bool(unstarted)
+
+    def renew(self) -> None:
+        """Renew the leases of all that is held; notes those that are gone.
+
+        Raises:
+            RedisError, OSError: the broker cannot be reached.
+        """
+        started, tags = time.monotonic(), list(self.held)
+        for start in range(0, len(tags), CHUNK):
+            gone = RENEW.run(self.client, self.layout.registry[1:], [self.term, *tags[start:start + CHUNK]])
+            for raw in gone:
+                tag = raw.decode() if isinstance(raw, bytes) else raw
+                if self.held.pop(tag, None) is not None:
+                    self.kept.discard(tag)
+                    self._slipped.add(tag)
+        self._renewed = started
+
+    def sweep(self) -> int:
+        """Put messages of lost workers back on their queues."""
+        found = EXPIRED.run(self.client, self.layout.registry, [SWEPT_AT_ONCE, SWEPT_BYTES, self.interval])
+        returns: list[Return] = []
+        for raw_tag, value in zip(found[::2], found[1::2], strict=True):
+            try:
+                payload, _, queue = read(value)
+                mark_lost(payload)
+                text = Delivery("", queue, payload, payload["properties"]["delivery_tag"]).text()
+                returns.append((self.layout.list_for(queue, payload), raw_tag.decode(), "next", text))
+            except (ValueError, KeyError, TypeError):
+                logger.exception("A message of a lost worker cannot be read, and stays in %s: %s",
+                                 self.layout.unacked, raw_tag)
+        if returns:
+            logger.warning("%d messages of lost workers go back to their queues.", len(returns))
+            self.put_back(returns)
+        return len(returns)
+
+    def tick(self) -> None:
+        """What the thread does each time."""
+        self.flush()
+        if self.held:
+            self.renew()
+        while self.sweep() == SWEPT_AT_ONCE:
+            pass
+
+    def _keep(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                self.tick()
+            except FAILURES as exc:
+                late = time.monotonic() - self._renewed
+                level = logging.WARNING if self.held and late > self.term / 2 else logging.DEBUG
+                logger.log(level, "Leases cannot be renewed since %.0f s: %s", late, exc)
+            except Exception:
+                logger.exception("Leases could not be renewed")
+            stop.wait(self.interval)
+
+
+def running_tags() -> set[str]:
+    """The tags of the calls that Celery's worker in this process has started."""
+    return {request.message.delivery_tag for request in tuple(state.active_requests) if not request.acknowledged}
+
+
+def shutting_down() -> bool:
+    """Whether Celery's worker in this process is on its way out."""
+    return any(flag is not None and flag is not False for flag in (state.should_stop, state.should_terminate))
+
+
+_ledgers: dict[tuple[Any, ...], Ledger] = {}
+_ledgers_lock = threading.Lock()
+
+
+def ledger_of(channel: Any) -> Ledger:
+    """The ledger that the channels of this process to one broker share."""
+    layout, info = Layout.of(channel), channel.connection.client
+    key = (os.getpid(), info.hostname, info.port, info.virtual_host, layout)
+    with _ledgers_lock:
+        if key not in _ledgers:
+            for old in [old for old in _ledgers if old[0] != os.getpid()]:  # a forked child holds nothing
+                del _ledgers[old]
+            renew = min(0.2 * channel.lease, channel.visibility_timeout / 3)
+            _ledgers[key] = Ledger(layout, channel.lease, renew, channel.ledger_pool())
+        return _ledgers[key]

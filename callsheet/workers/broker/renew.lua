@@ -1,0 +1,16 @@
+-- Renews the leases of tags that are still held, and keeps stock workers from taking them for abandoned.
+--
+-- KEYS: the index of unacked, the zset of leases. ARGV: seconds of lease, then the tags.
+-- Returns the tags whose lease is gone.
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+local gone = {}
+for i = 2, #ARGV do
+    if redis.call('ZSCORE', KEYS[2], ARGV[i]) then
+        redis.call('ZADD', KEYS[2], now + tonumber(ARGV[1]), ARGV[i])
+        redis.call('ZADD', KEYS[1], 'XX', now, ARGV[i])
+    else
+        gone[#gone + 1] = ARGV[i]
+    end
+end
+return gone

@@ -1,0 +1,199 @@
+"""The Redis transport of our workers: `broker_transport = "callsheet.workers.transport:Transport"`.
+
+On the wire it is kombu's, and works beside stock producers and stock workers on the same queues. It differs in how a
+worker consumes: messages are claimed by the batch and registered in the same step, acknowledgements travel once a
+turn of the loop, and what is under delivery is under a lease that the worker renews while it lives, so that a long
+call is not delivered twice and a killed worker's calls are soon back on their queues.
+
+Transport options beside kombu's:
+    lease: seconds after which the calls of a killed worker are back on their queues (60).
+    claim_most: messages in one claim (64).
+"""
+
+import logging
+from queue import Empty
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from callsheet.workers.broker.claims import MOST, TRACK, Claims
+from callsheet.workers.broker.layout import Layout
+from callsheet.workers.broker.ledger import ledger_of
+from callsheet.workers.broker.poller import CLAIM, Poller
+from callsheet.workers.broker.qos import QoS
+from callsheet.workers.broker.scripts import CLAIM as CLAIM_SCRIPT
+from callsheet.workers.broker.stock import redis as stock
+
+logger = logging.getLogger(__name__)
+
+LEASE = 60.0
+_warned: set[str] = set()
+
+
+class Channel(stock.Channel):
+    """Kombu's Redis channel, with claims."""
+
+    from_transport_options = (*stock.Channel.from_transport_options, "lease", "claim_most")
+
+    QoS = QoS
+    lease = LEASE
+    claim_most = MOST
+
+    claims: Any = None  # Claims, once it consumes
+    ledger: Any = None  # Ledger, likewise
+    may_batch = True
+    _sync_client: Any = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.handlers[CLAIM] = self._on_claim_readable
+
+    # Consuming
+
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+        """Consume from a queue; the first one starts the claims."""
+        if queue not in self._fanout_queues and self._batches():
+            if no_ack:
+                self.claims.no_ack.add(queue)
+            else:
+                self.claims.no_ack.discard(queue)
+            self.claims.rearm()
+        return super().basic_consume(queue, no_ack, *args, **kwargs)
+
+    def _batches(self) -> bool:
+        if self.claims is None and self.may_batch:
+            self.may_batch = self.ack_emulation and self._is_able()
+            if self.may_batch:
+                self.ledger = ledger_of(self)
+                self.claims = Claims(self, self.ledger)
+                self.ledger.attach(self)
+        return self.claims is not None
+
+    def _is_able(self) -> bool:
+        layout = Layout.of(self)
+        keys = [*layout.registry, layout.list_of("callsheet.none", 0)]
+        connection = self.pool.get_connection()
+        try:
+            if str(connection.get_protocol()) != "3":
+                raise ResponseError("the connection does not speak RESP3")
+            for command in (TRACK, CLAIM_SCRIPT.command(keys, ["", 0, 0, 1, 0, 1, ""], by_text=True),
+                            ("CLIENT", "TRACKING", "OFF")):
+                connection.send_command(*command)
+                connection.read_response()
+        except ResponseError as exc:
+            name = self.connection.client.as_uri()
+            if name not in _warned:
+                _warned.add(name)
+                logger.warning("Messages from %s are consumed one by one, without leases, as stock kombu does: the "
+                               "server lacks client tracking or scripts (%s). Redis 6.2 or later has both.", name, exc)
+            return False
+        finally:
+            self.pool.release(connection)
+        return True
+
+    def _on_claim_readable(self) -> bool:
+        self.claims.on_readable()
+        in_loop = self.connection.cycle.hub is not None
+        if not self.claims.deliver(None if in_loop else 1):
+            raise Empty
+        return True
+
+    def _poll_error(self, type: str, **options: Any) -> None:
+        if type == CLAIM:
+            self._on_claim_readable()
+        else:
+            super()._poll_error(type, **options)
+
+    def wake_after(self, seconds: float) -> None:
+        """Have the loop turn again, should nothing else happen."""
+        if self.connection.cycle.hub is not None:
+            self.connection.cycle.hub.call_later(seconds, _nothing)
+
+    def _basic_cancel(self, consumer_tag: str) -> Any:
+        answer = super()._basic_cancel(consumer_tag)
+        if self.claims is not None:
+            self.claims.rearm()
+            if not self.active_queues:
+                self.claims.settle()
+                self.claims.leave()
+        return answer
+
+    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
+        """Take one message now, or None."""
+        if no_ack or not self._batches():
+            return super().basic_get(queue, no_ack, **kwargs)
+        payload = self.claims.take(queue)
+        if payload is None:
+            return None
+        message = self.Message(payload, channel=self)
+        self.qos.append(message, message.delivery_tag)
+        return message
+
+    # Connections
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        if asynchronous:
+            return super()._create_client(asynchronous)
+        if self._sync_client is None or self._sync_client.connection_pool is not self.pool:
+            self._sync_client = super()._create_client()
+        return self._sync_client
+
+    def ledger_pool(self) -> Any:
+        """Connections that outlive the channel, and do not wait for a dead server for ever."""
+        pool = self._get_pool()
+        if pool.connection_kwargs.get("socket_timeout") is None:
+            pool.connection_kwargs["socket_timeout"] = max(1.0, min(5.0, self.lease / 4))
+        return pool
+
+    def _on_connection_disconnect(self, connection: Any) -> None:
+        if self.claims is not None:
+            self.claims.on_disconnect(connection)
+        super()._on_connection_disconnect(connection)
+
+    def _disconnect_pools(self) -> None:
+        self._sync_client = None
+        super()._disconnect_pools()
+
+    def close(self) -> None:
+        """Acknowledge what is to be, put back what has not been started, and end."""
+        if self.claims is not None and not self.closed:
+            self._closing = True
+            self.claims.settle()
+            self.claims.leave()
+            self.qos.restore_unacked_once()
+            self.ledger.flush()
+            self.ledger.detach(self)
+            self._in_poll = None
+        super().close()
+
+
+class SentinelChannel(Channel, stock.SentinelChannel):
+    """Kombu's Sentinel channel, with claims."""
+
+    from_transport_options = (*stock.SentinelChannel.from_transport_options, "lease", "claim_most")
+
+
+class Transport(stock.Transport):
+    """Kombu's Redis transport, with claims."""
+
+    Channel = Channel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle = Poller()
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Let Celery's loop poll."""
+        self.cycle.hub = loop
+        super().register_with_event_loop(connection, loop)
+
+
+class SentinelTransport(Transport):
+    """The same where Sentinel names the server."""
+
+    default_port = stock.SentinelTransport.default_port
+    Channel = SentinelChannel
+
+
+def _nothing() -> None:
+    """What a timer calls whose purpose is that the loop turns."""
