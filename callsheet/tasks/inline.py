@@ -17,12 +17,13 @@ from typing import Any
 from uuid import uuid4
 
 from celery import states
+from celery.exceptions import SoftTimeLimitExceeded
 
 from callsheet.agents import AgentBase, CallOptions
 from callsheet.agents.base import printer
 from callsheet.agents.dispatch import override
 from callsheet.agents.running import run_reply
-from callsheet.errors import AgentTimeout, CallsheetError, JobCancelled, JobError, ResultTimeout, UsageError
+from callsheet.errors import CallsheetError, JobCancelled, JobError, ResultTimeout, UsageError
 from callsheet.messages import Msg
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader, Writer
@@ -204,9 +205,7 @@ class InlineRun:
         except TimeoutError as exc:
             if not limit.expired():
                 raise
-            raise AgentTimeout(f"{call.label} was ended by its timeout ({self.options.timeout} s). Give the call more "
-                               "time with timeout=, or make it do less.", "builtins.TimeoutError", "", "",
-                               call.label, self.id) from exc
+            raise SoftTimeLimitExceeded(self.options.timeout) from exc  # as on a worker
         what = f"the reply of {call.label}"
         return payloads.pack(self._writer.write(reply, what), self.settings, what)[0]
 

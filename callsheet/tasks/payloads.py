@@ -25,7 +25,7 @@ def pack(data: Any, settings: Settings, what: str) -> tuple[Any, dict[str, bytes
     Raises:
         PayloadTooLarge: names the size and the limit.
     """
-    if _surely_small(data, settings.payload_inline_max):
+    if _surely_small(data, min(settings.payload_inline_max, settings.payload_max)):
         return data, {}
     text = json.dumps(data, separators=(",", ":")).encode()
     if len(text) > settings.payload_max:
