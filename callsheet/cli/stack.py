@@ -174,10 +174,13 @@ def claimed(data: Path) -> Iterator[Path]:
     """Keep a data folder for this process; a process that dies lets go of it.
 
     Raises:
-        click.ClickException: another command uses it; names that one and the remedy.
+        click.ClickException: another command uses it, or it cannot be made; with the remedy.
     """
-    data.mkdir(parents=True, exist_ok=True)
-    folder, info = os.open(data, os.O_RDONLY), data / _INFO
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        folder, info = os.open(data, os.O_RDONLY), data / _INFO
+    except OSError as exc:
+        raise click.ClickException(f"The folder {data} cannot be made: {exc.strerror}. Give another --data.") from None
     try:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
