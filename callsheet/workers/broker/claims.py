@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
+from kombu.utils.scheduling import round_robin_cycle
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
@@ -127,7 +128,7 @@ class Claims:
         rests = ["" if queue in self.no_ack else layout.rest(queue) for queue in queues]
         self._count += 1
         prefix, room = f"{self._name}.{self._count}.", self.room()
-        in_turn = int(channel.queue_order_strategy == "round_robin")
+        in_turn = int(type(channel._queue_cycle) is round_robin_cycle)
         args = [prefix, room, MOST_BYTES, self.ledger.term, in_turn, len(queues), *rests]
         commands += [CLAIM.command([*layout.registry, *lists], args, self._by_text), TRACK_NEXT, ("EXISTS", *lists)]
         self._under_way = (prefix, room, queues)

@@ -1,0 +1,544 @@
+"""The batched transport as kombu's users see it, against a real server and beside stock kombu."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from kombu import Connection, Consumer, Exchange, Producer, Queue
+
+from callsheet.workers import transport as module
+from tests.services import RedisServer, free_port, redis_binary, wait_for
+
+BATCHED = "callsheet.workers.transport:Transport"
+_names = itertools.count()
+
+
+def name(prefix: str = "q") -> str:
+    return f"{prefix}{next(_names)}"
+
+
+@pytest.fixture
+def server(redis_server: RedisServer) -> Iterator[RedisServer]:
+    client = redis_server.client()
+    client.flushall()
+    yield redis_server
+    client.flushall()
+    client.close()
+
+
+class Bench:
+    """A connection with a consumer on some queues."""
+
+    def __init__(self, url: str, *queues: str, prefetch: int = 0, no_ack: bool = False, transport: str | None = BATCHED,
+                 **options) -> None:
+        options = {"lease": 5, **options} if transport else options
+        self.connection = Connection(url, transport=transport, transport_options=options)
+        self.channel = self.connection.channel()
+        self.queues = [Queue(q, Exchange(q), routing_key=q) for q in queues]
+        self.messages: list = []
+        self.consumer = Consumer(self.channel, self.queues, no_ack=no_ack, accept=["json", "pickle"],
+                                 on_message=self.messages.append)
+        self.channel.basic_qos(0, prefetch, False)
+        self.producer = Producer(self.channel)
+
+    def consume(self) -> "Bench":
+        self.consumer.consume()
+        return self
+
+    def send(self, queue: str, body, priority: int = 0, **options) -> None:
+        self.producer.publish(body, exchange=queue, routing_key=queue, priority=priority,
+                              declare=[Queue(queue, Exchange(queue), routing_key=queue)], **options)
+
+    def drain(self, count: int, timeout: float = 5.0) -> list:
+        end = time.monotonic() + timeout
+        while len(self.messages) < count and time.monotonic() < end:
+            with contextlib.suppress(socket.timeout):
+                self.connection.drain_events(timeout=0.1)
+        return [message.payload for message in self.messages]
+
+    def nothing_more(self) -> bool:
+        before = len(self.messages)
+        with contextlib.suppress(socket.timeout):
+            self.connection.drain_events(timeout=0.1)
+        return len(self.messages) == before
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+@pytest.fixture
+def bench() -> Iterator:
+    made: list[Bench] = []
+
+    def make(*args, **options) -> Bench:
+        made.append(Bench(*args, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def registered(client: redis.Redis, key: str = "unacked") -> tuple[int, int, int]:
+    return client.hlen(key), client.zcard("unacked_index"), client.zcard("unacked_lease")
+
+
+@pytest.mark.parametrize(("sender", "receiver"), [(None, BATCHED), (BATCHED, None), (BATCHED, BATCHED)])
+def test_messages_pass_between_stock_kombu_and_ours(server, bench, sender, receiver):
+    queue = name()
+    out, into = bench(server.url, transport=sender), bench(server.url, queue, transport=receiver).consume()
+    for i in range(100):
+        out.send(queue, {"i": i})
+    assert into.drain(100) == [{"i": i} for i in range(100)]
+    for message in into.messages:
+        message.ack()
+    assert registered(server.client()) == (0, 0, 0)
+
+
+def test_a_claim_is_registered_as_stock_kombu_would(server, bench):
+    queue, client = name(), server.client()
+    ours = bench(server.url, queue).consume()
+    ours.send(queue, {"a": 1})
+    ours.drain(1)
+    (value,) = client.hvals("unacked")
+    message, exchange, key = json.loads(value)
+    assert (exchange, key) == ("", queue)
+    assert message["properties"]["delivery_info"]["routing_key"] == queue
+    (tag, score), = client.zrange("unacked_index", 0, -1, withscores=True)
+    assert client.hkeys("unacked") == [tag]
+    assert abs(score - time.time()) < 5
+    assert client.zscore("unacked_lease", tag) > score
+
+
+def test_what_ours_held_a_stock_consumer_can_restore(server, bench):
+    """A stock sweep, long after, treats a registration of ours like one of its own."""
+    queue, client = name(), server.client()
+    ours, stock = bench(server.url, queue).consume(), bench(server.url, queue, transport=None)
+    ours.send(queue, {"a": 1}, priority=9)
+    ours.drain(1)
+    (tag,) = client.hkeys("unacked")
+    stock.channel.qos.restore_by_tag(tag)
+    assert registered(client)[:2] == (0, 0)
+    stock.consume()
+    assert stock.drain(1) == [{"a": 1}]
+    assert stock.messages[0].delivery_info["redelivered"]
+    ours.messages[0].ack()  # late: it is the stock consumer's message now
+    assert client.hlen("unacked") == 1
+
+
+@pytest.mark.parametrize("transport", [None, BATCHED])
+def test_priorities_come_first_across_queues(server, bench, transport):
+    """The same order as stock kombu's."""
+    one, two = name(), name()
+    ours = bench(server.url, one, two, transport=transport)
+    for priority in (9, 6, 3, 0):
+        for queue in (one, two):
+            for i in range(2):
+                ours.send(queue, [priority, queue, i], priority)
+    ours.consume()
+    order = ours.drain(16)
+    assert [item[0] for item in order] == [0] * 4 + [3] * 4 + [6] * 4 + [9] * 4
+    assert [item[1] for item in order[:4]] == [one, two, one, two]
+
+
+@pytest.mark.parametrize("strategy", ["priority", "sorted"])
+def test_the_order_of_queues_can_be_fixed(server, bench, strategy):
+    one, two = "b" + name(), "a" + name()
+    ours = bench(server.url, one, two, queue_order_strategy=strategy)
+    for queue in (one, two):
+        for _ in range(3):
+            ours.send(queue, [queue])
+    ours.consume()
+    first = one if strategy == "priority" else two
+    assert ours.drain(6)[:3] == [[first]] * 3
+
+
+def test_no_more_than_the_prefetch_count_is_claimed(server, bench):
+    queue, client = name(), server.client()
+    ours = bench(server.url, queue, prefetch=10).consume()
+    for i in range(50):
+        ours.send(queue, i)
+    assert ours.drain(10) == list(range(10))
+    assert ours.nothing_more()
+    assert client.llen(queue) == 40
+    for message in ours.messages[:3]:
+        message.ack()
+    assert ours.drain(13) == list(range(13))
+    assert ours.nothing_more()
+    assert registered(client) == (10, 10, 10)
+
+
+def test_reject_drops_and_requeue_puts_last(server, bench):
+    queue, client = name(), server.client()
+    ours = bench(server.url, queue, prefetch=1).consume()
+    for i in range(3):
+        ours.send(queue, i)
+    ours.drain(1)
+    ours.messages[0].requeue()
+    ours.drain(2)
+    ours.messages[1].reject()
+    ours.drain(3)
+    ours.messages[2].ack()
+    assert ours.drain(4) == [0, 1, 2, 0]
+    assert ours.messages[3].delivery_info["redelivered"]
+    assert [m.headers["deliveries"] for m in ours.messages] == [1, 1, 1, 2]
+    ours.messages[3].ack()
+    assert registered(client) == (0, 0, 0)
+    assert client.llen(queue) == 0
+
+
+def test_recover_gives_everything_back(server, bench):
+    queue = name()
+    ours = bench(server.url, queue, prefetch=3).consume()
+    for i in range(3):
+        ours.send(queue, i)
+    ours.drain(3)
+    ours.channel.basic_recover(requeue=True)
+    assert ours.drain(6) == [0, 1, 2, 0, 1, 2]
+
+
+def test_closing_puts_back_what_is_unacknowledged_in_its_order(server, bench):
+    queue, client = name(), server.client()
+    ours = bench(server.url, queue, prefetch=5).consume()
+    for i in range(8):
+        ours.send(queue, i)
+    ours.drain(5)
+    ours.messages[0].ack()
+    ours.close()
+    assert registered(client) == (0, 0, 0)
+    again = bench(server.url, queue, transport=None).consume()
+    assert again.drain(7) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_cancelling_a_queue_puts_back_what_nobody_has_seen(server, bench):
+    queue, client = name(), server.client()
+    ours = bench(server.url, queue).consume()
+    for i in range(20):
+        ours.send(queue, i)
+    ours.drain(1)
+    ours.consumer.cancel()
+    assert client.llen(queue) == 19
+    assert registered(client) == (1, 1, 1)
+
+
+def test_a_queue_without_acknowledgement_registers_nothing(server, bench):
+    queue, client = name(), server.client()
+    ours = bench(server.url, queue, no_ack=True, prefetch=1).consume()
+    for i in range(5):
+        ours.send(queue, i)
+    assert ours.drain(5) == list(range(5))
+    assert registered(client) == (0, 0, 0)
+
+
+def test_basic_get(server, bench):
+    queue, client = name(), server.client()
+    ours = bench(server.url)
+    ours.send(queue, 1)
+    message = ours.channel.basic_get(queue)
+    assert message.payload == 1
+    assert registered(client) == (1, 1, 1)
+    message.ack()
+    assert registered(client) == (0, 0, 0)
+    assert ours.channel.basic_get(queue) is None
+    ours.send(queue, 2)
+    assert ours.channel.basic_get(queue, no_ack=True).payload == 2
+
+
+def test_fanout_and_a_queue_on_one_channel(server, bench):
+    queue, exchange = name(), Exchange(name("x"), type="fanout")
+    ours = bench(server.url, queue, prefetch=1)
+    news: list = []
+    listener = Consumer(ours.channel, [Queue(name("f"), exchange)], no_ack=True, callbacks=[
+        lambda body, message: news.append(body)])
+    listener.consume()
+    ours.consume()
+    ours.send(queue, ["full"])
+    ours.drain(1)  # the prefetch count is used up: broadcasts come all the same
+    other = bench(server.url, transport=None)
+
+    def told() -> bool:
+        other.producer.publish(["hello"], exchange=exchange, declare=[exchange])
+        ours.nothing_more()
+        return bool(news)
+
+    wait_for(told, what="the broadcast")
+    ours.messages[0].ack()
+    ours.send(queue, ["next"])
+    assert ours.drain(2) == [["full"], ["next"]]
+
+
+def test_a_consumer_that_raises_loses_nothing(server, bench):
+    queue = name()
+    ours = bench(server.url, queue)
+    seen: list = []
+
+    def fails(message) -> None:
+        seen.append(message.payload)
+        message.ack()
+        if len(seen) == 2:
+            raise ZeroDivisionError
+
+    ours.consumer.on_message = fails
+    for i in range(5):
+        ours.send(queue, i)
+    ours.consume()
+    failures = 0
+    while len(seen) < 5:
+        try:
+            ours.connection.drain_events(timeout=2)
+        except ZeroDivisionError:
+            failures += 1
+    assert seen == [0, 1, 2, 3, 4]
+    assert failures == 1
+
+
+def test_scripts_are_loaded_again(server, bench):
+    queue, client = name(), server.client()
+    ours = bench(server.url, queue).consume()
+    for i in range(3):
+        client.script_flush()
+        ours.send(queue, i)
+        ours.drain(i + 1)
+        ours.messages[-1].ack()
+    assert ours.drain(3) == [0, 1, 2]
+    client.script_flush()
+    ours.send(queue, 3)
+    ours.drain(4)
+    client.script_flush()
+    ours.close()
+    assert client.llen(queue) == 1
+
+
+def test_large_and_binary_bodies(server, bench):
+    queue = name()
+    ours = bench(server.url, queue).consume()
+    big = {"text": "x" * 50_000_000}
+    ours.send(queue, big)
+    ours.send(queue, {1: b"\0\xff", "set": {1, 2}}, serializer="pickle")
+    ours.send(queue, b"\0raw\xff", content_type="application/data", content_encoding="binary")
+    ours.drain(3, timeout=30)
+    assert ours.messages[0].payload == big
+    assert ours.messages[1].payload == {1: b"\0\xff", "set": {1, 2}}
+    assert ours.messages[2].body == b"\0raw\xff"
+    ours.messages[0].requeue()
+    ours.drain(4, timeout=30)
+    assert ours.messages[3].payload == big
+
+
+def test_what_is_no_message_is_dropped(server, bench, caplog):
+    queue, client = name(), server.client()
+    ours = bench(server.url, queue)
+    client.lpush(queue, "{not json", '{"a": 1}', "[1]")
+    ours.send(queue, ["fine"])
+    ours.consume()
+    with caplog.at_level(logging.CRITICAL):
+        assert ours.drain(1) == [["fine"]]
+    assert "what is no message" in caplog.text
+    ours.messages[0].ack()
+    wait_for(lambda: registered(client) == (0, 0, 0), what="nothing registered")
+
+
+def test_a_batch_is_published_in_one_pipeline(server, bench):
+    queue, client = name(), server.client()
+    ours = bench(server.url, queue).consume()
+    assert ours.producer.supports_batch_publish
+    with ours.producer.batch():
+        for i in range(100):
+            ours.send(queue, i)
+        assert client.llen(queue) == 0
+    assert ours.drain(100) == list(range(100))
+
+
+def test_a_global_prefix(server, bench):
+    queue, client = name(), server.client()
+    ours = bench(server.url, queue, global_keyprefix="here:", prefetch=2).consume()
+    other = bench(server.url, transport=None, global_keyprefix="here:")
+    for i in range(3):
+        other.send(queue, i)
+    assert ours.drain(2) == [0, 1]
+    ours.messages[0].ack()
+    ours.close()
+    assert client.llen(f"here:{queue}") == 2
+    assert all(key.startswith("here:") for key in client.scan_iter())
+
+
+def test_two_consumers_share_what_comes(server, bench):
+    queue = name()
+    two = [bench(server.url, queue, prefetch=10).consume() for _ in range(2)]
+    sender = bench(server.url, transport=None)
+    for i in range(20):
+        sender.send(queue, i)
+    wait_for(lambda: sum(len(one.drain(10, 0.1)) for one in two) == 20, what="all messages")
+    assert [len(one.messages) for one in two] == [10, 10]
+
+
+def test_a_waiting_consumer_wakes_at_once(server, bench):
+    queue = name()
+    ours, sender = bench(server.url, queue).consume(), bench(server.url, transport=None)
+    ours.nothing_more()
+    times = []
+    for i in range(20):
+        thread = threading.Timer(0.02, lambda i=i: (times.append(time.perf_counter()), sender.send(queue, i)))
+        thread.start()
+        ours.drain(i + 1)
+        times[-1] = time.perf_counter() - times[-1]
+        thread.join()
+    assert sorted(times)[10] < 0.02
+
+
+def test_a_lost_connection_loses_nothing(server, bench):
+    queue, client = name(), server.client()
+    ours = bench(server.url, queue, prefetch=20).consume()
+    sender = bench(server.url, transport=None)
+    for i in range(200):
+        sender.send(queue, i)
+    got = []
+    for round_ in range(1000):
+        if round_ % 10 == 5:
+            client.client_kill_filter(_type="normal", skipme=True)
+        with contextlib.suppress(redis.ConnectionError, OSError):
+            ours.connection.drain_events(timeout=0.05)
+        while ours.messages:
+            message = ours.messages.pop()
+            got.append(message.payload)
+            message.ack()
+        if len(got) >= 200 and not registered(client)[0]:
+            break
+    assert sorted(got) == list(range(200))
+    assert registered(client) == (0, 0, 0)
+
+
+def test_another_server_is_left_to_stock_kombu(own_redis, bench, caplog):
+    client, queue = own_redis.client(), name()
+    client.acl_setuser("poor", enabled=True, passwords=["+pw"], keys=["*"], channels=["*"],
+                       commands=["+@all", "-eval", "-evalsha"])
+    module._warned.clear()
+    url = own_redis.url.replace("redis://", "redis://poor:pw@")
+    with caplog.at_level(logging.WARNING):
+        ours, more = bench(url, queue, prefetch=2).consume(), bench(url, queue).consume()
+    assert caplog.text.count("as stock kombu does") == 1
+    more.close()
+    for i in range(3):
+        ours.send(queue, i)
+    assert ours.drain(2) == [0, 1]
+    ours.messages[0].ack()
+    ours.messages[1].requeue()
+    assert ours.drain(4) == [0, 1, 2, 1]
+    assert not client.exists("unacked_lease")
+    ours.close()
+    assert client.llen(queue) == 2
+
+
+def test_a_password(own_redis, bench):
+    queue = name()
+    own_redis.client().config_set("requirepass", "secret")
+    url = own_redis.url.replace("redis://", "redis://:secret@")
+    ours = bench(url, queue).consume()
+    ours.send(queue, 1)
+    assert ours.drain(1) == [1]
+    ours.messages[0].requeue()
+    assert ours.drain(2) == [1, 1]
+
+
+def test_a_unix_socket(bench):
+    server = RedisServer("--unixsocket", f"/tmp/callsheet-{os.getpid()}.sock")
+    try:
+        queue = name()
+        ours = bench(f"redis+socket:///tmp/callsheet-{os.getpid()}.sock?virtual_host=0", queue).consume()
+        ours.send(queue, 1)
+        assert ours.drain(1) == [1]
+        ours.close()
+        assert server.client().llen(queue) == 1
+    finally:
+        server.remove()
+
+
+def test_sentinel(bench):
+    server = RedisServer()
+    conf = f"{server.folder}/sentinel.conf"
+    Path(conf).write_text(f"sentinel monitor main 127.0.0.1 {server.port} 1\n")
+    port = free_port()
+    process = subprocess.Popen([redis_binary(), conf, "--sentinel", "--port", str(port)], stdout=subprocess.DEVNULL)
+    try:
+        sentinel = redis.Redis(port=port, decode_responses=True)
+
+        def up() -> bool:
+            with contextlib.suppress(redis.RedisError):
+                return bool(sentinel.sentinel_masters())
+            return False
+
+        wait_for(up, what="sentinel")
+        queue = name()
+        ours = bench(f"sentinel://127.0.0.1:{port}", queue, transport="callsheet.workers.transport:SentinelTransport",
+                     master_name="main").consume()
+        ours.send(queue, 1)
+        assert ours.drain(1) == [1]
+        assert server.client().zcard("unacked_lease") == 1
+        ours.close()
+        assert server.client().llen(queue) == 1
+    finally:
+        process.kill()
+        process.wait(10)
+        server.remove()
+
+
+class TlsFront:
+    """Speaks TLS on one port and hands on to a server's, as the servers of the test machines may lack TLS."""
+
+    def __init__(self, folder: str, port: int) -> None:
+        self.cert = f"{folder}/cert.pem"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj",
+                        "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", f"{folder}/key.pem",
+                        "-out", self.cert], check=True, capture_output=True)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.cert, f"{folder}/key.pem")
+        self.loop = asyncio.new_event_loop()
+
+        async def copy(reader, writer) -> None:
+            with contextlib.suppress(OSError):
+                while data := await reader.read(65536):
+                    writer.write(data)
+                    await writer.drain()
+            writer.close()
+
+        async def front(reader, writer) -> None:
+            behind = await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.gather(copy(reader, behind[1]), copy(behind[0], writer))
+
+        async def start():
+            return await asyncio.start_server(front, "localhost", 0, ssl=context)
+
+        listening = self.loop.run_until_complete(start())
+        self.port = listening.sockets[0].getsockname()[1]
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_tls(own_redis, bench):
+    front, queue, client = TlsFront(own_redis.folder, own_redis.port), name(), own_redis.client()
+    url = f"rediss://localhost:{front.port}/0?ssl_cert_reqs=required&ssl_ca_certs={front.cert}"
+    ours = bench(url, queue).consume()
+    sender = bench(own_redis.url, transport=None)
+    for i in range(300):
+        sender.send(queue, [i, "x" * 3000])
+    assert [body[0] for body in ours.drain(300)] == list(range(300))
+    ours.nothing_more()
+    sender.send(queue, [300, "x"])
+    assert len(ours.drain(301)) == 301
+    ours.messages[0].ack()
+    ours.close()
+    assert client.llen(queue) == 300
+    front.loop.call_soon_threadsafe(front.loop.stop)

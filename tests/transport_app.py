@@ -1,0 +1,47 @@
+"""The pool's test app over the transport under test, or over stock kombu's, on any pool."""
+
+import os
+
+from tests.pool_app import app, note, opened, store
+
+if os.environ.get("TRANSPORT", "batched") == "batched":
+    app.conf.broker_transport = "callsheet.workers.transport:Transport"
+app.conf.worker_pool = os.environ.get("POOL", "callsheet.workers.pool:AsyncioPool")
+app.conf.broker_transport_options = {
+    "lease": float(os.environ.get("LEASE", "60")),
+    "visibility_timeout": float(os.environ.get("VISIBILITY", "3600")),
+    "unacked_restore_interval": 0.1 if os.environ.get("VISIBILITY") else 10,
+    "unacked_restore_throttle": 1,
+}
+
+
+@app.task(bind=True)
+async def count(self, key):
+    """Mark each run with what the message says of its deliveries."""
+    note(key, f"{self.request.deliveries} {self.request.lost} {self.request.delivery_info['redelivered']}")
+
+
+@app.task(bind=True)
+async def count_and_hold(self, key, gate):
+    note(key, f"{self.request.deliveries} {self.request.lost} {self.request.delivery_info['redelivered']}")
+    await opened(gate)
+
+
+@app.task
+def plain_note(key, value="x"):
+    note(key, value)
+
+
+@app.task
+def plain_hold(key, gate):
+    import time
+
+    note(key)
+    while not store.exists(gate):
+        time.sleep(0.02)
+    note(f"{key}:out")
+
+
+@app.task
+async def mark(key, value):
+    note(key, str(value))
