@@ -15,11 +15,16 @@ from callsheet.agents import AgentBase, CallOptions
 from callsheet.agents.dispatch import dispatcher
 from callsheet.errors import AgentFailed, CallsheetError, CannotTravel, JobError, PayloadExpired, UsageError
 from callsheet.messages import Msg
+from callsheet.settings import get_settings
 from callsheet.tasks.inline import InlineDispatcher
 from callsheet.tasks.jobs import Job, cancel_all
+from callsheet.tasks.loop import on_process_loop, wait_on_process_loop
 from callsheet.tasks.pipelines import OnError, Pipeline
+from callsheet.tasks.waiter import waiter
 
 _TOGETHER = 200  # jobs published in one go
+_AHEAD = 100  # results fetched in one go, where so many are there
+_LOOK_EVERY = 10  # results taken between two such looks at least
 _COLLECTED = (JobError, PayloadExpired)  # what may go wrong with one input and not with the rest
 
 
@@ -39,6 +44,7 @@ class Batch:
         self._progress = sys.stderr.isatty() if progress is None else progress
         self._on_error = on_error
         self._waiting: deque[Job | CallsheetError] = deque()
+        self._taken_before_look = _LOOK_EVERY
 
     def _next_inputs(self) -> list[Any]:
         """The inputs to submit now; none while the window is nearly full."""
@@ -54,6 +60,13 @@ class Batch:
             if len(inputs) == 1:
                 return [exc]
             return [job for value in inputs for job in self._submit([value])]
+
+    def _to_look_for(self, job: Job | CallsheetError) -> list[str]:
+        """The jobs whose results to fetch in one trip before that of `job` is taken; none if it is not yet time."""
+        self._taken_before_look -= 1
+        if type(job) is not Job or not self._waiting or self._taken_before_look > 0:
+            return []
+        return [job.id, *(other.id for other in islice(self._waiting, _AHEAD - 1) if type(other) is Job)]
 
     def _failed(self, error: CallsheetError) -> Msg:
         if self._on_error == "raise":
@@ -72,6 +85,9 @@ class Batch:
                 if not self._waiting:
                     return
                 job = self._waiting.popleft()
+                if ids := self._to_look_for(job):
+                    found = wait_on_process_loop(waiter(get_settings()).look_ahead(ids))
+                    self._taken_before_look = max(found, _LOOK_EVERY)
                 try:
                     result = job.get() if isinstance(job, Job) else job
                 except _COLLECTED as exc:
@@ -89,6 +105,9 @@ class Batch:
                 if not self._waiting:
                     return
                 job = self._waiting.popleft()
+                if ids := self._to_look_for(job):
+                    found = await on_process_loop(waiter(get_settings()).look_ahead(ids))
+                    self._taken_before_look = max(found, _LOOK_EVERY)
                 try:
                     result = await job if isinstance(job, Job) else job
                 except _COLLECTED as exc:

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 _RESULT_KEY = "celery-task-meta-"
 _SLOWEST_RETRY = 5.0  # seconds
 _SIGN_OF_LIFE = 30.0  # seconds between two pings of a silent connection
+_MOST_AHEAD = 500  # results kept that were fetched ahead and not yet asked for
 Listener = Callable[[bytes], None]
 
 
@@ -143,6 +144,20 @@ class Waiter:
         self._look: set[str] = set()
         self._looking: asyncio.Task[None] | None = None
         self._checking: asyncio.Task[None] | None = None
+        self._ahead: dict[str, dict[str, Any]] = {}
+
+    async def look_ahead(self, task_ids: list[str]) -> int:
+        """Fetch those results that are stored by now, in one trip, for `wait` to find; says how many."""
+        try:
+            texts = await async_client(self.settings).mget([_RESULT_KEY + task_id for task_id in task_ids])
+        except (RedisError, OSError):
+            return 0  # `wait` deals with that
+        found = {task_id: meta for task_id, text in zip(task_ids, texts, strict=True)
+                 if text and ready(meta := parse(text))}
+        self._ahead |= found
+        for task_id in list(self._ahead)[:-_MOST_AHEAD]:
+            del self._ahead[task_id]
+        return len(found)
 
     async def wait(self, task_id: str) -> dict[str, Any]:
         """The stored result of a task, once it is final: Celery's record, as JSON data.
@@ -150,6 +165,8 @@ class Waiter:
         Raises:
             RedisUnavailable: no Redis answers when the wait begins.
         """
+        if task_id in self._ahead:
+            return self._ahead.pop(task_id)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.setdefault(task_id, [])
         waiting.append(future)
