@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-celery check bench clean
 
 # Reviews a folder of documents on real workers: make demo INPUT=folder MODEL=name
 demo: $(VENV)/.demo
@@ -11,6 +11,10 @@ demo: $(VENV)/.demo
 
 test: check
 	$(BIN)/pytest $(ARGS)
+
+# Celery's own integration tests on the asyncio pool, a quarter of an hour: make test-celery ARGS="--pool prefork"
+test-celery: $(VENV)/.dev
+	$(BIN)/python -m tests.celery_integration $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -10,6 +10,8 @@ import greenlet
 import redis
 from celery import Celery, current_task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.worker.autoscale import Autoscaler
+from celery.worker.control import control_command
 
 from callsheet.tasks.bridge import parked
 
@@ -18,6 +20,7 @@ URL = os.environ.get("CALLSHEET_REDIS_URL", "redis://127.0.0.1:6379/0")
 app = Celery("pool_app", broker=URL, backend=URL, task_cls="callsheet.tasks.base:Task")
 app.conf.update(
     worker_pool="callsheet.workers.pool:AsyncioPool",
+    worker_autoscaler=os.environ.get("AUTOSCALER", "celery.worker.autoscale:Autoscaler"),
     worker_prefetch_multiplier=int(os.environ.get("PREFETCH", "1")),
     task_default_queue=os.environ.get("POOL_QUEUE", "pool"),
     worker_enable_prefetch_count_reduction=False,
@@ -28,6 +31,20 @@ app.conf.update(
     callsheet_parked_grace=float(os.environ.get("PARKED_GRACE", "30")),
 )
 app.steps["consumer"].add("callsheet.workers.steps:AttachPool")
+
+
+class OnRequest(Autoscaler):
+    """Leaves the pool as it is, but for what `resize_pool` and `autoscale` ask."""
+
+    def _maybe_scale(self, req=None):
+        return False
+
+
+@control_command(args=[("n", int)])
+def resize_pool(state, n=1):
+    pool = state.consumer.pool
+    (pool.grow if n > 0 else pool.shrink)(abs(n))
+
 
 store = redis.Redis.from_url(URL, decode_responses=True)
 var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="unset")

@@ -43,7 +43,8 @@ class Pool:
         self.redis.set(gate, 1)
 
     def inspect(self, what: str):
-        answer = getattr(self.app.control.inspect([self.process.name], timeout=5, limit=1), what)()
+        inspection = self.app.control.inspect([self.process.name], timeout=1 if what == "ping" else 5, limit=1)
+        answer = getattr(inspection, what)()
         return (answer or {}).get(self.process.name)
 
     def info(self) -> dict:
@@ -69,5 +70,9 @@ def get(result, timeout=10, propagate=True):
 @contextmanager
 def pool_worker(server: RedisServer, *options: str, **env: str) -> Iterator[Pool]:
     queue = unique("q")
-    with worker("tests.pool_app", server.url, "-Q", queue, *options, env={"POOL_QUEUE": queue, **env}) as process:
-        yield Pool(server, process, queue)
+    with worker("tests.pool_app", server.url, "-Q", queue, "--without-mingle", *options,
+                env={"POOL_QUEUE": queue, **env}) as process:
+        pool = Pool(server, process, queue)
+        # It says that it is ready a moment before it listens for commands.
+        wait_for(lambda: pool.inspect("ping"), what="an answer")
+        yield pool

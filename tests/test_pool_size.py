@@ -112,3 +112,37 @@ def test_autoscale_grows_under_load_and_shrinks_when_idle(redis_server):
         assert int(pool.redis.get(f"{key}:most")) == 6
         wait_for(lambda: pool.info()["max-concurrency"] == 1, what="one slot again")
         assert pool.run(a.add, 1, 2) == 3
+
+
+def test_prefetch_follows_the_size_and_leaves_the_rest_to_others(redis_server):
+    def prefetch(pool):
+        return pool.inspect("stats")["prefetch_count"]
+
+    with pool_worker(redis_server, "--autoscale=100,2", AUTOSCALER="tests.pool_app:OnRequest") as small:
+        assert prefetch(small) == 4
+        key, gate = unique(), unique("gate")
+        results = small.holds(20, key, gate)
+        small.wait_notes(f"{key}:in", 2)
+        wait_for(lambda: len(small.inspect("reserved")) == 2, what="two that wait behind those that run")
+        small.control("resize_pool", n=4)
+        small.wait_notes(f"{key}:in", 6)
+        wait_for(lambda: prefetch(small) == 8 and len(small.inspect("reserved")) == 2, what="more for more slots")
+        assert "ok" in small.control("autoscale", max=7, min=2)
+        wait_for(lambda: prefetch(small) == 7, what="no more than the largest size")
+        with pool_worker(redis_server, "-c", "50", POOL_QUEUE=small.queue) as other:
+            small.app.control.add_consumer(small.queue, destination=[other.process.name])
+            small.wait_notes(f"{key}:in", 6 + 12)
+            small.open(gate)
+            assert [get(result) for result in results] == ["held"] * 20
+        small.control("resize_pool", n=-4)
+        wait_for(lambda: prefetch(small) == 4, what="fewer for fewer slots")
+
+
+def test_autoscale_to_hundreds_at_once(redis_server):
+    with pool_worker(redis_server, "--autoscale=200,2") as pool:
+        key, gate = unique(), unique("gate")
+        results = pool.holds(205, key, gate)
+        pool.wait_notes(f"{key}:in", 200)
+        assert pool.inspect("stats")["prefetch_count"] == 200
+        pool.open(gate)
+        assert [get(result) for result in results] == ["held"] * 205

@@ -13,6 +13,7 @@ from celery.worker import state
 
 from callsheet.tasks.bridge import Crossing, SoftLimit
 from callsheet.workers.mailbox import Mailbox
+from callsheet.workers.prefetch import Prefetch
 from callsheet.workers.slots import Slots
 from callsheet.workers.threads import ThreadCrew
 
@@ -37,6 +38,7 @@ class Home(Protocol):
     to_hub: Mailbox
     crew: ThreadCrew
     slots: "Slots[Call]"
+    prefetch: Prefetch
     cancel_grace: float
 
     def end(self, call: "Call", fate: Fate, signum: int = 0) -> bool:
@@ -44,9 +46,6 @@ class Home(Protocol):
 
     def finish(self, call: "Call") -> None:
         """A call has ended: free its slot and report."""
-
-    def widen_prefetch(self, by: int) -> None:
-        """Let the consumer fetch more or fewer messages, for calls that are parked."""
 
 
 def info_of(error: BaseException) -> ExceptionInfo:
@@ -240,7 +239,7 @@ class CoroutineCall(Call):
         """Give back the slot, or the parked call's claim to one."""
         if self._away:
             self.home.slots.stay_away(self._granted)
-            self.home.widen_prefetch(-1)
+            self.home.prefetch.park(-1)
         else:
             self.home.slots.free()
 
@@ -256,7 +255,7 @@ class CoroutineCall(Call):
             return
         self._away = self.home.slots.leave()
         if self._away:
-            self.home.widen_prefetch(1)
+            self.home.prefetch.park(1)
         else:
             logger.warning("Task %s keeps its slot while it waits: %d calls are parked, and max_parked allows no "
                            "more. Raise CALLSHEET_MAX_PARKED or start more workers.", self.name,
@@ -280,7 +279,7 @@ class CoroutineCall(Call):
         self.home.to_loop.post(self._resume, back)
 
     def _resume(self, back: asyncio.Future[None]) -> None:
-        self.home.widen_prefetch(-1)
+        self.home.prefetch.park(-1)
         if not back.done():
             back.set_result(None)
         with self.home.slots.lock:

@@ -18,6 +18,7 @@ from callsheet.settings import get_settings
 from callsheet.tasks.loop import LoopThread, adopt
 from callsheet.workers.calls import Call, CoroutineCall, Fate
 from callsheet.workers.mailbox import HubMailbox, LoopMailbox
+from callsheet.workers.prefetch import Prefetch
 from callsheet.workers.shutdown import Shutdown
 from callsheet.workers.slots import Slots
 from callsheet.workers.threadcalls import ThreadCall
@@ -55,6 +56,7 @@ class AsyncioPool(BasePool):
         self.slots: Slots[Call] = Slots(int(self.limit or 0), settings.max_parked, self._start_call)
         self.crew = ThreadCrew(self.app.set_current)
         self.to_hub = HubMailbox()
+        self.prefetch = Prefetch(lambda: self.slots.limit, self.to_hub.post)
         self.consumer: Any = None
         self.hub: Any = None
         self.finished = 0
@@ -63,8 +65,6 @@ class AsyncioPool(BasePool):
         self._tasks: Any = {}
         self._calls: dict[int, Call] = {}
         self._by_key: dict[tuple[Any, ...], Call] = {}
-        self._prefetch_extra = 0
-        self._consuming = False
         self._started = False
         self._shutdown = Shutdown(self)
 
@@ -109,15 +109,13 @@ class AsyncioPool(BasePool):
             logger.warning("The event loop's thread does not end; it is left behind.")
 
     def attach(self, consumer: Any) -> None:
-        """A consumer has started, with a prefetch count that knows nothing of parked calls."""
+        """A consumer has started."""
         self.consumer = consumer
-        self._consuming = True
-        if self._prefetch_extra:
-            consumer.qos.increment_eventually(self._prefetch_extra)
+        self.prefetch.attach(consumer)
 
     def detach(self) -> None:
-        """The consumer has stopped; its prefetch count is void."""
-        self._consuming = False
+        """The consumer has stopped."""
+        self.prefetch.detach()
 
     # Calls
 
@@ -246,18 +244,6 @@ class AsyncioPool(BasePool):
                 self._forget(call)
             return dropped
 
-    def widen_prefetch(self, by: int) -> None:
-        """Let the consumer fetch `by` more messages, as parked calls hold theirs; any thread."""
-        self.to_hub.post(self._widen_prefetch, by)
-
-    def _widen_prefetch(self, by: int) -> None:
-        self._prefetch_extra += by
-        if self._consuming and self.consumer.qos is not None:
-            if by > 0:
-                self.consumer.qos.increment_eventually(by)
-            else:
-                self.consumer.qos.decrement_eventually(-by)
-
     # Size
 
     @property
@@ -278,8 +264,7 @@ class AsyncioPool(BasePool):
 
     def grow(self, n: int = 1) -> None:
         """Add `n` slots."""
-        self.slots.resize(n)
-        self.limit = self.slots.limit
+        self._resize(n)
 
     def shrink(self, n: int = 1) -> None:
         """Remove `n` slots.
@@ -287,8 +272,12 @@ class AsyncioPool(BasePool):
         Raises:
             ValueError: more calls run than slots would be left.
         """
-        self.slots.resize(-n)
+        self._resize(-n)
+
+    def _resize(self, by: int) -> None:
+        self.slots.resize(by)
         self.limit = self.slots.limit
+        self.prefetch.resized()
 
     def restart(self) -> None:
         """Nothing to restart: there are no processes."""

@@ -6,10 +6,11 @@ from celery import bootsteps
 
 
 class AttachPool(bootsteps.StartStopStep):
-    """Hands the consumer to the asyncio pool, so that parked calls raise its prefetch count.
+    """Hands the consumer to the asyncio pool, which keeps the prefetch count in step with its size.
 
     Without it a worker with late acknowledgement whose slots are all parked fetches no more messages, and a tree of
-    calls that is deeper than its prefetch count waits for ever. Other pools are left alone.
+    calls that is deeper than its prefetch count waits for ever; and an autoscaled worker fetches for the largest size
+    that it may have. Other pools are left alone.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)

@@ -1,0 +1,1 @@
+"""Celery's own integration tests, run on our pool: `python -m tests.celery_integration`."""

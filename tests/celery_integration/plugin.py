@@ -1,0 +1,47 @@
+"""pytest plugin for Celery's integration tests: their `prefork` worker gets the pool that CALLSHEET_TEST_POOL names.
+
+    asyncio        our pool; their tasks are plain functions, which run in its threads
+    asyncio-async  our pool; each task's body becomes a coroutine, which runs on its loop
+    prefork        Celery's own pool, to compare with
+"""
+
+import asyncio
+import os
+from typing import Any
+
+from celery import Celery
+from celery.concurrency import ALIASES
+
+from callsheet.tasks.base import Task
+from callsheet.tasks.bridge import drive, in_strand
+
+POOL = os.environ["CALLSHEET_TEST_POOL"]
+
+
+class AsyncTask(Task):
+    """Runs a plain task's body as a coroutine, where the worker's tracer calls it."""
+
+    abstract = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        given = cls.__dict__.get("run")
+        if given is None:
+            return
+        plain = given.__func__ if isinstance(given, staticmethod) else given
+
+        async def body(*args: Any, **kwargs: Any) -> Any:
+            await asyncio.sleep(0)
+            return plain(*args, **kwargs)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return drive(body(*args, **kwargs)) if in_strand() else plain(*args, **kwargs)
+
+        run.__wrapped__ = plain
+        cls.is_async = True
+        cls.run = staticmethod(run) if isinstance(given, staticmethod) else run
+
+
+if POOL != "prefork":
+    ALIASES["prefork"] = "callsheet.workers.pool:AsyncioPool"
+    Celery.task_cls = f"{__name__}:AsyncTask" if POOL == "asyncio-async" else "callsheet.tasks.base:Task"
