@@ -6,6 +6,7 @@ to the step that gathers, so that this step can name the branch, or keep the res
 behind it.
 """
 
+import asyncio
 import json
 import os
 import time
@@ -17,6 +18,8 @@ from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
 
 import callsheet.errors as errors_module
 from callsheet.errors import AgentFailed, AgentTimeout, CallsheetError, JobCancelled, JobError, JobExpired
+from callsheet.tasks.bridge import drive, in_strand
+from callsheet.tasks.writes import gathered_writes
 
 AGENT_ATTRIBUTE = "__callsheet_agent__"
 STARTED_ATTRIBUTE = "callsheet_started"
@@ -38,13 +41,37 @@ class ResultBackend(RedisBackend):
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Subscribe to nothing: who wants a result subscribes when it waits for it."""
 
-    def _set(self, key: str, value: str, expires: float | None = None) -> None:
-        # As Celery's, without the deprecated SETEX.
+    def _store_result(self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None,
+                      **kwargs: Any) -> Any:
+        """Celery's; without the look at what is stored where nothing can be, at the first delivery of a call."""
+        delivery = getattr(request, "delivery_info", None)
+        if not in_strand() or not delivery or delivery.get("redelivered"):
+            return super()._store_result(task_id, result, state, traceback=traceback, request=request, **kwargs)
+        meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
+        meta["task_id"] = task_id
+        self._set_with_state(self.get_key_for_task(task_id), self.encode(meta), state)
+        return result
+
+    def _set(self, key: Any, value: str, expires: float | None = None) -> None:
         expires = self.expires if expires is None else expires
-        with self.client.pipeline() as pipe:
+        if in_strand():  # a call on the asyncio pool steps aside, and its result is stored together with others
+            drive(gathered_writes().write(key, value, int(expires) or None))
+            return
+        with self.client.pipeline() as pipe:  # as Celery's, without the deprecated SETEX
             pipe.set(key, value, ex=int(expires) or None)
             pipe.publish(key, value)
             pipe.execute()
+
+    def ensure(self, fun: Any, args: Any, **policy: Any) -> Any:
+        """Celery's tries again at once; on the asyncio pool only the tries of `_sleep`, which do not block the loop."""
+        return fun(*args) if in_strand() else super().ensure(fun, args, **policy)
+
+    def _sleep(self, amount: float) -> None:
+        """Between two tries to store a result; on the asyncio pool the loop goes on meanwhile."""
+        if in_strand():
+            drive(asyncio.sleep(amount))
+        else:
+            super()._sleep(amount)
 
     def mark_as_revoked(self, task_id: str, reason: str = "", request: Any = None, store_result: bool = True,
                         state: str = states.REVOKED) -> None:
