@@ -54,7 +54,7 @@ def machine(redis: Any) -> dict[str, Any]:
 
 def show(console: Console, report: Report) -> None:
     columns = list(dict.fromkeys(column for row in report.rows for column in row.values))
-    table = Table(title=f"{report.figure}: {report.about}", title_justify="left", expand=False)
+    table = Table(title=f"{report.figure}: {' '.join(report.about.split())}", title_justify="left", expand=False)
     table.add_column("")
     for column in columns:
         table.add_column(column, justify="right")
