@@ -39,9 +39,10 @@ class Cli:
 
     def wait_output(self, text: str, timeout: float = 60.0) -> "Cli":
         def there() -> bool:
+            code = self.popen.poll()  # before its last words are read
             if text in self.output:
                 return True
-            assert self.popen.poll() is None, f"ended with {self.popen.returncode}:\n{self.output}"
+            assert code is None, f"ended with {code}:\n{self.output}"
             return False
 
         wait_for(there, timeout, f"{text!r} in the output:\n{self.output}")

@@ -1,6 +1,7 @@
 """The steps of `callsheet run`: load, survey, resume, find or start workers, run, sum up."""
 
 import asyncio
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -186,6 +187,8 @@ class Runner:
                 yield stack
             finally:
                 click.echo("Stopping Redis and workers ...", err=True)
+                # Nobody needs to hear that the connection to a Redis that is stopped broke.
+                logging.getLogger("callsheet.tasks.waiter").setLevel(logging.ERROR)
                 stack.stop()
 
     # The run ------------------------------------------------------------------------------------------
@@ -209,8 +212,7 @@ class Runner:
         sent.begin()
         if picked_up:
             waiting = sum(fate[job] == "under way" for job in picked_up.values())
-            display.say(f"Picking up {len(picked_up)} jobs of the run before: {len(picked_up) - waiting} have ended, "
-                        f"{waiting} are under way.")
+            display.say(f"Picking up jobs of the run before: {len(picked_up) - waiting} ended, {waiting} under way.")
         pending = (item for item in self.inputs if isinstance(item, Input) and not results.is_done(item.id))
 
         async def main() -> None:
@@ -256,6 +258,6 @@ class Runner:
         if self.order.up:
             meanwhile = "What was waiting stays in Redis' file."
         else:
-            meanwhile = f"{tally.running} jobs are under way and go on at the workers." if tally.running else ""
+            meanwhile = f"Jobs that go on at the workers: {tally.running}."
         click.echo(f"\nInterrupted: {tally.done} of {tally.total} inputs have a result in {self.order.output}, {left} "
                    f"have none. {meanwhile}\nTo go on, give the same command again.", err=True)
