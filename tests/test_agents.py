@@ -328,3 +328,19 @@ def test_an_option_that_is_a_parameter_of_reply_has_to_be_told_apart() -> None:
             return await Timer()(say("x"), timeout=7)
 
         assert run(main()).content == "7"
+
+
+def test_a_reply_with_a_yield_is_refused_when_the_class_is_made() -> None:
+    with pytest.raises(UsageError, match=r"Yields\.reply has a yield"):
+        class Yields(AgentBase):
+            async def reply(self, msg: Msg) -> Any:
+                yield msg
+
+
+def test_submit_on_the_class_says_to_make_an_agent_first() -> None:
+    class Quiet(AgentBase):
+        async def reply(self, msg: Msg) -> Msg:
+            return msg
+
+    with pytest.raises(UsageError, match="make an agent first"):
+        Quiet.submit(say("x"))

@@ -257,8 +257,10 @@ def test_what_cannot_be_sent_is_refused_before_anything_runs() -> None:
             run(bounce(target, say("x")))
     with pytest.raises(CannotTravel, match=r"the input of SequentialPipeline\(Echo\(a\)\)"):
         SequentialPipeline([first]).submit(threading.Lock()).get()
-    with pytest.raises(CannotTravel, match=r"argument 'hint' of Echo\(a\)"):
-        first.submit(say("x"), hint=lambda: 1)
+    with pytest.raises(CannotTravel, match=r"argument 1 of Echo\(a\)"):
+        first.submit(lambda: 1)
+    with pytest.raises(UsageError, match=r"Echo\.reply cannot be called so: .*'hint'.* It takes msg"):
+        first.submit(say("x"), hint="no such parameter")
     for lost in (first, SequentialPipeline([Echo("b"), first])):
         with pytest.raises(UnknownQueue, match=r"'gpu' of Echo.*known are io, cpu.*CALLSHEET_QUEUES"):
             lost.submit(say("x"), queue="gpu")

@@ -1,8 +1,9 @@
 """AgentBase: what every agent derives from."""
 
 import asyncio
+import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -49,6 +50,9 @@ class AgentBase(Hooked, Recorded):
         super().__init_subclass__(**kwargs)
         if queue is not None:
             cls.queue = queue
+        if inspect.isasyncgenfunction(inspect.unwrap(cls.reply)):
+            raise UsageError(f"{cls.__name__}.reply has a yield: it would be an async generator, which has no one "
+                             "reply. Return a Msg, and show what grows with `await self.print(msg, last=False)`.")
 
     _replies: set["asyncio.Task[Any]"]
     _interrupted: set["asyncio.Task[Any]"]
@@ -85,6 +89,7 @@ class AgentBase(Hooked, Recorded):
             AgentFailed: the reply raised; with the remote type, message and traceback.
             CannotTravel: an argument cannot be sent.
         """
+        self.check_arguments(args, kwargs)
         return await dispatcher().call(self, args, kwargs, CallOptions())
 
     def submit(self, *args: Any, **kwargs: Any) -> Any:
@@ -99,7 +104,10 @@ class AgentBase(Hooked, Recorded):
             UnknownQueue: the queue is not in the settings.
             RedisUnavailable: no Redis answers.
         """
+        if not isinstance(self, AgentBase):
+            raise UsageError("submit was called on the class: make an agent first, e.g. Summarizer(\"a\").submit(msg).")
         options = split_options(kwargs, [self])
+        self.check_arguments(args, kwargs)
         return dispatcher().submit(self, args, kwargs, options)
 
     def options(self, **options: Any) -> "BoundCall":
@@ -154,6 +162,20 @@ class AgentBase(Hooked, Recorded):
         """Where its calls go: the class's `queue`, or `io` or `cpu` by the kind of its `reply`."""
         return cls.queue or ("io" if cls.is_async() else "cpu")
 
+    @classmethod
+    def check_arguments(cls, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Refuse arguments that `reply` does not take, before they are sent.
+
+        Raises:
+            UsageError: says which.
+        """
+        signature = _signature(cls.reply)
+        try:
+            signature.bind(None, *args, **kwargs)
+        except TypeError as exc:
+            takes = ", ".join(map(str, list(signature.parameters.values())[1:])) or "no arguments"
+            raise UsageError(f"{cls.__name__}.reply cannot be called so: {exc}. It takes {takes}.") from None
+
     @property
     def label(self) -> str:
         """`Class(name)`, for people."""
@@ -197,6 +219,11 @@ def split_options(kwargs: dict[str, Any], agents: Iterable[AgentBase]) -> CallOp
                              f"{type(agent).__name__}.reply. Use .options(...).submit(...), which takes the "
                              "options apart from the arguments.")
     return CallOptions.of(given)
+
+
+@functools.lru_cache(maxsize=1024)
+def _signature(reply: Any) -> inspect.Signature:
+    return inspect.signature(reply)
 
 
 class BoundCall:
