@@ -1,0 +1,93 @@
+"""A loaded worker loses all its connections, again and again."""
+
+import collections
+import os
+import random
+
+import psutil
+import pytest
+
+from tests import pool_app as a
+from tests.pool_workers import pool_worker, unique
+from tests.services import RedisServer, wait_for
+
+# `KILLS=50 pytest tests/test_reconnect.py` for a longer run.
+KILLS = int(os.environ.get("KILLS", "8"))
+SLOTS = 20
+
+
+class Runs:
+    """What the task `run_once` wrote: starts and ends."""
+
+    def __init__(self, path):
+        self.path = path
+        path.touch()
+
+    def read(self):
+        lines = [line.split() for line in self.path.read_text().splitlines()]
+        return [(what, task) for what, task in lines]
+
+    def ended(self):
+        return sum(what == "end" for what, _ in self.read())
+
+    def most_at_once(self):
+        now, most = collections.Counter(), 0
+        for what, task in self.read():
+            now[task] += 1 if what == "start" else -1
+            most = max(most, now[task])
+        return most
+
+
+def kill_connections(server, kinds):
+    """All that are not this process's: as CLIENT KILL TYPE normal and pubsub do, but for the test's own."""
+    ours = {connection.laddr.port for connection in psutil.Process().net_connections()}
+    killed = 0
+    with server.client() as client:
+        for kind in kinds:
+            for found in client.client_list(_type=kind):
+                if int(found["addr"].rpartition(":")[2]) not in ours:
+                    killed += client.client_kill_filter(_id=found["id"])
+    return killed
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Apart from the other tests', whose connections would be lost too."""
+    server = RedisServer()
+    yield server
+    server.remove()
+
+
+@pytest.mark.parametrize("parts", ["stock", "callsheet"])
+def test_loaded_worker_survives_the_loss_of_its_connections(server, tmp_path, parts):
+    a.connect(server.url)
+    runs = Runs(tmp_path / "runs")
+    dice = random.Random(1)
+    with pool_worker(server, f"--autoscale={SLOTS},2", PARTS=parts, RUNS=str(runs.path)) as pool:
+        sent = []
+        for number in range(KILLS):
+            sent += [pool.send(a.run_once, dice.uniform(0.02, 0.2)).id for _ in range(40)]
+            before = runs.ended()
+            wait_for(lambda before=before: runs.ended() >= before + dice.randrange(20), what="work going on")
+            kinds = dice.choice([["normal", "pubsub"], ["normal"], ["pubsub"]])
+            wait_for(lambda kinds=kinds: kill_connections(server, kinds), what="a connection to lose")
+            before = runs.ended()
+            enough = min(before + 10, len(sent))
+            wait_for(lambda enough=enough: runs.ended() >= enough, 20,
+                     f"work after loss {number + 1} of {kinds}\n{pool.process.log[-3000:]}")
+        wait_for(lambda: {task for what, task in runs.read() if what == "end"} >= set(sent), 30, "all to have run")
+        wait_for(lambda: pool.redis.llen(pool.queue) == 0 and pool.unacked() == 0, what="all acknowledged")
+        assert runs.most_at_once() == 1
+        # Celery's own backend gives up on a result when its connection is lost.
+        expected = ['"SUCCESS"'] if parts == "callsheet" else ['"SUCCESS"', "ConnectionError"]
+        for task in sent:
+            assert any(word in pool.redis.get(f"celery-task-meta-{task}") for word in expected)
+        key, gate = unique(), unique("gate")
+        pool.holds(SLOTS + 10, key, gate)
+        pool.wait_notes(f"{key}:in", SLOTS)
+        wait_for(lambda: pool.inspect("stats")["prefetch_count"] == SLOTS, what="the prefetch count that it had")
+        wait_for(lambda: pool.redis.llen(pool.queue) == 10, what="the rest to be left on the queue")
+        pool.open(gate)
+        pool.wait_notes(f"{key}:out", SLOTS + 10)
+        assert "Callback" not in pool.process.log
+        print("runs", len(runs.read()) / 2, "of", len(sent))
