@@ -122,6 +122,8 @@ async def read_events(job_id: str, since: str, done: "asyncio.Future[Any]", sett
             try:
                 page = await async_client(settings).xrange(keys.events(job_id), min=f"({since}", count=_PAGE)
             except (RedisError, OSError):
+                if over and done.exception() is not None:
+                    return  # there never was a Redis: the caller tells
                 await asyncio.sleep(0.1)
                 continue
             for entry_id, fields in page:

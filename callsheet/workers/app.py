@@ -8,6 +8,7 @@ from celery.signals import import_modules, worker_init
 from callsheet.errors import SettingsError
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks.app import make_app, serve_as
+from callsheet.workers import interrupts  # noqa: F401 - registers its command
 from callsheet.workers.revoked import ReadRevoked
 from callsheet.workers.steps import AttachPool
 
@@ -30,6 +31,7 @@ def cpu_app(settings: Settings | None = None) -> Celery:
 def _app(settings: Settings | None, queue: str) -> Celery:
     settings = settings or get_settings()
     app = make_app(settings, queue, f"callsheet.workers.{queue}")
+    app.conf.worker_consumer = "callsheet.workers.consumer:Consumer"
     app.steps["consumer"].add(ReadRevoked)
     app.set_current()
     app.set_default()
