@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 from uuid import uuid4
+from weakref import WeakSet
 
 from callsheet.agents.console import print_to_console
 from callsheet.agents.dispatch import dispatcher
@@ -42,6 +43,7 @@ class AgentBase(Hooked, Recorded):
         self._instance_hooks = {}
         self._replies = set()
         self._interrupted = set()
+        self._jobs = _Jobs()
         self._console = True
         self.msg_queue = None
         return self
@@ -56,6 +58,7 @@ class AgentBase(Hooked, Recorded):
 
     _replies: set["asyncio.Task[Any]"]
     _interrupted: set["asyncio.Task[Any]"]
+    _jobs: "_Jobs"
     _console: bool
     msg_queue: "asyncio.Queue[Any] | None"
 
@@ -119,10 +122,20 @@ class AgentBase(Hooked, Recorded):
         return BoundCall(self, CallOptions.of(options))
 
     async def interrupt(self, msg: Msg | list[Msg] | None = None) -> None:
-        """Interrupt the replies of this object that run in this process; `handle_interrupt` answers instead."""
+        """Interrupt the replies of this object, here and on workers; `handle_interrupt` answers instead.
+
+        On workers these are the calls `await agent(...)` and the jobs that `agent.submit(...)` gave, not pipelines.
+
+        Args:
+            msg: the argument of the asyncio.CancelledError that `reply` gets where it awaits.
+
+        Raises:
+            UsageError: a reply on a worker is plain code, or runs in a process of a cpu worker.
+        """
         for task in list(self._replies):
             self._interrupted.add(task)
-            task.cancel()
+            task.cancel(msg)
+        await asyncio.gather(*(asyncio.to_thread(job.interrupt, msg) for job in list(self._jobs)))
 
     async def print(self, msg: Msg, last: bool = True) -> None:
         """Show a message, whole or as it grows.
@@ -199,6 +212,13 @@ class AgentBase(Hooked, Recorded):
 
     def __repr__(self) -> str:
         return f"<{self.label} {self.id[:8]}>"
+
+
+class _Jobs(WeakSet[Any]):
+    """The jobs of one agent object's calls; a copy of the agent has none."""
+
+    def __reduce__(self) -> Any:
+        return _Jobs, ()
 
 
 def split_options(kwargs: dict[str, Any], agents: Iterable[AgentBase]) -> CallOptions:

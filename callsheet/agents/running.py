@@ -35,8 +35,8 @@ async def run_reply(agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, A
         reply = await agent.reply(*args, **kwargs)
         if task in agent._interrupted:  # too late: the reply is there
             await _swallow_cancel(task)
-    except asyncio.CancelledError:
-        if task not in agent._interrupted:
+    except asyncio.CancelledError as exc:
+        if task not in agent._interrupted or isinstance(exc, Exception):  # the latter is a soft time limit
             raise
         task.uncancel()
         reply = await agent.handle_interrupt(*args, **kwargs)

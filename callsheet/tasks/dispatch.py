@@ -85,6 +85,8 @@ class RemoteDispatcher:
                   settings=self.settings)
         if isinstance(target, Pipeline):
             job.remember()
+        else:
+            target._jobs.add(job)
         if sending.steps is None:  # an empty pipeline gives its input back, without a worker
             canvas.app.backend.mark_as_done(job.id, sending.value)
         elif isinstance(target, Pipeline):

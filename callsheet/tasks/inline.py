@@ -33,6 +33,7 @@ from callsheet.tasks.bridge import OWN_CANCEL
 from callsheet.tasks.call import Gathering, make_call
 from callsheet.tasks.events import Event
 from callsheet.tasks.gather import gathered
+from callsheet.tasks.interrupts import Running, Said, plain_code
 from callsheet.tasks.jobs import CallRecord, Job
 from callsheet.tasks.jobs import _refuse_on_loop as refuse_on_loop
 from callsheet.tasks.pipelines import FanoutPipeline, Pipeline, SequentialPipeline
@@ -68,6 +69,8 @@ class InlineDispatcher:
         """Run it: to its end in plain code, as a task of the running loop in async code."""
         run = InlineRun(target, options, self.settings)
         run.check(args, kwargs)
+        if isinstance(target, AgentBase):
+            target._jobs.add(run)
         return InlineJob(run, args, kwargs)
 
     def submit_many(self, target: Target, values: Any, options: CallOptions,
@@ -81,6 +84,8 @@ class InlineDispatcher:
         """Run it and give its result."""
         run = InlineRun(target, options, self.settings)
         run.check(args, kwargs)
+        if isinstance(target, AgentBase):
+            target._jobs.add(run)
         return await run.run(args, kwargs)
 
 
@@ -97,6 +102,7 @@ class InlineRun:
         self.settings = settings
         self.id = options.job_id or str(uuid4())
         self.records: list[CallRecord] = []
+        self._running: set[Running] = set()
         self._local: list[Any] = []
         self._writer = Writer(local=self._local)
 
@@ -164,6 +170,13 @@ class InlineRun:
                             writer=self._writer)
         return call
 
+    def interrupt(self, msg: Said = None) -> bool:
+        """As Job.interrupt; any thread."""
+        answers = [entry.interrupt(msg) for entry in list(self._running)]
+        if answers and not any(answers):
+            raise UsageError(plain_code(self.target.label))
+        return any(answers)
+
     async def _agent(self, agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call, sent, status = self._call_of(agent, args, kwargs), time.time(), states.REVOKED
         tries = 0
@@ -194,6 +207,8 @@ class InlineRun:
         built, args, kwargs = call.build(None, self.settings, self._local)
         built.msg_queue, built._console = agent.msg_queue, agent._console
         limit = asyncio.timeout(self.options.timeout)
+        entry = Running(asyncio.get_running_loop(), built)
+        self._running.add(entry)
         try:
             async with limit:
                 reply = await run_reply(built, args, kwargs)
@@ -206,6 +221,8 @@ class InlineRun:
             if not limit.expired():
                 raise
             raise SoftTimeLimitExceeded(self.options.timeout) from exc  # as on a worker
+        finally:
+            self._running.discard(entry)
         what = f"the reply of {call.label}"
         return payloads.pack(self._writer.write(reply, what), self.settings, what)[0]
 
@@ -296,6 +313,10 @@ class InlineJob(Job):
         if self._error is None:
             return str(states.SUCCESS)
         return str(states.REVOKED if isinstance(self._error, JobCancelled) else states.FAILURE)
+
+    def interrupt(self, msg: Said = None) -> bool:
+        """As Job.interrupt."""
+        return self._run.interrupt(msg)
 
     def cancel(self) -> None:
         """Cancel it, if it still runs."""

@@ -19,6 +19,7 @@ from callsheet.tasks.app import current_app
 from callsheet.tasks.bridge import parked
 from callsheet.tasks.connections import sync_client, translated
 from callsheet.tasks.events import Event, read_events
+from callsheet.tasks.interrupts import Said, ask_workers
 from callsheet.tasks.loop import on_process_loop, wait_on_process_loop
 from callsheet.tasks.results import failure, parse, ready
 from callsheet.tasks.waiter import waiter
@@ -152,6 +153,24 @@ class Job:
         later drops the job too. A job that has ended stays as it is.
         """
         cancel_all([self])
+
+    def interrupt(self, msg: Said = None) -> bool:
+        """Interrupt what runs of it: the agents' `handle_interrupt` answers in place of their `reply`.
+
+        Where the reply awaits, it gets asyncio.CancelledError, with `msg` as its argument; child jobs that it awaits
+        are cancelled. A pipeline goes on with what `handle_interrupt` gave. A timeout, a cancellation or a worker's
+        shutdown is no interrupt. Blocks for up to a second or two; in async code use `asyncio.to_thread`.
+
+        Returns:
+            Whether anything was interrupted: what waits in a queue, or has ended, stays as it is.
+
+        Raises:
+            UsageError: the reply is plain code, or runs in a process of a cpu worker.
+        """
+        if self.done:
+            return False
+        with translated(self._settings):
+            return ask_workers(self._app(), self._all_calls(), msg, self.label)
 
     def calls(self) -> list[CallRecord]:
         """What ran where, and when: a record for each of its calls that has ended, in order of their start."""

@@ -26,6 +26,7 @@ from callsheet.tasks.bridge import drive, in_strand
 from callsheet.tasks.call import AgentCall
 from callsheet.tasks.events import EventWriter
 from callsheet.tasks.gather import gathered, piped_input
+from callsheet.tasks.interrupts import Running, interruptible
 from callsheet.tasks.loop import on_process_loop, run_private
 from callsheet.tasks.results import AGENT_ATTRIBUTE, STARTED_ATTRIBUTE
 
@@ -67,7 +68,7 @@ class ReplyTask(Task):
         call, settings = AgentCall.from_wire(call_data), get_settings()
         try:
             if in_strand():
-                return drive(_on_loop(call, value, settings, self.backend))
+                return drive(_on_loop(call, value, settings, self.backend, self.request.id))
             agent, args, kwargs = _prepared(call, payloads.load(_parts(call, value), settings), settings, self.backend)
             if agent.is_async():
                 return run_private(_in_child(call, agent, args, kwargs, settings))
@@ -111,11 +112,13 @@ def _written(call: AgentCall, reply: Any, settings: Settings) -> tuple[Any, dict
     return payloads.pack(Writer().write(reply, f"the reply of {call.label}"), settings, f"The reply of {call.label}")
 
 
-async def _on_loop(call: AgentCall, value: Any, settings: Settings, backend: Any) -> Any:
-    parts = await payloads.load_async(_parts(call, value), settings)
-    await _import_aside(parts[0], settings)
-    agent, args, kwargs = _prepared(call, parts, settings, backend)
-    out, blobs = _written(call, await _with_prints(call, agent, args, kwargs, settings), settings)
+async def _on_loop(call: AgentCall, value: Any, settings: Settings, backend: Any, call_id: str) -> Any:
+    with interruptible(call_id) as entry:
+        parts = await payloads.load_async(_parts(call, value), settings)
+        await _import_aside(parts[0], settings)
+        agent, args, kwargs = _prepared(call, parts, settings, backend)
+        reply = await _with_prints(call, agent, args, kwargs, settings, entry)
+    out, blobs = _written(call, reply, settings)
     await payloads.store_async(blobs, settings)
     return out
 
@@ -137,11 +140,13 @@ async def _in_child(call: AgentCall, agent: AgentBase, args: tuple[Any, ...], kw
 
 
 async def _with_prints(call: AgentCall, agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any],
-                       settings: Settings) -> Any:
+                       settings: Settings, entry: Running | None = None) -> Any:
     """The reply, with what the agent prints sent to the job's event stream."""
     writer = EventWriter(call.job, settings)
     token = printer.set(writer.add)
     try:
+        if entry is not None:
+            entry.begin(agent)
         return await run_reply(agent, args, kwargs, _in_thread)
     finally:
         printer.reset(token)

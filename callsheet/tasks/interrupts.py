@@ -1,0 +1,109 @@
+"""Interrupting replies that run on workers: how a caller asks, and which replies of this process can be interrupted."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from celery import Celery
+
+from callsheet.agents import AgentBase
+from callsheet.errors import UsageError
+from callsheet.messages import Msg
+from callsheet.messages.wire import Writer
+
+COMMAND = "interrupt_calls"  # workers answer {"interrupted": ids, "refused": ids}
+_PATIENCE = 1.0  # seconds without another worker's answer
+
+Said = Msg | list[Msg] | None
+
+
+class _Answered(Exception):
+    """Enough workers have answered."""
+
+
+def ask_workers(app: Celery, calls: Sequence[str], msg: Said, label: str) -> bool:
+    """Have the workers interrupt those of the calls that run; whether any did.
+
+    Raises:
+        UsageError: one of them runs as plain code, and none could be interrupted.
+    """
+    found: dict[str, list[str]] = {"interrupted": [], "refused": []}
+
+    def take(body: dict[str, Any]) -> None:
+        for answer in body.values():
+            for kind in found:
+                found[kind] += answer.get(kind, ())
+        if found["interrupted"]:
+            raise _Answered
+
+    data = None if msg is None else Writer().write(msg, "the message of an interrupt")
+    try:
+        app.control.broadcast(COMMAND, arguments={"calls": list(calls), "msg": data}, reply=True, timeout=_PATIENCE,
+                              callback=take)
+    except _Answered:
+        return True
+    if found["refused"]:
+        raise UsageError(plain_code(label))
+    return False
+
+
+def plain_code(label: str) -> str:
+    """Why a reply is not interrupted."""
+    return (f"{label} runs as plain code, or in a process of a cpu worker, and cannot be interrupted: only an async "
+            "reply on an io worker can. Use cancel(), which ends the process, or write `async def reply`.")
+
+
+class Running:
+    """A call that runs.
+
+    Args:
+        loop: that it runs on.
+        agent: None while it is not built yet; `begin` brings it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, agent: AgentBase | None = None) -> None:
+        self._loop = loop
+        self._agent = agent
+        self._pending: list[Said] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def interrupt(self, said: Said) -> bool:
+        """Interrupt it; False for plain code. Any thread."""
+        if self._agent is not None and not self._agent.is_async():
+            return False
+        self._loop.call_soon_threadsafe(self._deliver, said)
+        return True
+
+    def begin(self, agent: AgentBase) -> None:
+        """The agent's reply begins now."""
+        self._agent = agent
+        for said in self._pending:
+            self._deliver(said)
+
+    def _deliver(self, said: Said) -> None:
+        if self._agent is None:
+            self._pending.append(said)
+        else:
+            task = self._loop.create_task(self._agent.interrupt(said))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+
+_running: dict[str, Running] = {}
+
+
+def running(call_id: str) -> Running | None:
+    """The call of this id, if it runs on a loop of this process."""
+    return _running.get(call_id)
+
+
+@contextmanager
+def interruptible(call_id: str) -> Iterator[Running]:
+    """A call runs in the block, on the running loop."""
+    _running[call_id] = entry = Running(asyncio.get_running_loop())
+    try:
+        yield entry
+    finally:
+        if _running.get(call_id) is entry:
+            del _running[call_id]
