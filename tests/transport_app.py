@@ -45,3 +45,10 @@ def plain_hold(key, gate):
 @app.task
 async def mark(key, value):
     note(key, str(value))
+
+
+@app.task(ignore_result=True)
+async def write(path, value):
+    """Marks that need no connection."""
+    with open(path, "a") as file:
+        file.write(f"{value}\n")

@@ -160,7 +160,7 @@ class Channel(stock.Channel):
             self._closing = True
             self.claims.settle()
             self.claims.leave()
-            self.qos.restore_unacked_once()
+            self.qos.leave()
             self.ledger.flush()
             self.ledger.detach(self)
             self._in_poll = None

@@ -65,6 +65,7 @@ class Claims:
         self._by_text = False
         self._in_vain = 0
         self._not_before = 0.0
+        self._resumed = False
 
     # Sending
 
@@ -252,8 +253,13 @@ class Claims:
         """
         if self.channel.active_queues:
             self.ledger.collector = self.channel
+        if not self._resumed:
+            self._resumed = True
+            self.ledger.resume()
+        self.ledger.review()
         if self.ledger.slipped():
-            raise RedisConnectionError("the leases of calls that had not started have run out")
+            logger.warning("The leases of calls that had not started have run out: they are other workers' now.")
+            raise RedisConnectionError("leases have run out")
 
     # Ends
 

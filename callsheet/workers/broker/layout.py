@@ -95,6 +95,7 @@ class Delivery:
         headers = payload.get("headers")
         if isinstance(headers, dict):
             headers[DELIVERIES] = _deliveries(headers) + 1
+            headers.setdefault(LOST, 0)
         return delivery
 
     def text(self) -> str:

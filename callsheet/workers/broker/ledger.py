@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 CHUNK = 1000  # tags in one command
 SWEPT_AT_ONCE = 50
 SWEPT_BYTES = 16 * 1024 * 1024
+REVIEW = 0.5  # seconds that calls may take to begin or to end, once their connection is lost
 FAILURES = (RedisError, OSError)
 
 Return = tuple[str, str, str, str]  # list, tag, "next" or "last", text
@@ -40,7 +41,7 @@ class Ledger:
 
     Attributes:
         held: messages delivered and not acknowledged, by tag.
-        kept: those of them whose channel is closed and whose call still runs.
+        kept: those of them whose channel is closed; after a moment only those whose call runs.
         unseen: tags that may have been claimed over a connection that broke before the answer came, claim by claim.
         channels: that consume, of this process.
         collector: the one of them that sends the acknowledgements; None when they are sent one by one.
@@ -60,6 +61,7 @@ class Ledger:
         self._acks: deque[str] = deque()
         self._returns: deque[Return] = deque()
         self._slipped: set[str] = set()
+        self._review_at = 0.0
         self._renewed = time.monotonic()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -140,6 +142,21 @@ class Ledger:
         return True
 
     # Messages that go back
+
+    def keep(self, tags: Iterable[str]) -> None:
+        """Hold on to messages whose channel is lost, and look in a moment which of their calls run."""
+        self.kept.update(tags)
+        self._review_at = time.monotonic() + self.term / 2
+
+    def resume(self) -> None:
+        """The loop turns again, over a new connection."""
+        self._review_at = min(self._review_at, time.monotonic() + REVIEW)
+
+    def review(self) -> None:
+        """Give back what was kept and, as is known by now, does not run: Celery has dropped it."""
+        if self.kept and self._review_at and time.monotonic() > self._review_at:
+            self._review_at = 0.0
+            self.give_back(self.kept - running_tags())
 
     def give_back(self, tags: Iterable[str], place: str = "next") -> None:
         """Put messages back on their queues; where the broker is away, as soon as it is there again.
@@ -222,6 +239,7 @@ class Ledger:
 
     def tick(self) -> None:
         """What the thread does each time."""
+        self.review()
         self.flush()
         if self.held:
             self.renew()
@@ -243,7 +261,7 @@ class Ledger:
 
 def running_tags() -> set[str]:
     """The tags of the calls that Celery's worker in this process has started."""
-    return {request.message.delivery_tag for request in tuple(state.active_requests) if not request.acknowledged}
+    return {request.message.delivery_tag for request in tuple(state.active_requests)}
 
 
 def shutting_down() -> bool:

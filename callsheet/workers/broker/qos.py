@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from callsheet.workers.broker.ledger import running_tags, shutting_down
+from callsheet.workers.broker.ledger import shutting_down
 from callsheet.workers.broker.stock import redis as stock
 from callsheet.workers.broker.stock import virtual
 
@@ -37,27 +37,34 @@ class QoS(stock.QoS):
             self.ack(delivery_tag)
 
     def restore_unacked(self, client: Any = None) -> None:
-        """Put back what is not acknowledged.
-
-        When a worker loses its connection, the calls that it is running stay its own.
-        """
+        """Put back what is not acknowledged."""
         ledger = self.channel.ledger
         if ledger is None:
             super().restore_unacked(client)
             return
         self._flush()
-        keep: set[str] = set()
-        if self.channel._closing and not shutting_down():
-            keep = running_tags() & self._delivered.keys()
-            ledger.kept |= keep
-        elif self.channel._closing:
-            ledger.give_back(list(ledger.kept))
-        tags = [tag for tag in self._delivered if tag not in keep]
-        others = [tag for tag in tags if not self._is_ours(tag)]
-        ledger.give_back([tag for tag in tags if self._is_ours(tag)])
+        ours = [tag for tag in self._delivered if self._is_ours(tag)]
+        others = self._delivered.keys() - set(ours)
+        ledger.give_back(ours)
         for tag in others:
             self.restore_by_tag(tag)
         self._delivered.clear()
+
+    def leave(self) -> None:
+        """The channel closes.
+
+        Where a worker has lost its connection, the calls that it runs stay its own. Those that were waiting go back a
+        moment later: only then is it known which they are. In all other cases everything goes back at once.
+        """
+        if self.channel.connection.cycle.hub is not None and not shutting_down():
+            self._flush()
+            ours = [tag for tag in self._delivered if self._is_ours(tag)]
+            self.channel.ledger.keep(ours)
+            for tag in ours:
+                del self._delivered[tag]
+        else:
+            self.channel.ledger.give_back(list(self.channel.ledger.kept))
+        self.restore_unacked_once()
 
     def restore_visible(self, start: int = 0, num: int = 10, interval: int = 10) -> None:
         """Kombu's sweep, at kombu's pace, for what stock workers have left; our own have leases."""

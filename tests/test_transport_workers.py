@@ -1,0 +1,293 @@
+"""The batched transport under real workers that are killed, suspended, cut off and shut down."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+
+from tests import pool_app, transport_app
+from tests.services import RedisServer, Worker, wait_for, worker
+from tests.test_transport import registered
+
+QUEUE = "t"
+
+
+class Fleet:
+    """Workers on one server and queue."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+        self.redis: redis.Redis = server.client()
+        self.app = Celery("client", broker=server.url, backend=server.url, set_as_current=False)
+
+    @contextmanager
+    def worker(self, *options: str, lease: float = 2, slots: int = 4, **env: str) -> Iterator[Worker]:
+        env = {"POOL_QUEUE": QUEUE, "LEASE": str(lease), **env}
+        with worker("tests.transport_app", self.server.url, "-c", str(slots), *options, env=env) as process:
+            yield process
+
+    def send(self, task: Any, *args: Any, **options: Any) -> Any:
+        options.setdefault("queue", QUEUE)
+        return self.app.send_task(task.name, args, **options)
+
+    def notes(self, key: str) -> list[str]:
+        return self.redis.lrange(key, 0, -1)
+
+    def wait_notes(self, key: str, count: int = 1, timeout: float = 20) -> list[str]:
+        wait_for(lambda: len(self.notes(key)) >= count, timeout, f"{count} x {key}, not {self.notes(key)}")
+        return self.notes(key)
+
+    def idle(self) -> bool:
+        return self.redis.llen(QUEUE) == 0 and registered(self.redis) == (0, 0, 0)
+
+    def wait_idle(self) -> None:
+        wait_for(self.idle, what=f"an empty queue, not {self.redis.llen(QUEUE)} {registered(self.redis)}")
+
+
+@pytest.fixture
+def fleet_on(own_redis: RedisServer) -> Iterator[Fleet]:
+    fleet = Fleet(own_redis)
+    yield fleet
+    fleet.app.close()
+
+
+@pytest.mark.parametrize("pool", ["callsheet.workers.pool:AsyncioPool", "prefork", "threads", "solo"])
+def test_tasks_run_on_every_pool(fleet_on, pool):
+    with fleet_on.worker(POOL=pool):
+        for i in range(30):
+            fleet_on.send(transport_app.plain_note, "k", str(i))
+        assert sorted(map(int, fleet_on.wait_notes("k", 30))) == list(range(30))
+        fleet_on.wait_idle()
+
+
+def test_stock_and_batched_workers_share_a_queue(fleet_on):
+    with fleet_on.worker(), fleet_on.worker(TRANSPORT="stock"):
+        results = [fleet_on.send(pool_app.who, 0.01) for _ in range(200)]
+        for result in results:
+            result.get(timeout=20)
+        fleet_on.wait_idle()
+    assert registered(fleet_on.redis) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("pool", ["callsheet.workers.pool:AsyncioPool", "prefork"])
+def test_a_killed_workers_calls_are_back_within_the_lease(fleet_on, pool):
+    with fleet_on.worker() as survivor:
+        fleet_on.send(transport_app.mark, "warm", "x")
+        fleet_on.wait_notes("warm")
+        survivor.send_signal(signal.SIGSTOP)
+        with fleet_on.worker(POOL=pool, PREFETCH="2") as victim:
+            task = transport_app.count_and_hold if pool != "prefork" else transport_app.plain_hold
+            for _ in range(12):
+                fleet_on.send(task, "k", "gate")
+            fleet_on.wait_notes("k", 4)
+            wait_for(lambda: fleet_on.redis.hlen("unacked") == 8, what="the prefetched messages")
+            victim.kill()
+        survivor.send_signal(signal.SIGCONT)
+        started = time.monotonic()
+        fleet_on.redis.delete("k")
+        wait_for(lambda: fleet_on.redis.llen(QUEUE) + len(fleet_on.notes("k")) >= 8, what="the messages to be back")
+        fleet_on.redis.set("gate", 1)
+        fleet_on.wait_notes("k", 12)
+        assert time.monotonic() - started < 4
+        if pool != "prefork":
+            assert sorted(fleet_on.notes("k")) == ["1 0 False"] * 4 + ["2 1 True"] * 8
+        fleet_on.wait_idle()
+
+
+def test_a_call_that_kills_its_workers_can_be_told(fleet_on):
+    fleet_on.send(transport_app.count_and_hold, "k", "gate")
+    for count in range(1, 4):
+        with fleet_on.worker(lease=1) as victim:
+            fleet_on.wait_notes("k", count)
+            victim.kill()
+    assert fleet_on.notes("k") == ["1 0 False", "2 1 True", "3 2 True"]
+
+
+def test_a_call_longer_than_the_visibility_timeout_is_delivered_once(fleet_on):
+    """Neither a batched nor a stock worker beside it takes the call for abandoned."""
+    with fleet_on.worker(VISIBILITY="1") as one, fleet_on.worker(VISIBILITY="1") as two:
+        results = [fleet_on.send(pool_app.hold, "k", "gate") for _ in range(4)]
+        fleet_on.wait_notes("k:in", 4)
+        with fleet_on.worker(TRANSPORT="stock", VISIBILITY="1") as stock:
+            end = time.monotonic() + 3  # three times the timeout
+            wait_for(lambda: time.monotonic() > end)
+            assert len(fleet_on.notes("k:in")) == 4
+            fleet_on.redis.set("gate", 1)
+            for result in results:
+                result.get(timeout=10)
+            fleet_on.wait_idle()
+            assert "lost workers" not in one.log + two.log + stock.log
+
+
+def test_a_lease_is_renewed_while_the_consumer_is_blocked(fleet_on):
+    """The solo pool runs tasks on the consumer's thread."""
+    with fleet_on.worker(POOL="solo", lease="1"), fleet_on.worker("-Q", "none") as watcher:
+        fleet_on.send(transport_app.plain_hold, "k", "gate")
+        fleet_on.wait_notes("k")
+        end = time.monotonic() + 2.5
+        wait_for(lambda: time.monotonic() > end)
+        assert fleet_on.redis.hlen("unacked") == 1
+        fleet_on.redis.set("gate", 1)
+        fleet_on.wait_idle()
+        assert len(fleet_on.notes("k")) == 1
+        assert "lost workers" not in watcher.log
+
+
+def test_a_suspended_worker_does_no_harm(fleet_on):
+    """What it held is another's once it wakes: its late acknowledgements and its line are void."""
+    with fleet_on.worker(lease=1, PREFETCH="2") as sleeper:
+        for _ in range(8):
+            fleet_on.send(transport_app.count_and_hold, "k", "gate")
+        fleet_on.wait_notes("k", 4)
+        wait_for(lambda: fleet_on.redis.hlen("unacked") == 8, what="the prefetched messages")
+        sleeper.send_signal(signal.SIGSTOP)
+        with fleet_on.worker(lease=30, slots=8, POOL_QUEUE=QUEUE) as other:
+            # The sweep of a worker with a long lease is rare: one with a short lease finds them.
+            with fleet_on.worker("-Q", "none", lease=1):
+                fleet_on.wait_notes("k", 12)
+            tags = set(fleet_on.redis.hkeys("unacked"))
+            assert len(tags) == 8
+            sleeper.send_signal(signal.SIGCONT)
+            sleeper.wait_log("leases of calls that had not started have run out")
+            other.send_signal(signal.SIGSTOP)
+            fleet_on.redis.set("gate", 1)
+            sleeper.wait_log("ready", 5)
+            wait_for(lambda: sleeper.log.count("succeeded in") >= 4, what="the sleeper's own four calls")
+            assert set(fleet_on.redis.hkeys("unacked")) == tags
+            other.send_signal(signal.SIGCONT)
+            fleet_on.wait_idle()
+        assert len(fleet_on.notes("k")) == 12
+
+
+def test_connections_killed_under_load(fleet_on, tmp_path):
+    """Twenty times all connections of a loaded worker are cut."""
+    ran, rounds, each = tmp_path / "ran", 20, 200
+    ran.touch()
+
+    def lines() -> list[str]:
+        return ran.read_text().split()
+
+    with fleet_on.worker("--without-mingle", lease=3, slots=50) as process:
+        for number in range(rounds):
+            with fleet_on.app.producer_pool.acquire() as producer, producer.batch():
+                for i in range(each):
+                    fleet_on.send(transport_app.write, str(ran), number * each + i, producer=producer)
+            have = len(lines())
+            wait_for(lambda have=have: len(lines()) > have + 20, what="progress")
+            fleet_on.redis.client_kill_filter(_type="normal", skipme=True)
+            with contextlib.suppress(redis.RedisError):
+                fleet_on.redis.client_kill_filter(_type="pubsub", skipme=True)
+        wait_for(lambda: len(set(lines())) == rounds * each, 30, "all calls")
+        fleet_on.wait_idle()
+        duplicates = len(lines()) - rounds * each
+        print(f"{duplicates} of {rounds * each} ran twice")
+        assert process.log.count("Connection to broker lost") >= rounds / 2
+        assert duplicates <= rounds * each / 100
+
+
+def test_a_running_call_is_not_given_away_when_its_connection_breaks(fleet_on):
+    with fleet_on.worker(lease=2) as one:
+        results = [fleet_on.send(pool_app.hold, "k", "gate") for _ in range(4)]
+        fleet_on.wait_notes("k:in", 4)
+        with fleet_on.worker():
+            for _ in range(3):
+                ids = [client["id"] for client in fleet_on.redis.client_list() if client["cmd"] == "psubscribe"]
+                for one_id in ids:
+                    fleet_on.redis.client_kill_filter(_id=one_id)
+                wait_for(lambda ids=ids: len([c for c in fleet_on.redis.client_list() if c["cmd"] == "psubscribe"
+                                              and c["id"] not in ids]) >= len(ids), what="new connections")
+            end = time.monotonic() + 2.5  # beyond the lease
+            wait_for(lambda: time.monotonic() > end)
+            assert len(fleet_on.notes("k:in")) == 4
+            fleet_on.redis.set("gate", 1)
+            for result in results:
+                result.get(timeout=10)
+            fleet_on.wait_idle()
+        assert "Connection to broker lost" in one.log
+
+
+def test_a_restarted_server(own_redis):
+    own_redis.remove()
+    server = RedisServer("--appendonly", "yes", "--appendfsync", "always")
+    try:
+        fleet = Fleet(server)
+        with fleet.worker(lease=2, PREFETCH="2") as process:
+            for i in range(20):
+                fleet.send(transport_app.count_and_hold if i < 8 else transport_app.mark, "k", "gate")
+            fleet.wait_notes("k", 4)
+            server.stop(signal.SIGKILL)
+            process.wait_log("Connection to broker lost")
+            server.start()
+            fleet.redis = server.client()
+            fleet.redis.set("gate", 1)
+            fleet.wait_notes("k", 20)
+            fleet.wait_idle()
+            assert len(fleet.notes("k")) <= 24
+    finally:
+        server.remove()
+
+
+def test_a_call_far_ahead_keeps_its_lease(fleet_on):
+    with fleet_on.worker(lease=1, VISIBILITY="1") as process, fleet_on.worker("-Q", "none", lease=1) as watcher:
+        fleet_on.send(transport_app.count, "k", countdown=3.5)
+        fleet_on.send(transport_app.count, "never", countdown=3600)
+        wait_for(lambda: fleet_on.redis.hlen("unacked") == 2, what="both claimed")
+        assert fleet_on.wait_notes("k") == ["1 0 False"]
+        wait_for(lambda: fleet_on.redis.hlen("unacked") == 1, what="the first acknowledged")
+        assert "lost workers" not in process.log + watcher.log
+        assert process.stop() == 0
+        assert fleet_on.redis.llen(QUEUE) == 1
+        assert registered(fleet_on.redis) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("pool", ["callsheet.workers.pool:AsyncioPool", "prefork"])
+def test_warm_shutdown_finishes_what_runs_and_returns_the_rest(fleet_on, pool):
+    with fleet_on.worker(lease=60, POOL=pool, PREFETCH="3") as process:
+        for _ in range(20):
+            fleet_on.send(transport_app.plain_hold, "k", "gate")
+        fleet_on.wait_notes("k", 4)
+        wait_for(lambda: fleet_on.redis.hlen("unacked") == 12, what="the prefetched messages")
+        process.send_signal(signal.SIGTERM)
+        process.wait_log("Warm shutdown")
+        fleet_on.redis.set("gate", 1)
+        process.process.wait(20)
+        done = len(fleet_on.notes("k:out"))
+        assert registered(fleet_on.redis) == (0, 0, 0)
+        assert fleet_on.redis.llen(QUEUE) == 20 - done
+
+
+def test_cold_shutdown_returns_everything_at_once(fleet_on):
+    with fleet_on.worker(lease=60, PREFETCH="2") as process:
+        for _ in range(10):
+            fleet_on.send(pool_app.hold, "k", "gate")
+        fleet_on.wait_notes("k:in", 4)
+        process.send_signal(signal.SIGTERM)
+        process.wait_log("Warm shutdown")
+        process.send_signal(signal.SIGQUIT)
+        process.process.wait(20)
+        assert fleet_on.redis.llen(QUEUE) == 10
+        assert registered(fleet_on.redis) == (0, 0, 0)
+
+
+def test_idle_workers_neither_poll_nor_spin(fleet_on):
+    psutil = pytest.importorskip("psutil")
+    with fleet_on.worker("--without-gossip", "--without-heartbeat", lease=60) as process:
+        fleet_on.send(transport_app.mark, "k", "x")
+        fleet_on.wait_notes("k")
+        fleet_on.wait_idle()
+        watched = psutil.Process(process.process.pid)
+
+        def use() -> float:
+            return sum(watched.cpu_times()[:2])
+
+        before, calls = use(), fleet_on.redis.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
+        end = time.monotonic() + 3
+        wait_for(lambda: time.monotonic() > end)
+        assert (use() - before) / 3 < 0.02
+        assert fleet_on.redis.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0) - calls <= 3
