@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+import callsheet
 from callsheet import (
     AgentFailed,
     FanoutPipeline,
@@ -20,7 +21,7 @@ from callsheet import (
 )
 from callsheet.errors import UsageError
 from callsheet.tasks import events as events_module
-from tests.agents.basic import Echo
+from tests.agents.basic import Chatty, Echo
 from tests.agents.work import CpuPrinter, Printer, PrintsAndFails
 from tests.services import ROOT
 
@@ -106,6 +107,18 @@ def test_all_agents_of_a_pipeline_print_into_its_stream(fleet):
     names = [event.msg.name for event in job.stream() if event.last]
     assert sorted(names[:-2]) == ["a", "a", "b", "b"]
     assert names[-2:] == ["c", "c"]
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_what_a_reply_awaits_prints_where_the_reply_does_and_what_it_submits_does_not(fleet, inline):
+    def names():
+        return [event.msg.name for event in Chatty("outer").submit(Msg("u", "x", "user")).stream()]
+
+    if inline:
+        with callsheet.inline():
+            assert names() == ["outer.awaited", "outer"]
+    else:
+        assert names() == ["outer.awaited", "outer"]
 
 
 def test_several_watchers_and_another_process_see_the_same(fleet):

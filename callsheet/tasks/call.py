@@ -33,7 +33,7 @@ class AgentCall:
         kwargs: of `reply`, written.
         label: the agent, for people.
         piped: whether the value that a pipeline hands on is the first argument.
-        job: id of the job that it belongs to.
+        job: id of the job to whose events it prints.
         retries: how often it is tried again.
         gathering: set on the step that reduces a fan-out.
     """

@@ -15,6 +15,7 @@ from callsheet.tasks import payloads
 from callsheet.tasks.app import current_app
 from callsheet.tasks.canvas import Canvas
 from callsheet.tasks.connections import translated
+from callsheet.tasks.events import current_stream
 from callsheet.tasks.inline import InlineDispatcher
 from callsheet.tasks.jobs import Job
 from callsheet.tasks.pipelines import Pipeline
@@ -34,8 +35,7 @@ class RemoteDispatcher:
 
     def submit(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Job:
         """Check, then send; a call that cannot travel is refused before anything is sent."""
-        with translated(self.settings):
-            return self._send(target, args, kwargs, options)
+        return self._submit(target, args, kwargs, options, None)
 
     def submit_many(self, target: Target, values: Sequence[Any], options: CallOptions,
                     job_ids: Sequence[str] | None = None) -> list[Job]:
@@ -51,8 +51,10 @@ class RemoteDispatcher:
 
     async def call(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
         """Submit without blocking the loop, and wait; a caller that is cancelled cancels the job."""
-        sending = asyncio.ensure_future(asyncio.to_thread(self.submit, target, args, kwargs, options))
         agents = target.members() if isinstance(target, Pipeline) else [target]
+        # Awaited inside a reply, a call prints where that reply does, unless its prints are collected here.
+        stream = None if any(agent.msg_queue is not None for agent in agents) else current_stream.get()
+        sending = asyncio.ensure_future(asyncio.to_thread(self._submit, target, args, kwargs, options, stream))
         try:
             job = await asyncio.shield(sending)
             await _forward_prints(job, agents)
@@ -61,14 +63,16 @@ class RemoteDispatcher:
             await asyncio.to_thread((await sending).cancel)
             raise
 
-    def _send(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Job:
-        return self._publish(self._prepare(target, args, kwargs, options))
+    def _submit(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions,
+                stream: str | None) -> Job:
+        with translated(self.settings):
+            return self._publish(self._prepare(target, args, kwargs, options, stream))
 
-    def _prepare(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions
-                 ) -> "_Sending":
+    def _prepare(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions,
+                 stream: str | None = None) -> "_Sending":
         """Everything that can be refused is refused here."""
         canvas = Canvas(current_app(self.settings), self.settings, options,
-                        kwargs if isinstance(target, Pipeline) else None)
+                        kwargs if isinstance(target, Pipeline) else None, stream)
         if isinstance(target, AgentBase):
             return _Sending(target, canvas, canvas.single(target, args, kwargs))
         if not isinstance(target, Pipeline):

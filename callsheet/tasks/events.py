@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ from callsheet.tasks.waiter import waiter
 WRITE_EVERY = 0.03
 #: Events kept for one job; the oldest go first.
 MOST_EVENTS = 10_000
+#: Id of the job to whose events the call that runs here prints.
+current_stream: ContextVar[str | None] = ContextVar("callsheet_stream", default=None)
 _PAGE = 500
 
 

@@ -24,7 +24,7 @@ from callsheet.tasks import payloads
 from callsheet.tasks.base import Task
 from callsheet.tasks.bridge import drive, in_strand
 from callsheet.tasks.call import AgentCall
-from callsheet.tasks.events import EventWriter
+from callsheet.tasks.events import EventWriter, current_stream
 from callsheet.tasks.gather import gathered, piped_input
 from callsheet.tasks.interrupts import Running, interruptible
 from callsheet.tasks.loop import on_process_loop, run_private
@@ -143,13 +143,14 @@ async def _with_prints(call: AgentCall, agent: AgentBase, args: tuple[Any, ...],
                        settings: Settings, entry: Running | None = None) -> Any:
     """The reply, with what the agent prints sent to the job's event stream."""
     writer = EventWriter(call.job, settings)
-    token = printer.set(writer.add)
+    token, stream = printer.set(writer.add), current_stream.set(call.job)
     try:
         if entry is not None:
             entry.begin(agent)
         return await run_reply(agent, args, kwargs, _in_thread)
     finally:
         printer.reset(token)
+        current_stream.reset(stream)
         await writer.close()
 
 

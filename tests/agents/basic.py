@@ -45,3 +45,19 @@ class Sleeper(AgentBase):
     async def reply(self, msg: Msg | None = None) -> Msg:
         await asyncio.sleep(self.seconds)
         return Msg(self.name, "awake", "assistant", metadata={"at": time.time()})
+
+
+class Chatty(AgentBase):
+    """Prints, and has others print: one that it awaits, and one whose job it submits."""
+
+    def __init__(self, name: str, depth: int = 1) -> None:
+        self.name = name
+        self.depth = depth
+
+    async def reply(self, msg: Msg) -> Msg:
+        if self.depth:
+            await Chatty(f"{self.name}.awaited", 0)(msg)
+            await Chatty(f"{self.name}.submitted", 0).submit(msg)
+        out = Msg(self.name, "done", "assistant")
+        await self.print(out)
+        return out
