@@ -49,7 +49,7 @@ class Batch:
     def _next_inputs(self) -> list[Any]:
         """The inputs to submit now; none while the window is nearly full."""
         room = self._window - len(self._waiting)
-        if room < min(_TOGETHER, self._window) and self._waiting:
+        if room < min(_TOGETHER, (self._window + 9) // 10) and self._waiting:
             return []
         return list(islice(self._messages, min(room, _TOGETHER)))
 
@@ -156,4 +156,4 @@ def map(target: AgentBase | Pipeline, messages: Iterable[Any], *, progress: bool
         raise UsageError(f"window={window!r}: a whole number over 0 is needed.")
     if on_error not in ("raise", "collect"):
         raise UsageError(f"on_error={on_error!r}: \"raise\" or \"collect\" is needed.")
-    return Batch(target, messages, CallOptions(**options), window, progress, on_error)
+    return Batch(target, messages, CallOptions.of(options), window, progress, on_error)

@@ -14,7 +14,6 @@ from celery import Celery, chain, chord
 from celery.canvas import Signature
 
 from callsheet.agents import AgentBase, CallOptions
-from callsheet.errors import UnknownQueue
 from callsheet.settings import Settings
 from callsheet.tasks import payloads
 from callsheet.tasks.call import Gathering, make_call, writer_for
@@ -72,7 +71,8 @@ class Canvas:
         """A pipeline's tasks, to be applied to its input; None if it has none."""
         # A queue that the job needs anyway, so that a pipeline of cpu agents needs no io worker.
         agent = next(iter(target.members()), None)
-        self._small = self._queue(agent) if agent else self._known(self.options.queue or "io", target.label)
+        known = self.settings.known_queues
+        self._small = self._queue(agent) if agent else self.options.queue_for("io", target.label, known)
         steps = self._steps(target, self.kwargs)
         if not steps:
             return None
@@ -134,14 +134,7 @@ class Canvas:
         return steps + (self._steps(target.reduce, {}) if target.reduce else [])
 
     def _queue(self, agent: AgentBase) -> str:
-        return self._known(self.options.queue or agent.default_queue(), agent.label)
-
-    def _known(self, queue: str, label: str) -> str:
-        known = self.settings.known_queues
-        if queue not in known:
-            raise UnknownQueue(f"The queue {queue!r} of {label} is not known; known are {', '.join(known)}. Name "
-                               "it in CALLSHEET_QUEUES (comma-separated), and start a worker for it with -Q.")
-        return queue
+        return self.options.queue_for(agent.default_queue(), agent.label, self.settings.known_queues)
 
     def _signature(self, name: str, args: tuple[Any, ...], queue: str, timed: bool = False) -> Signature:
         task_id, options = str(uuid4()), self.options

@@ -25,6 +25,7 @@ from callsheet.tasks.results import failure, parse, ready
 from callsheet.tasks.waiter import waiter
 
 _TOGETHER = 500  # jobs cancelled with one broadcast
+_RECORDS_LATE = 0.5  # seconds that the records of earlier calls may come after the last one's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,8 +176,15 @@ class Job:
     def calls(self) -> list[CallRecord]:
         """What ran where, and when: a record for each of its calls that has ended, in order of their start."""
         keys = [f"celery-task-meta-{call}" for call in self._all_calls()]
-        with translated(self._settings):
-            metas = [parse(text) for text in sync_client(self._settings).mget(keys) if text]
+        end = time.monotonic() + _RECORDS_LATE
+        while True:
+            with translated(self._settings):
+                metas = [parse(text) for text in sync_client(self._settings).mget(keys) if text]
+            # Celery starts the next step of a chain before it stores the result of the one before.
+            late = len(metas) < len(keys) and any(meta["task_id"] == self.id and ready(meta) for meta in metas)
+            if not late or time.monotonic() > end:
+                break
+            time.sleep(0.02)
         found = [CallRecord(task_id=meta["task_id"], status=meta["status"], **meta["call"])
                  for meta in metas if "call" in meta]
         return sorted(found, key=lambda call: call.started)
