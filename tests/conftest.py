@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fleet import fleet, fleet_workers  # noqa: F401 - fixtures
+from tests.fleet import fleet, fleet_workers, nothing_sent  # noqa: F401 - fixtures
 from tests.services import RedisServer, redis_binary
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -69,3 +69,17 @@ def fleet(fleet_workers: Fleet) -> Iterator[Fleet]:
     """The shared workers, with this process's settings on them."""
     with use_settings(fleet_workers.settings):
         yield fleet_workers
+
+
+@pytest.fixture
+def nothing_sent(fleet: Fleet) -> Callable[[], None]:
+    """Asserts, when called, that no message was put on any queue since the test began."""
+    def count() -> int:
+        return int(fleet.redis.info("commandstats").get("cmdstat_lpush", {}).get("calls", 0))
+
+    before = count()
+
+    def check() -> None:
+        assert count() == before
+
+    return check

@@ -77,19 +77,6 @@ def test_a_wrong_password_says_so(own_redis):
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.fixture
-def nothing_sent(fleet):
-    """Says whether anything was sent since: no message to any queue, no key of a job."""
-    def count():
-        return fleet.redis.info("commandstats").get("cmdstat_lpush", {}).get("calls", 0)
-
-    before = count()
-
-    def check():
-        assert count() == before
-    return check
-
-
 # What cannot travel ------------------------------------------------------------------------------------
 
 

@@ -88,16 +88,15 @@ def test_an_expired_payload_is_told_with_its_remedy(clean):
         done.get(10)
 
 
-def test_what_is_too_large_is_refused_before_anything_is_sent(fleet):
+def test_what_is_too_large_is_refused_before_anything_is_sent(clean, nothing_sent):
     huge = message(20 * MEGABYTE)
-    before = (fleet.redis.dbsize(), stored(fleet))
     for target in (Large(1), FanoutPipeline([Large(1)]), SequentialPipeline([])):
         with pytest.raises(PayloadTooLarge, match=r"20,971,\d+ bytes.*limit is 16,777,216.*CALLSHEET_PAYLOAD_MAX"):
             target.submit(huge)
     with pytest.raises(PayloadTooLarge, match="The agent Known"):
         Known("x" * 20 * MEGABYTE).submit(message(1))
-    assert fleet.redis.llen("io") == 0
-    assert (fleet.redis.dbsize(), stored(fleet)) == before
+    nothing_sent()
+    assert stored(clean) == {}
 
 
 def test_a_reply_that_is_too_large_fails_the_job(fleet):
