@@ -175,10 +175,10 @@ def test_connections_killed_under_load(fleet_on, tmp_path):
 
     with fleet_on.worker("--without-mingle", lease=3, slots=50) as process:
         for number in range(rounds):
+            have = len(lines())
             with fleet_on.app.producer_pool.acquire() as producer, producer.batch():
                 for i in range(each):
                     fleet_on.send(transport_app.write, str(ran), number * each + i, producer=producer)
-            have = len(lines())
             wait_for(lambda have=have: len(lines()) > have + 20, what="progress")
             fleet_on.redis.client_kill_filter(_type="normal", skipme=True)
             with contextlib.suppress(redis.RedisError):
