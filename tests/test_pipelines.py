@@ -6,6 +6,7 @@ import random
 from itertools import pairwise
 
 import pytest
+from billiard.exceptions import WorkerLostError
 from celery import Celery
 from celery.result import AsyncResult
 
@@ -15,7 +16,7 @@ from callsheet.settings import use_settings
 from callsheet.tasks.app import current_app
 from tests.agents.basic import Compute, Echo, Sleeper
 from tests.agents.pipes import Broken, CpuTag, Dies, Gated, Noting, Several, Tag, Timed, told
-from tests.agents.user_tasks import add_now, add_soon
+from tests.agents.user_tasks import add_now, add_soon, die
 from tests.fleet import client_settings
 from tests.services import wait_for, worker
 
@@ -323,6 +324,14 @@ def test_the_users_own_tasks_run_beside_on_the_right_queues(fleet):
     assert soon.get(timeout=10) == [3, "callsheet-loop"]
     total, host, queue = now.get(timeout=10)
     assert (total, host, queue) == (7, fleet.cpu.name, "cpu")
+
+
+def test_a_users_task_that_ends_its_process_gets_one_second_chance_and_then_fails(fleet, tmp_path):
+    tally = tmp_path / "tally"
+    result = current_app().tasks[die.name].delay(str(tally))
+    with pytest.raises(WorkerLostError):
+        result.get(timeout=20)
+    assert tally.read_text().splitlines() == ["died", "died"]
 
 
 def test_compute_says_where_it_ran(fleet):

@@ -250,7 +250,6 @@ def test_the_address_is_shown_without_its_password(url: str, shown: str) -> None
 def test_celery_is_configured_for_work_that_must_not_be_lost() -> None:
     config = celery_config(Settings(modules=("my.agents",), result_expires=77), "cpu")
     assert config["task_acks_late"]
-    assert config["task_reject_on_worker_lost"]
     assert config["worker_prefetch_multiplier"] == 1
     assert config["accept_content"] == ["json"]
     assert config["imports"] == ("my.agents",)

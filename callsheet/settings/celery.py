@@ -35,7 +35,7 @@ def celery_config(settings: Settings, queue: str = "io") -> dict[str, Any]:
         "task_routes": (route,),
         # The work of a killed worker goes to another one.
         "task_acks_late": True,
-        "task_reject_on_worker_lost": True,
+        "task_reject_on_worker_lost": False,  # SecondChanceRequest sees to it, and not for ever
         "task_store_errors_even_if_ignored": True,
         "task_track_started": settings.track_started,
         "worker_prefetch_multiplier": 1,

@@ -29,6 +29,7 @@ class Task(celery.Task):
 
     abstract = True
     is_async = False
+    Request = "callsheet.tasks.request:SecondChanceRequest"
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

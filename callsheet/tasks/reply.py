@@ -42,8 +42,6 @@ class ReplyTask(Task):
     """
 
     name = "callsheet.reply"
-    Request = "callsheet.tasks.request:ReplyRequest"
-    reject_on_worker_lost = False  # ReplyRequest sees to it
     resultrepr_maxsize = 128  # characters of a reply in logs and Flower
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:

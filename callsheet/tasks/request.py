@@ -1,4 +1,4 @@
-"""How a worker's main process deals with a call of an agent whose process was lost."""
+"""How a worker's main process deals with a task whose process was lost."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from callsheet.tasks.results import AGENT_ATTRIBUTE
 _LOST = (WorkerLostError, SystemExit, KeyboardInterrupt)
 
 
-class ReplyRequest(Request):
-    """A delivered call.
+class SecondChanceRequest(Request):
+    """A delivered task.
 
-    One whose process dies is given to another process once; if that dies too, the call fails. Celery's
+    One whose process dies is given to another process once; if that dies too, the task fails. Celery's
     `reject_on_worker_lost` would have it kill processes for ever.
     """
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        """Celery's, after the second chance; the error tells which agent it was."""
+        """Celery's, after the second chance; the error tells which agent it was, if it was one."""
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
@@ -40,5 +40,5 @@ class ReplyRequest(Request):
         return state.should_terminate is not None or not self.delivery_info.get("redelivered")
 
     def _label(self) -> str:
-        data = self.args[-1] if self.args else None
+        data = self.args[-1] if self.args and self._type == "callsheet.reply" else None
         return str(data.get("label", "")) if isinstance(data, dict) else ""

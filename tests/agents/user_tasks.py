@@ -1,6 +1,7 @@
 """A user's own Celery tasks beside the agents."""
 
 import asyncio
+import os
 import threading
 
 from celery import shared_task
@@ -15,3 +16,11 @@ async def add_soon(x: int, y: int) -> list:
 @shared_task(name="tests.add_now", bind=True)
 def add_now(self, x: int, y: int) -> list:
     return [x + y, self.request.hostname, self.request.delivery_info["routing_key"]]
+
+
+@shared_task(name="tests.die")
+def die(tally: str) -> None:
+    """End the worker's process, and leave a line behind for each time."""
+    with open(tally, "a") as file:
+        file.write("died\n")
+    os._exit(9)
