@@ -55,7 +55,11 @@ var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="unset"
 
 def connect(url: str) -> Celery:
     """Use another Redis than the environment's, in the process of the tests."""
-    app.conf.update(broker_url=url, result_backend=url)
+    if app.conf.broker_url != url:
+        app.conf.update(broker_url=url, result_backend=url)
+        app._after_fork()  # no connection to the one before
+        app._backend_cache = None
+        app._local.__dict__.pop("backend", None)
     return app
 
 

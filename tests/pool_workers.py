@@ -69,6 +69,7 @@ def get(result, timeout=10, propagate=True):
 
 @contextmanager
 def pool_worker(server: RedisServer, *options: str, **env: str) -> Iterator[Pool]:
+    pool_app.connect(server.url)
     queue = unique("q")
     with worker("tests.pool_app", server.url, "-Q", queue, "--without-mingle", *options,
                 env={"POOL_QUEUE": queue, **env}) as process:

@@ -17,7 +17,6 @@ from tests.services import wait_for
 
 @pytest.fixture(scope="module")
 def pool(redis_server):
-    a.connect(redis_server.url)
     with pool_worker(redis_server, "-c", "4", "-E") as running:
         yield running
         assert "Callback" not in running.process.log, "a callback of Celery's raised on the hub's thread"

@@ -10,11 +10,6 @@ from tests.pool_workers import Pool, get, pool_worker, unique
 from tests.services import wait_for, worker
 
 
-@pytest.fixture(autouse=True)
-def _app(redis_server):
-    a.connect(redis_server.url)
-
-
 def ended(pool: Pool, within: float) -> None:
     started = time.monotonic()
     pool.process.process.wait(15)
@@ -112,7 +107,6 @@ def test_warm_shutdown_hands_back_calls_that_only_wait(redis_server):
 
 
 def test_lost_connection_does_not_run_a_call_twice_at_once(own_redis):
-    a.connect(own_redis.url)
     key, gate = unique(), unique("gate")
     with pool_worker(own_redis, "-c", "4") as pool:
         with a.app.connection_for_write(own_redis.url) as connection:

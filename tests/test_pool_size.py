@@ -11,7 +11,6 @@ from tests.services import wait_for
 
 @pytest.fixture(scope="module")
 def one(redis_server):
-    a.connect(redis_server.url)
     with pool_worker(redis_server, "-c", "1") as running:
         yield running
 
@@ -65,7 +64,6 @@ def test_grow_and_shrink_live(one):
 @pytest.fixture(scope="module")
 def two(redis_server):
     """Two slots, a line behind them, and room for one parked call."""
-    a.connect(redis_server.url)
     with pool_worker(redis_server, "-c", "2", PREFETCH="3", CALLSHEET_MAX_PARKED="1") as running:
         yield running
 

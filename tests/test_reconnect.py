@@ -60,7 +60,6 @@ def server():
 
 @pytest.mark.parametrize("parts", ["stock", "callsheet"])
 def test_loaded_worker_survives_the_loss_of_its_connections(server, tmp_path, parts):
-    a.connect(server.url)
     runs = Runs(tmp_path / "runs")
     dice = random.Random(1)
     with pool_worker(server, f"--autoscale={SLOTS},2", PARTS=parts, RUNS=str(runs.path)) as pool:
