@@ -7,6 +7,8 @@
 
 import asyncio
 import os
+import sys
+import time
 from typing import Any
 
 from celery import Celery
@@ -40,6 +42,21 @@ class AsyncTask(Task):
         run.__wrapped__ = plain
         cls.is_async = True
         cls.run = staticmethod(run) if isinstance(given, staticmethod) else run
+
+
+def sleep(seconds: float) -> None:
+    """In place of `time.sleep` in their tasks: a coroutine that blocks the loop is out of reach of time limits."""
+    if in_strand():
+        drive(asyncio.sleep(seconds))
+    else:
+        time.sleep(seconds)
+
+
+def pytest_collection_finish() -> None:
+    """Their tasks are imported."""
+    tasks = sys.modules.get("t.integration.tasks")
+    if POOL == "asyncio-async" and tasks is not None:
+        tasks.sleep = sleep
 
 
 if POOL != "prefork":
