@@ -5,8 +5,10 @@ import asyncio
 import pytest
 
 import callsheet
-from callsheet import Job, Msg, SequentialPipeline
+from callsheet import AgentBase, Job, Msg, SequentialPipeline
+from callsheet.agents.running import run_reply
 from callsheet.errors import AgentTimeout, JobCancelled, UsageError
+from callsheet.tasks.interrupts import interruptible, running
 from tests.agents.basic import Echo
 from tests.agents.interrupted import Computes, ComputesOnIo, Talker, Waits, WaitsOnCpu
 from tests.services import wait_for
@@ -120,3 +122,26 @@ def test_inline(fleet):
 
     with callsheet.inline():
         assert asyncio.run(main()) == ["called, stop", "sent, you"]
+
+
+class Long(AgentBase):
+    async def reply(self):
+        await asyncio.sleep(30)
+
+    async def handle_interrupt(self):
+        return say("interrupted")
+
+
+def test_an_interrupt_that_comes_before_the_agent_is_built():
+    async def main():
+        with interruptible("call") as entry:
+            assert running("call") is entry
+            assert entry.interrupt(None)
+            await asyncio.sleep(0)  # the agent is loaded
+            agent = Long()
+            entry.begin(agent)
+            reply = await run_reply(agent, (), {})
+        assert running("call") is None
+        return reply.content
+
+    assert asyncio.run(main()) == "interrupted"

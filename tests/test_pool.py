@@ -1,6 +1,7 @@
 """The asyncio pool in a real worker: what Celery promises holds for coroutines."""
 
 import contextlib
+import gc
 import threading
 import time
 
@@ -10,6 +11,7 @@ from celery import chain, chord, group
 from celery.exceptions import Ignore, TimeLimitExceeded
 
 from callsheet.errors import JobError
+from callsheet.workers.pool import spare_collector
 from tests import pool_app as a
 from tests.pool_workers import get, pool_worker, unique
 from tests.services import wait_for
@@ -270,3 +272,21 @@ def test_acknowledged_at_once(pool):
 def test_idle_worker_is_idle(pool):
     wait_for(lambda: pool.info()["running"] == 0, what="an idle pool")
     assert psutil.Process(pool.process.process.pid).cpu_percent(interval=1.5) < 2
+
+
+def test_garbage_collector_is_made_to_run_seldom():
+    before = gc.get_threshold()
+    try:
+        gc.set_threshold(700, 10, 10)
+        spare_collector()
+        assert gc.get_threshold() == (10_000, 20, 10)
+        assert gc.get_freeze_count() > 0
+        gc.set_threshold(50_000, 30, 5)  # the user's own wish
+        spare_collector()
+        assert gc.get_threshold() == (50_000, 30, 5)
+        gc.set_threshold(0)
+        spare_collector()
+        assert gc.get_threshold()[0] == 0
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
