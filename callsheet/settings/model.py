@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -93,7 +93,10 @@ class Settings(BaseSettings):
         retry_backoff: seconds before the first retry of a call that has `retries`; doubles each time.
         retry_backoff_max: seconds at most between two tries.
         track_started: store the state STARTED as well, one more Redis trip a call.
-        visibility_timeout: seconds after which an unacknowledged call is delivered again.
+        transport: how workers consume from Redis: `batched`, many messages a trip and under leases, or `stock`, as
+            kombu does. Publishers and both kinds of worker go together.
+        lease: seconds after which the calls of a killed worker are back on their queues; `batched` only.
+        visibility_timeout: seconds after which a call that a stock worker has not acknowledged is delivered again.
         max_parked: calls in one io worker that may wait for child jobs at once, beyond its slots.
         loop_block_warning: seconds that code may block an io worker's loop before it is logged.
         endpoints: model servers by name; `openai` is there from the start.
@@ -115,6 +118,8 @@ class Settings(BaseSettings):
     retry_backoff: float = Field(1.0, ge=0)
     retry_backoff_max: float = Field(60.0, ge=0)
     track_started: bool = False
+    transport: Literal["batched", "stock"] = "stock"
+    lease: float = Field(60.0, ge=1)
     visibility_timeout: int = Field(3600, gt=0)
     max_parked: int = Field(10_000, ge=0)
     loop_block_warning: float = Field(0.25, gt=0)

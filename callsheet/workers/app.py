@@ -12,6 +12,7 @@ from callsheet.workers import interrupts  # noqa: F401 - registers its command
 from callsheet.workers.revoked import ReadRevoked
 from callsheet.workers.steps import AttachPool
 
+TRANSPORT = "callsheet.workers.transport:Transport"
 POOL = "callsheet.workers.pool:AsyncioPool"
 
 
@@ -32,6 +33,8 @@ def _app(settings: Settings | None, queue: str) -> Celery:
     settings = settings or get_settings()
     app = make_app(settings, queue, f"callsheet.workers.{queue}")
     app.conf.worker_consumer = "callsheet.workers.consumer:Consumer"
+    if settings.transport == "batched":
+        app.conf.broker_transport = TRANSPORT
     app.steps["consumer"].add(ReadRevoked)
     app.set_current()
     app.set_default()
