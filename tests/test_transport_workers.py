@@ -11,7 +11,6 @@ import pytest
 import redis
 from celery import Celery
 
-from tests import pool_app, transport_app
 from tests.services import RedisServer, Worker, wait_for, worker
 from tests.test_transport import registered
 
@@ -32,9 +31,9 @@ class Fleet:
         with worker("tests.transport_app", self.server.url, "-c", str(slots), *options, env=env) as process:
             yield process
 
-    def send(self, task: Any, *args: Any, **options: Any) -> Any:
+    def send(self, task: str, *args: Any, **options: Any) -> Any:
         options.setdefault("queue", QUEUE)
-        return self.app.send_task(task.name, args, **options)
+        return self.app.send_task(task, args, **options)
 
     def notes(self, key: str) -> list[str]:
         return self.redis.lrange(key, 0, -1)
@@ -61,14 +60,14 @@ def fleet_on(own_redis: RedisServer) -> Iterator[Fleet]:
 def test_tasks_run_on_every_pool(fleet_on, pool):
     with fleet_on.worker(POOL=pool):
         for i in range(30):
-            fleet_on.send(transport_app.plain_note, "k", str(i))
+            fleet_on.send("tests.transport_app.plain_note", "k", str(i))
         assert sorted(map(int, fleet_on.wait_notes("k", 30))) == list(range(30))
         fleet_on.wait_idle()
 
 
 def test_stock_and_batched_workers_share_a_queue(fleet_on):
     with fleet_on.worker(), fleet_on.worker(TRANSPORT="stock"):
-        results = [fleet_on.send(pool_app.who, 0.01) for _ in range(200)]
+        results = [fleet_on.send("tests.pool_app.who", 0.01) for _ in range(200)]
         for result in results:
             result.get(timeout=20)
         fleet_on.wait_idle()
@@ -78,11 +77,11 @@ def test_stock_and_batched_workers_share_a_queue(fleet_on):
 @pytest.mark.parametrize("pool", ["callsheet.workers.pool:AsyncioPool", "prefork"])
 def test_a_killed_workers_calls_are_back_within_the_lease(fleet_on, pool):
     with fleet_on.worker() as survivor:
-        fleet_on.send(transport_app.mark, "warm", "x")
+        fleet_on.send("tests.transport_app.mark", "warm", "x")
         fleet_on.wait_notes("warm")
         survivor.send_signal(signal.SIGSTOP)
         with fleet_on.worker(POOL=pool, PREFETCH="2") as victim:
-            task = transport_app.count_and_hold if pool != "prefork" else transport_app.plain_hold
+            task = "tests.transport_app.count_and_hold" if pool != "prefork" else "tests.transport_app.plain_hold"
             for _ in range(12):
                 fleet_on.send(task, "k", "gate")
             fleet_on.wait_notes("k", 4)
@@ -101,7 +100,7 @@ def test_a_killed_workers_calls_are_back_within_the_lease(fleet_on, pool):
 
 
 def test_a_call_that_kills_its_workers_can_be_told(fleet_on):
-    fleet_on.send(transport_app.count_and_hold, "k", "gate")
+    fleet_on.send("tests.transport_app.count_and_hold", "k", "gate")
     for count in range(1, 4):
         with fleet_on.worker(lease=1) as victim:
             fleet_on.wait_notes("k", count)
@@ -112,7 +111,7 @@ def test_a_call_that_kills_its_workers_can_be_told(fleet_on):
 def test_a_call_longer_than_the_visibility_timeout_is_delivered_once(fleet_on):
     """Neither a batched nor a stock worker beside it takes the call for abandoned."""
     with fleet_on.worker(VISIBILITY="1") as one, fleet_on.worker(VISIBILITY="1") as two:
-        results = [fleet_on.send(pool_app.hold, "k", "gate") for _ in range(4)]
+        results = [fleet_on.send("tests.pool_app.hold", "k", "gate") for _ in range(4)]
         fleet_on.wait_notes("k:in", 4)
         with fleet_on.worker(TRANSPORT="stock", VISIBILITY="1") as stock:
             end = time.monotonic() + 3  # three times the timeout
@@ -128,7 +127,7 @@ def test_a_call_longer_than_the_visibility_timeout_is_delivered_once(fleet_on):
 def test_a_lease_is_renewed_while_the_consumer_is_blocked(fleet_on):
     """The solo pool runs tasks on the consumer's thread."""
     with fleet_on.worker(POOL="solo", lease="1"), fleet_on.worker("-Q", "none") as watcher:
-        fleet_on.send(transport_app.plain_hold, "k", "gate")
+        fleet_on.send("tests.transport_app.plain_hold", "k", "gate")
         fleet_on.wait_notes("k")
         end = time.monotonic() + 2.5
         wait_for(lambda: time.monotonic() > end)
@@ -143,7 +142,7 @@ def test_a_suspended_worker_does_no_harm(fleet_on):
     """What it held is another's once it wakes: its late acknowledgements and its line are void."""
     with fleet_on.worker(lease=1, PREFETCH="2") as sleeper:
         for _ in range(8):
-            fleet_on.send(transport_app.count_and_hold, "k", "gate")
+            fleet_on.send("tests.transport_app.count_and_hold", "k", "gate")
         fleet_on.wait_notes("k", 4)
         wait_for(lambda: fleet_on.redis.hlen("unacked") == 8, what="the prefetched messages")
         sleeper.send_signal(signal.SIGSTOP)
@@ -178,7 +177,7 @@ def test_connections_killed_under_load(fleet_on, tmp_path):
             have = len(lines())
             with fleet_on.app.producer_pool.acquire() as producer, producer.batch():
                 for i in range(each):
-                    fleet_on.send(transport_app.write, str(ran), number * each + i, producer=producer)
+                    fleet_on.send("tests.transport_app.write", str(ran), number * each + i, producer=producer)
             wait_for(lambda have=have: len(lines()) > have + 20, what="progress")
             fleet_on.redis.client_kill_filter(_type="normal", skipme=True)
             with contextlib.suppress(redis.RedisError):
@@ -193,7 +192,7 @@ def test_connections_killed_under_load(fleet_on, tmp_path):
 
 def test_a_running_call_is_not_given_away_when_its_connection_breaks(fleet_on):
     with fleet_on.worker(lease=2) as one:
-        results = [fleet_on.send(pool_app.hold, "k", "gate") for _ in range(4)]
+        results = [fleet_on.send("tests.pool_app.hold", "k", "gate") for _ in range(4)]
         fleet_on.wait_notes("k:in", 4)
         with fleet_on.worker():
             for _ in range(3):
@@ -219,7 +218,7 @@ def test_a_restarted_server(own_redis):
         fleet = Fleet(server)
         with fleet.worker(lease=2, PREFETCH="2") as process:
             for i in range(20):
-                fleet.send(transport_app.count_and_hold if i < 8 else transport_app.mark, "k", "gate")
+                fleet.send("tests.transport_app.count_and_hold" if i < 8 else "tests.transport_app.mark", "k", "gate")
             fleet.wait_notes("k", 4)
             server.stop(signal.SIGKILL)
             process.wait_log("Connection to broker lost")
@@ -235,8 +234,8 @@ def test_a_restarted_server(own_redis):
 
 def test_a_call_far_ahead_keeps_its_lease(fleet_on):
     with fleet_on.worker(lease=1, VISIBILITY="1") as process, fleet_on.worker("-Q", "none", lease=1) as watcher:
-        fleet_on.send(transport_app.count, "k", countdown=3.5)
-        fleet_on.send(transport_app.count, "never", countdown=3600)
+        fleet_on.send("tests.transport_app.count", "k", countdown=3.5)
+        fleet_on.send("tests.transport_app.count", "never", countdown=3600)
         wait_for(lambda: fleet_on.redis.hlen("unacked") == 2, what="both claimed")
         assert fleet_on.wait_notes("k") == ["1 0 False"]
         wait_for(lambda: fleet_on.redis.hlen("unacked") == 1, what="the first acknowledged")
@@ -250,7 +249,7 @@ def test_a_call_far_ahead_keeps_its_lease(fleet_on):
 def test_warm_shutdown_finishes_what_runs_and_returns_the_rest(fleet_on, pool):
     with fleet_on.worker(lease=60, POOL=pool, PREFETCH="3") as process:
         for _ in range(20):
-            fleet_on.send(transport_app.plain_hold, "k", "gate")
+            fleet_on.send("tests.transport_app.plain_hold", "k", "gate")
         fleet_on.wait_notes("k", 4)
         wait_for(lambda: fleet_on.redis.hlen("unacked") == 12, what="the prefetched messages")
         process.send_signal(signal.SIGTERM)
@@ -265,7 +264,7 @@ def test_warm_shutdown_finishes_what_runs_and_returns_the_rest(fleet_on, pool):
 def test_cold_shutdown_returns_everything_at_once(fleet_on):
     with fleet_on.worker(lease=60, PREFETCH="2") as process:
         for _ in range(10):
-            fleet_on.send(pool_app.hold, "k", "gate")
+            fleet_on.send("tests.pool_app.hold", "k", "gate")
         fleet_on.wait_notes("k:in", 4)
         process.send_signal(signal.SIGTERM)
         process.wait_log("Warm shutdown")
@@ -278,7 +277,7 @@ def test_cold_shutdown_returns_everything_at_once(fleet_on):
 def test_idle_workers_neither_poll_nor_spin(fleet_on):
     psutil = pytest.importorskip("psutil")
     with fleet_on.worker("--without-gossip", "--without-heartbeat", lease=60) as process:
-        fleet_on.send(transport_app.mark, "k", "x")
+        fleet_on.send("tests.transport_app.mark", "k", "x")
         fleet_on.wait_notes("k")
         fleet_on.wait_idle()
         watched = psutil.Process(process.process.pid)
