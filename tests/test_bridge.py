@@ -233,7 +233,7 @@ def test_parked_outside_a_pool_does_nothing():
 
 
 def test_eager_task_gives_its_result(app):
-    @app.task
+    @app.task(shared=False)
     async def double(x):
         await asyncio.sleep(0)
         return 2 * x
@@ -244,7 +244,7 @@ def test_eager_task_gives_its_result(app):
 
 
 def test_call_in_async_code_is_a_plain_await(app):
-    @app.task(bind=True)
+    @app.task(shared=False, bind=True)
     async def double(self, x):
         return 2 * x
 
@@ -256,7 +256,7 @@ def test_call_in_async_code_is_a_plain_await(app):
 
 
 def test_plain_task_is_not_async(app):
-    @app.task
+    @app.task(shared=False)
     def double(x):
         return 2 * x
 
@@ -265,7 +265,7 @@ def test_plain_task_is_not_async(app):
 
 
 def test_signature_and_names_are_the_users(app):
-    @app.task(bind=True)
+    @app.task(shared=False, bind=True)
     async def double(self, x: int, *, y: str = "") -> int:
         """Twice."""
         return 2 * x
@@ -283,7 +283,7 @@ def test_autoretry_wraps_an_async_task(app):
     app.conf.task_eager_propagates = False
     tries = []
 
-    @app.task(autoretry_for=(KeyError,), retry_kwargs={"countdown": 0, "max_retries": 3})
+    @app.task(shared=False, autoretry_for=(KeyError,), retry_kwargs={"countdown": 0, "max_retries": 3})
     async def flaky():
         tries.append(1)
         await asyncio.sleep(0)
@@ -298,7 +298,7 @@ def test_pydantic_task(app):
     class Point(BaseModel):
         x: int
 
-    @app.task(pydantic=True)
+    @app.task(shared=False, pydantic=True)
     async def moved(point: Point) -> Point:
         await asyncio.sleep(0)
         return Point(x=point.x + 1)
@@ -308,7 +308,7 @@ def test_pydantic_task(app):
 
 def test_async_generator_is_refused(app):
     with pytest.raises(UsageError, match="async generator"):
-        @app.task(lazy=False)
+        @app.task(shared=False, lazy=False)
         async def stream():
             yield 1
 
