@@ -118,7 +118,7 @@ class Settings(BaseSettings):
     retry_backoff: float = Field(1.0, ge=0)
     retry_backoff_max: float = Field(60.0, ge=0)
     track_started: bool = False
-    transport: Literal["batched", "stock"] = "stock"
+    transport: Literal["batched", "stock"] = "batched"
     lease: float = Field(60.0, ge=1)
     visibility_timeout: int = Field(3600, gt=0)
     max_parked: int = Field(10_000, ge=0)
