@@ -25,6 +25,7 @@ from callsheet.workers.broker.scripts import CLAIM
 logger = logging.getLogger(__name__)
 
 MOST = 64  # messages in one claim: what arrives is shared between workers claim by claim
+MOST_EVER = 1000  # what the script's stack holds
 MOST_BYTES = 4 * 1024 * 1024
 LOOK_ANYWAY = 5.0  # seconds without a word from the server after which to look, which also shows a dead connection
 SETTLE = 1.0  # seconds to wait for an answer that is under way when the channel closes
@@ -82,7 +83,7 @@ class Claims:
         qos = self.channel.qos
         if "can_consume" in vars(qos):  # Celery's worker_disable_prefetch
             return 1 if qos.can_consume() and not self.arrived else 0
-        most: int = self.channel.claim_most
+        most: int = min(self.channel.claim_most, MOST_EVER)
         free = qos.can_consume_max_estimate()
         if free is not None:
             most = min(most, free - len(self.arrived) - len(self.ledger.kept))

@@ -4,6 +4,7 @@ It outlives connections: a call that runs on through a lost connection keeps its
 next one. A thread of its own renews the leases, so that a blocked consumer does not lose them.
 """
 
+import contextlib
 import logging
 import os
 import threading
@@ -65,7 +66,7 @@ class Ledger:
         self._renewed = time.monotonic()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may interrupt its holder
 
     # Consumers
 
@@ -109,10 +110,11 @@ class Ledger:
 
     def take_acks(self) -> list[str]:
         """The acknowledgements to send now; the caller gives back what it could not send."""
-        acks = self._acks
-        if not acks:
-            return []
-        return [acks.popleft() for _ in range(min(len(acks), CHUNK))]
+        taken: list[str] = []
+        with contextlib.suppress(IndexError):  # another thread took the rest
+            while len(taken) < CHUNK:
+                taken.append(self._acks.popleft())
+        return taken
 
     def untake_acks(self, tags: Iterable[str]) -> None:
         """Acknowledgements whose fate is unknown: they will be sent again, which does no harm."""
@@ -127,19 +129,23 @@ class Ledger:
         """Send acknowledgements and returns now; False when the broker cannot be reached, and they wait."""
         try:
             while tags := self.take_acks():
-                try:
-                    with self.client.pipeline(transaction=False) as pipe:
-                        for command in self.ack_commands(tags):
-                            pipe.execute_command(*command)
-                        pipe.execute()
-                except BaseException:
-                    self.untake_acks(tags)
-                    raise
-            self._flush_returns()
+                self._send_acks(tags)
+            with self._lock:
+                self._flush_returns()
         except FAILURES as exc:
             logger.debug("The broker cannot be told of acknowledgements yet: %s", exc)
             return False
         return True
+
+    def _send_acks(self, tags: list[str]) -> None:
+        try:
+            with self.client.pipeline(transaction=False) as pipe:
+                for command in self.ack_commands(tags):
+                    pipe.execute_command(*command)
+                pipe.execute()
+        except BaseException:
+            self.untake_acks(tags)
+            raise
 
     # Messages that go back
 
@@ -198,6 +204,8 @@ class Ledger:
         """
         if self.held and time.monotonic() - self._renewed > self.term:
             self.renew()
+        if not self._slipped:
+            return False
         running = running_tags()
         unstarted = self._slipped - running
         self._slipped &= running
