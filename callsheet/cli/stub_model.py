@@ -9,7 +9,10 @@ import click
 from callsheet.models.stub.server import Behaviour, StubApp, start
 
 
-@click.command("stub-model")
+@click.command("stub-model", epilog="""\b
+Examples:
+  callsheet stub-model
+  callsheet stub-model --latency 0.05 --tokens-per-second 0 --error-rate 0.1""")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8808, show_default=True, type=click.IntRange(0, 65535), help="Port; 0: any free one.")
 @click.option("--latency", default=0.5, show_default=True, type=click.FloatRange(0), help="Seconds to the first token.")
