@@ -69,8 +69,10 @@ class Subscriptions:
             except (RedisError, OSError) as exc:
                 pause = 0.1 if self.healthy else min(pause * 2, _SLOWEST_RETRY)
                 self.healthy = False
-                logger.warning("The result subscription broke (%s); it is opened again in %.1f s.",
-                               type(exc).__name__, pause)
+                # Where nobody waits, Redis may well have been stopped on purpose.
+                level = logging.WARNING if self._listeners else logging.DEBUG
+                logger.log(level, "The result subscription broke (%s); it is opened again in %.1f s.",
+                           type(exc).__name__, pause)
                 await asyncio.sleep(pause)
             finally:
                 await _closed(pubsub, client)
