@@ -10,10 +10,11 @@ from packaging.utils import canonicalize_name
 
 from tests.services import ROOT
 
-MODULES = ("callsheet", "callsheet.workers.io", "callsheet.workers.cpu", "callsheet.workers.transport",
-           "callsheet.workers.pool", "callsheet.models", "callsheet.models.stub", "callsheet.cli.main",
-           "callsheet.cli.up", "callsheet.cli.run", "callsheet.cli.flower", "callsheet.cli.stub_model", "flower.app", "uvloop",
-           "examples.review.demo")
+MODULES = (
+    "callsheet", "callsheet.workers.io", "callsheet.workers.cpu", "callsheet.workers.transport", "callsheet.models",
+    "callsheet.models.stub", "callsheet.cli.main", "callsheet.cli.up", "callsheet.cli.run", "callsheet.cli.flower",
+    "callsheet.cli.stub_model", "flower.app", "uvloop", "examples.review.demo",
+)
 
 PROGRAM = """
 import importlib, sys
