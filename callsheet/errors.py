@@ -24,7 +24,7 @@ Each message says what was wrong, where, and the remedy. Each class survives pic
 its positional arguments, and nothing else.
 """
 
-from typing import Any, Self
+from typing import Any
 
 
 class CallsheetError(Exception):
@@ -135,11 +135,6 @@ class AgentFailed(JobError):
     def __str__(self) -> str:
         trace = f"\n\nRemote traceback:\n{self.remote_traceback}" if self.remote_traceback else ""
         return f"{self.message}{trace}"
-
-    def retagged(self, cls: type[Self], message: str, *more: Any) -> Self:
-        """The same remote failure as another class with another message."""
-        return cls(message, self.remote_type, self.remote_message, self.remote_traceback, self.agent,
-                   self.job_id, *more)
 
 
 class AgentTimeout(AgentFailed, TimeoutError):

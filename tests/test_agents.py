@@ -309,7 +309,6 @@ def test_options_say_when_to_start() -> None:
     start = CallOptions(countdown=10).start_time()
     assert start is not None
     assert timedelta(seconds=9) < start - now < timedelta(seconds=11)
-    assert CallOptions(priority=1, retries=2).merged({"retries": 3}) == CallOptions(priority=1, retries=3)
 
 
 def test_an_option_that_is_a_parameter_of_reply_has_to_be_told_apart() -> None:

@@ -71,7 +71,7 @@ def test_a_job_error_has_its_message() -> None:
 
 
 def test_a_branch_keeps_its_label() -> None:
-    failed = AgentFailed(*FULL).retagged(BranchFailed, "branch 2 failed", "branch 2")
+    failed = BranchFailed("branch 2 failed", *FULL[1:], "branch 2")
     assert failed.branch == "branch 2"
     assert failed.remote_message == "no luck"
     same(failed, pickle.loads(pickle.dumps(failed)))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -83,10 +83,6 @@ class CallOptions:
             raise UsageError(f"{', '.join(sorted(unknown))}: no such option of a call. There are "
                              f"{', '.join(sorted(OPTION_NAMES))}.")
         return cls(**given)
-
-    def merged(self, changes: Mapping[str, Any]) -> "CallOptions":
-        """These options with `changes` over them."""
-        return CallOptions.of({**asdict(self), **changes})
 
     def queue_for(self, default: str, label: str, known: Sequence[str]) -> str:
         """The queue of an agent's call.

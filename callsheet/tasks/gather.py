@@ -11,7 +11,7 @@ from callsheet.tasks.results import failure
 
 
 def register_gathering(app: Celery) -> None:
-    """Register `callsheet.gather`, `callsheet.carry`, `callsheet.open` and `callsheet.merge`.
+    """Register the small steps as tasks: gather, carry, empty, keep and merge.
 
     They are `async def` so that an io worker runs them on its loop, without a thread.
     """
