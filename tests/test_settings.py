@@ -13,6 +13,7 @@ from callsheet.errors import SettingsError
 from callsheet.settings import use_settings
 from callsheet.settings.celery import broker_url, celery_config, route
 from callsheet.settings.keys import Keys
+from callsheet.settings.providers import ollama_url
 from callsheet.tasks.app import make_app
 
 
@@ -100,6 +101,35 @@ def test_endpoints_come_from_toml_and_keys_from_their_variable(tmp_path: Path, e
     assert endpoint.key() == "sk-2"
     assert Settings.load().endpoints["openai"].base_url == "http://proxy/v1"
     assert Settings.load().endpoints["openai"].key() == "sk-3"
+
+
+def test_the_public_providers_are_there_from_the_start(env: Any) -> None:
+    for name in ("OPENAI_BASE_URL", "GEMINI_API_KEY", "OLLAMA_HOST"):
+        env(**{name: ""})
+    env(ANTHROPIC_BASE_URL="http://proxy/anthropic", ANTHROPIC_API_KEY="sk-ant", DEEPSEEK_API_KEY="sk-deep",
+        CALLSHEET_ENDPOINTS__DASHSCOPE__TIMEOUT="7")
+    endpoints = Settings.load().endpoints
+    assert set(endpoints) == {"openai", "anthropic", "gemini", "dashscope", "deepseek", "ollama"}
+    assert (endpoints["anthropic"].base_url, endpoints["anthropic"].key()) == ("http://proxy/anthropic", "sk-ant")
+    assert endpoints["deepseek"].key() == "sk-deep"
+    assert endpoints["dashscope"].timeout == 7 and endpoints["dashscope"].api_key_env == "DASHSCOPE_API_KEY"
+    assert endpoints["ollama"].base_url == "http://127.0.0.1:11434/v1"
+
+
+@pytest.mark.parametrize(("host", "url"), [
+    ("", "http://127.0.0.1:11434/v1"), ("0.0.0.0", "http://127.0.0.1:11434/v1"), (":7000", "http://127.0.0.1:7000/v1"),
+    ("gpu-1", "http://gpu-1:11434/v1"), ("gpu-1:80/", "http://gpu-1:80/v1"), ("[::1]", "http://[::1]:11434/v1"),
+    ("https://ollama.example", "https://ollama.example/v1"), ("http://h:1/path/v1", "http://h:1/path/v1")])
+def test_ollamas_host_may_be_written_as_ollama_takes_it(host: str, url: str) -> None:
+    assert ollama_url(host) == url
+
+
+def test_googles_other_variable_counts_where_geminis_is_not_set(env: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GEMINI_API_KEY", raising=False)
+    env(GOOGLE_API_KEY="g-1")
+    assert Settings.load().endpoints["gemini"].key() == "g-1"
+    env(GEMINI_API_KEY="g-2")
+    assert Settings.load().endpoints["gemini"].key() == "g-2"
 
 
 def test_there_is_one_settings_object_a_process() -> None:

@@ -22,6 +22,7 @@ from pydantic_settings import SettingsError as UnreadableValue
 
 from callsheet.errors import SettingsError
 from callsheet.settings.problems import misspelt, report
+from callsheet.settings.providers import default_endpoints
 from callsheet.settings.sources import Pyproject, Toml, misspelt_in
 
 PREFIX = "CALLSHEET_"
@@ -65,11 +66,6 @@ class Endpoint(BaseModel):
         return os.environ.get(self.api_key_env) if self.api_key_env else None
 
 
-def _default_endpoints() -> dict[str, Any]:
-    base = os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-    return {"openai": {"base_url": base, "api_key_env": "OPENAI_API_KEY"}}
-
-
 def _names(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
@@ -99,7 +95,7 @@ class Settings(BaseSettings):
         visibility_timeout: seconds after which a call that a stock worker has not acknowledged is delivered again.
         max_parked: calls in one io worker that may wait for child jobs at once, beyond its slots.
         loop_block_warning: seconds that code may block an io worker's loop before it is logged.
-        endpoints: model servers by name; `openai` is there from the start.
+        endpoints: model servers by name; the public providers are there from the start.
     """
 
     model_config = SettingsConfigDict(
@@ -123,7 +119,7 @@ class Settings(BaseSettings):
     visibility_timeout: int = Field(3600, gt=0)
     max_parked: int = Field(10_000, ge=0)
     loop_block_warning: float = Field(0.25, gt=0)
-    endpoints: dict[str, Endpoint] = Field(default_factory=_default_endpoints, validate_default=True)
+    endpoints: dict[str, Endpoint] = Field(default_factory=default_endpoints, validate_default=True)
 
     secret: ClassVar[frozenset[str]] = frozenset({"redis_url", "api_key", "headers"})
 
@@ -183,8 +179,9 @@ class Settings(BaseSettings):
     def _over_defaults(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        merged = {**_default_endpoints(), **value}
-        for name, default in _default_endpoints().items():
+        defaults = default_endpoints()
+        merged = {**defaults, **value}
+        for name, default in defaults.items():
             if isinstance(merged[name], dict):
                 merged[name] = {**default, **merged[name]}
         return merged
