@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -21,53 +21,13 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as UnreadableValue
 
 from callsheet.errors import SettingsError
+from callsheet.settings.endpoints import Endpoint, Prices, names
 from callsheet.settings.problems import misspelt, report
 from callsheet.settings.providers import default_endpoints
 from callsheet.settings.sources import Pyproject, Toml, misspelt_in
 
 PREFIX = "CALLSHEET_"
 ENV_FILE = ".env"
-
-
-class Endpoint(BaseModel):
-    """A model server that agents call by name.
-
-    Attributes:
-        base_url: up to and including the version, e.g. `https://api.openai.com/v1`.
-        api_key: the key itself; better given as `api_key_env`, so that no file holds it.
-        api_key_env: name of the environment variable that holds the key.
-        headers: sent with every request.
-        timeout: seconds for a whole response to arrive; a stream: between two chunks.
-        connect_timeout: seconds to open a connection.
-        max_connections: connections that one process keeps to this endpoint.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    base_url: str
-    api_key: SecretStr | None = None
-    api_key_env: str | None = None
-    headers: dict[str, str] = Field(default_factory=dict)
-    timeout: float = Field(300.0, gt=0)
-    connect_timeout: float = Field(10.0, gt=0)
-    max_connections: int = Field(1000, gt=0)
-
-    @field_validator("base_url")
-    @classmethod
-    def _http(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")):
-            raise ValueError("an address that begins with http:// or https:// is needed")
-        return value.rstrip("/")
-
-    def key(self) -> str | None:
-        """The key from the settings or from its environment variable, or None."""
-        if self.api_key is not None:
-            return self.api_key.get_secret_value()
-        return os.environ.get(self.api_key_env) if self.api_key_env else None
-
-
-def _names(value: Any) -> Any:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -96,6 +56,8 @@ class Settings(BaseSettings):
         max_parked: calls in one io worker that may wait for child jobs at once, beyond its slots.
         loop_block_warning: seconds that code may block an io worker's loop before it is logged.
         endpoints: model servers by name; the public providers are there from the start.
+        prices: of models on any endpoint, by name or pattern such as `gpt-4o*`, for a million tokens.
+        usage_expires: seconds that the fleet's counts of tokens and cost are kept.
     """
 
     model_config = SettingsConfigDict(
@@ -120,8 +82,10 @@ class Settings(BaseSettings):
     max_parked: int = Field(10_000, ge=0)
     loop_block_warning: float = Field(0.25, gt=0)
     endpoints: dict[str, Endpoint] = Field(default_factory=default_endpoints, validate_default=True)
+    prices: Prices = Field(default_factory=dict)
+    usage_expires: int = Field(35 * 86_400, gt=0)
 
-    secret: ClassVar[frozenset[str]] = frozenset({"redis_url", "api_key", "headers"})
+    secret: ClassVar[frozenset[str]] = frozenset({"redis_url", "api_key", "headers", "proxy"})
 
     def __init__(self, **values: Any) -> None:
         files: list[Toml | Pyproject] = [Toml(type(self)), Pyproject(type(self))]
@@ -143,7 +107,7 @@ class Settings(BaseSettings):
     @field_validator("modules", "queues", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return _names(value)
+        return names(value)
 
     @field_validator("modules")
     @classmethod
@@ -185,6 +149,17 @@ class Settings(BaseSettings):
             if isinstance(merged[name], dict):
                 merged[name] = {**default, **merged[name]}
         return merged
+
+    @field_validator("endpoints")
+    @classmethod
+    def _fallbacks_exist(cls, value: dict[str, Endpoint]) -> dict[str, Endpoint]:
+        for name, endpoint in value.items():
+            for other in endpoint.fallback:
+                if other == name or other not in value:
+                    why = "that endpoint itself" if other == name else "no endpoint"
+                    others = ", ".join(sorted(set(value) - {name})) or "none"
+                    raise ValueError(f"the fallback {other!r} of the endpoint {name!r} is {why}; there are {others}")
+        return value
 
     @property
     def known_queues(self) -> tuple[str, ...]:
