@@ -15,6 +15,7 @@ CallsheetError
 │   ├── ResultTimeout           no result within the time given (also TimeoutError)
 │   ├── JobCancelled            the job was cancelled or revoked
 │   ├── JobExpired              the job's `expires` passed before a worker took it
+│   ├── CallRefused             a worker refused the message: too large, or not Celery's
 │   └── AgentFailed             the agent raised, on a worker or inline
 │       ├── AgentTimeout        the call was ended by its `timeout` (also TimeoutError)
 │       └── BranchFailed        a branch of a FanoutPipeline failed
@@ -109,6 +110,10 @@ class JobCancelled(JobError):
 
 class JobExpired(JobError):
     """The job's `expires` passed before a worker took it."""
+
+
+class CallRefused(JobError):
+    """A worker refused the call's message: it is too large, or not as Celery writes it."""
 
 
 class AgentFailed(JobError):

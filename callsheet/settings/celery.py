@@ -22,7 +22,7 @@ def celery_config(settings: Settings, queue: str = "io") -> dict[str, Any]:
         "broker_url": url,
         "broker_connection_retry_on_startup": True,
         "broker_transport_options": {"visibility_timeout": settings.visibility_timeout, "lease": settings.lease,
-                                     "socket_connect_timeout": 5},
+                                     "message_max": 2 * settings.payload_max, "socket_connect_timeout": 5},
         "result_backend": _backend_url(url),
         "result_backend_thread_safe": True,
         "result_expires": settings.result_expires,

@@ -17,7 +17,7 @@ from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
 
 import callsheet.errors as errors_module
-from callsheet.errors import AgentFailed, AgentTimeout, CallsheetError, JobCancelled, JobError, JobExpired
+from callsheet.errors import AgentFailed, AgentTimeout, CallRefused, CallsheetError, JobCancelled, JobError, JobExpired
 from callsheet.tasks.bridge import drive, in_strand
 from callsheet.tasks.writes import gathered_writes
 
@@ -151,7 +151,7 @@ def failure(meta: dict[str, Any], label: str = "", job_id: str = "") -> Callshee
     if meta.get("status") == states.REVOKED or kind in ("TaskRevokedError", "Terminated"):
         return _revoked(args, who, job_id)
     own = getattr(errors_module, kind, None) if module == errors_module.__name__ else None
-    if isinstance(own, type) and issubclass(own, AgentFailed):
+    if isinstance(own, type) and issubclass(own, (AgentFailed, CallRefused)):
         return own(*args)
     one = len(args) == 1 or (args and module.startswith("callsheet."))  # ours have their text first, then particulars
     text = str(args[0]) if one else ", ".join(map(str, args))
@@ -163,6 +163,9 @@ def failure(meta: dict[str, Any], label: str = "", job_id: str = "") -> Callshee
     if kind == "WorkerLostError":
         return AgentFailed(f"The worker process that ran {who} died ({text}): killed, out of memory, or crashed in "
                            "native code. See the worker's log.", *more)
+    if kind == "NotRegistered":
+        return AgentFailed(f"The worker that took the call of {who} knows no task named {text}. Name the module that "
+                           "defines it in CALLSHEET_MODULES of that worker, or send the call to another queue.", *more)
     return AgentFailed(f"{who} raised {kind}: {text}", *more)
 
 

@@ -8,6 +8,8 @@ call is not delivered twice and a killed worker's calls are soon back on their q
 Transport options beside kombu's:
     lease: seconds after which the calls of a killed worker are back on their queues (60).
     claim_most: messages in one claim (64).
+    message_max: bytes of body that are read; of a larger message the consumer gets everything else, and the size in
+        the header "oversize". No limit by default.
 """
 
 import logging
@@ -33,11 +35,12 @@ _warned: set[str] = set()
 class Channel(stock.Channel):
     """Kombu's Redis channel, with claims."""
 
-    from_transport_options = (*stock.Channel.from_transport_options, "lease", "claim_most")
+    from_transport_options = (*stock.Channel.from_transport_options, "lease", "claim_most", "message_max")
 
     QoS = QoS
     lease = LEASE
     claim_most = MOST
+    message_max: int | None = None
 
     claims: Any = None  # Claims, once it consumes
     ledger: Any = None  # Ledger, likewise
@@ -170,7 +173,7 @@ class Channel(stock.Channel):
 class SentinelChannel(Channel, stock.SentinelChannel):
     """Kombu's Sentinel channel, with claims."""
 
-    from_transport_options = (*stock.SentinelChannel.from_transport_options, "lease", "claim_most")
+    from_transport_options = (*stock.SentinelChannel.from_transport_options, "lease", "claim_most", "message_max")
 
 
 class Transport(stock.Transport):

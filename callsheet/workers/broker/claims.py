@@ -199,18 +199,20 @@ class Claims:
             self.ledger.unseen.remove(tags)
         for tag, value in zip(tags, values, strict=True):
             if value is not None:
-                message, _, queue = read(value)
+                message, _, queue = read(value, self.channel.message_max)
                 self._keep(tag, queue, message)
 
     def _arrive(self, tag: str, queue: str, text: bytes) -> None:
         try:
-            payload = read(text)
+            payload = read(text, self.channel.message_max)
             if queue in self.no_ack:
                 self.arrived.append((queue, payload))
             else:
                 self._keep(tag, queue, payload)
         except (ValueError, KeyError, TypeError):
-            logger.critical("Removed from queue %r what is no message: %.200r", queue, text, exc_info=True)
+            logger.critical("Removed from queue %r what is no message: %r (%d bytes). Something other than Celery or "
+                            "Callsheet writes to this list: have it write elsewhere.", queue, text[:200], len(text),
+                            exc_info=True)
             self.ledger.ack(tag)
 
     def _keep(self, tag: str, queue: str, payload: dict[str, Any]) -> None:
@@ -242,7 +244,7 @@ class Claims:
                            [prefix, 1, MOST_BYTES, self.ledger.term, 0, 1, layout.rest(queue)])
         if not answer:
             return None
-        delivery = Delivery.of(f"{prefix}1", queue, read(answer[1]))
+        delivery = Delivery.of(f"{prefix}1", queue, read(answer[1], self.channel.message_max))
         self.ledger.held[delivery.tag] = delivery
         return delivery.payload
 

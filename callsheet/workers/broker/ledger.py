@@ -39,6 +39,7 @@ class Ledger:
         lease: seconds after which the messages of a killed process are back on their queues.
         renew: seconds between two renewals, at most.
         pool: connections for what cannot wait for the consumer's connection.
+        message_max: bytes of a message's body that are read.
 
     Attributes:
         held: messages delivered and not acknowledged, by tag.
@@ -48,8 +49,9 @@ class Ledger:
         collector: the one of them that sends the acknowledgements; None when they are sent one by one.
     """
 
-    def __init__(self, layout: Layout, lease: float, renew: float, pool: Any) -> None:
+    def __init__(self, layout: Layout, lease: float, renew: float, pool: Any, message_max: int | None = None) -> None:
         self.layout = layout
+        self.message_max = message_max
         # A killed worker is noticed when its leases end and somebody sweeps: together less than `lease`.
         self.term = 0.75 * lease
         self.interval = min(0.2 * lease, renew)
@@ -233,7 +235,7 @@ class Ledger:
         returns: list[Return] = []
         for raw_tag, value in zip(found[::2], found[1::2], strict=True):
             try:
-                payload, _, queue = read(value)
+                payload, _, queue = read(value, self.message_max)
                 mark_lost(payload)
                 text = Delivery("", queue, payload, payload["properties"]["delivery_tag"]).text()
                 returns.append((self.layout.list_for(queue, payload), raw_tag.decode(), "next", text))
@@ -290,5 +292,5 @@ def ledger_of(channel: Any) -> Ledger:
             for old in [old for old in _ledgers if old[0] != os.getpid()]:  # a forked child holds nothing
                 del _ledgers[old]
             renew = min(0.2 * channel.lease, channel.visibility_timeout / 3)
-            _ledgers[key] = Ledger(layout, channel.lease, renew, channel.ledger_pool())
+            _ledgers[key] = Ledger(layout, channel.lease, renew, channel.ledger_pool(), channel.message_max)
         return _ledgers[key]
