@@ -17,6 +17,7 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "timeout": ((int, float), "seconds over 0 are needed"),
     "retries": ((int,), "a whole number, 0 or more, is needed"),
     "job_id": ((str,), "a text is needed"),
+    "tenant": ((str,), "a text is needed"),
 }
 
 
@@ -32,13 +33,16 @@ class CallOptions:
 
     Attributes:
         queue: the queue, in place of the agent's own.
-        priority: 0 (first) to 9 (last); Redis queues have steps at 0, 3, 6 and 9.
+        priority: 0 (first) to 9 (last); Redis queues have steps at 0, 3, 6 and 9. Also among calls that wait for an
+            endpoint.
         expires: seconds from now, or the time, after which a call not yet taken is dropped.
         countdown: seconds to wait before it may start.
         eta: the time at which it may start.
         timeout: seconds that the reply may take; then it is cancelled and the job fails with AgentTimeout.
         retries: how often a reply that raised is tried again, with growing pauses.
         job_id: the job's id, in place of a new one.
+        tenant: for whom it is made; calls that wait for an endpoint take turns by tenant. Jobs that the agent makes
+            have the same one, unless they are given another.
 
     Raises:
         UsageError: an option that cannot be right.
@@ -52,6 +56,7 @@ class CallOptions:
     timeout: float | None = None
     retries: int = 0
     job_id: str | None = None
+    tenant: str | None = None
 
     def __post_init__(self) -> None:
         for name, (kinds, needed) in _KINDS.items():

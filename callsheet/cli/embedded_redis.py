@@ -9,9 +9,9 @@ import click
 
 from callsheet.cli.ports import LOOPBACK, answers_redis, chosen
 from callsheet.cli.processes import Process, Service
+from callsheet.resources.redis import translated
 from callsheet.settings import Settings
 from callsheet.tasks.app import make_app
-from callsheet.tasks.connections import translated
 
 
 def redis_binary() -> str:

@@ -6,8 +6,8 @@ import click
 
 from callsheet.cli.ports import chosen
 from callsheet.cli.stack import flower_command
+from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import get_settings
-from callsheet.tasks.connections import sync_client, translated
 
 
 @click.command(epilog="""\b

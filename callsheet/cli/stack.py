@@ -21,8 +21,8 @@ from callsheet.cli.embedded_redis import redis_port, redis_service, take_back
 from callsheet.cli.ports import LOOPBACK, chosen
 from callsheet.cli.processes import Process, Service
 from callsheet.cli.supervisor import Interrupts, Supervisor
+from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
-from callsheet.tasks.connections import sync_client, translated
 
 _INFO = "up.json"
 

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from celery import states
 
+from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
 from callsheet.tasks.app import current_app
-from callsheet.tasks.connections import sync_client, translated
 from callsheet.tasks.results import parse
 
 Fate = Literal["done", "under way", "gone"]

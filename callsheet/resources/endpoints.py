@@ -27,6 +27,20 @@ def find_endpoint(name: str, settings: Settings | None = None) -> Endpoint:
         f"There is no endpoint named {name!r}; the settings know: {known}. Declare it: {_declaration(name)}.")
 
 
+def resolved(endpoint: str | Endpoint, settings: Settings) -> tuple[str, Endpoint]:
+    """An endpoint and its name; one that the settings do not name goes by its address.
+
+    Raises:
+        SettingsError: no endpoint has that name.
+    """
+    if isinstance(endpoint, str):
+        return endpoint, find_endpoint(endpoint, settings)
+    for name, known in settings.endpoints.items():
+        if known is endpoint or known == endpoint:
+            return name, endpoint
+    return shown_url(endpoint.base_url), endpoint
+
+
 def _declaration(name: str) -> str:
     # pydantic-settings lower-cases what it reads from the environment, so only such names come from there.
     if name.isidentifier() and name == name.lower() and "__" not in name:

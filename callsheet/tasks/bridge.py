@@ -17,6 +17,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from greenlet import getcurrent, greenlet
 
 from callsheet.errors import JobError
+from callsheet.resources.context import provide_parking
 
 T = TypeVar("T")
 
@@ -199,3 +200,15 @@ class parked:
     async def __aexit__(self, *exc_info: object) -> None:
         if self._seat is not None:
             await self._seat.unpark()
+
+
+def unseated(function: Callable[[], T]) -> T:
+    """Run a function for which there is no slot to give back: away from the pool's loop."""
+    token = _seat.set(None)
+    try:
+        return function()
+    finally:
+        _seat.reset(token)
+
+
+provide_parking(parked)

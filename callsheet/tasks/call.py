@@ -1,13 +1,18 @@
 """AgentCall: one call of an agent as it travels."""
 
+import time
 from dataclasses import dataclass
 from typing import Any, Self
 
 from callsheet.agents import AgentBase, CallOptions
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader, Writer
+from callsheet.resources.context import NO_CALL, CallContext, child_context
 from callsheet.settings import Settings
 from callsheet.tasks import payloads
+
+#: What a call has from its options and its caller.
+_HANDED_ON = ("job", "tenant", "priority", "deadline")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +41,7 @@ class AgentCall:
         job: id of the job to whose events it prints.
         retries: how often it is tried again.
         gathering: set on the step that reduces a fan-out.
+        context: what it has from its options and its caller: job, tenant, priority, deadline.
     """
 
     agent: Any
@@ -46,6 +52,7 @@ class AgentCall:
     piped: bool = False
     retries: int = 0
     gathering: Gathering | None = None
+    context: CallContext = NO_CALL
 
     def to_wire(self) -> dict[str, Any]:
         """The call as JSON data."""
@@ -60,16 +67,33 @@ class AgentCall:
             data["retries"] = self.retries
         if self.gathering:
             data["gather"] = [list(self.gathering.branches), self.gathering.on_error]
+        context = {name: value for name in _HANDED_ON if (value := getattr(self.context, name)) is not None}
+        if context:
+            data["context"] = context
         return data
 
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> Self:
         """The call that `to_wire` wrote."""
-        gather = data.get("gather")
+        gather, context = data.get("gather"), data.get("context")
         return cls(agent=data["agent"], args=data.get("args", []), kwargs=data.get("kwargs", {}),
                    label=data["label"], job=data["job"], piped=data.get("piped", False),
                    retries=data.get("retries", 0),
-                   gathering=Gathering(branches=tuple(gather[0]), on_error=gather[1]) if gather else None)
+                   gathering=Gathering(branches=tuple(gather[0]), on_error=gather[1]) if gather else None,
+                   context=CallContext(**{name: context.get(name) for name in _HANDED_ON}) if context else NO_CALL)
+
+    def running(self, call_id: str | None, timeout: float | None, local: bool = False) -> CallContext:
+        """The context in which it runs, from now on.
+
+        Args:
+            call_id: of its task.
+            timeout: seconds that it has, or None.
+            local: whether it runs inline.
+        """
+        given = self.context
+        deadlines = [end for end in (given.deadline, time.time() + timeout if timeout else None) if end is not None]
+        return CallContext(job=given.job or self.job, call=call_id, agent=self.label, tenant=given.tenant,
+                           priority=given.priority, deadline=min(deadlines, default=None), local=local)
 
     def build(self, value: Any, settings: Settings, local: list[Any] | None = None
               ) -> tuple[AgentBase, tuple[Any, ...], dict[str, Any]]:
@@ -97,8 +121,8 @@ def writer_for(settings: Settings) -> Writer:
 
 def make_call(agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, *, job: str,
               settings: Settings, writer: Writer, piped: bool = False,
-              gathering: Gathering | None = None) -> tuple[AgentCall, dict[str, bytes]]:
-    """A call, and the large payloads to store before it is sent.
+              gathering: Gathering | None = None, awaited: bool = False) -> tuple[AgentCall, dict[str, bytes]]:
+    """A call, and the large payloads to store before it is sent; `awaited`: its caller waits for it.
 
     Raises:
         CannotTravel: part of the agent or an argument cannot be sent.
@@ -115,5 +139,5 @@ def make_call(agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any], o
         more |= blob
     kept, blob = payloads.pack(named, settings, f"The keyword arguments of {label}")
     call = AgentCall(agent=spec, args=packed, kwargs=kept, label=label, job=job, piped=piped, retries=options.retries,
-                     gathering=gathering)
+                     gathering=gathering, context=child_context(options.tenant, options.priority, awaited))
     return call, more | blob

@@ -32,6 +32,7 @@ class Canvas:
         options: of the job's calls.
         kwargs: for each agent that gets the job's input.
         stream: id of the job to whose events its agents print; its own by default.
+        awaited: whether a call that runs here waits for it.
 
     Attributes:
         job_id: id of the job and of its last task.
@@ -41,13 +42,14 @@ class Canvas:
     """
 
     def __init__(self, app: Celery, settings: Settings, options: CallOptions,
-                 kwargs: dict[str, Any] | None = None, stream: str | None = None) -> None:
+                 kwargs: dict[str, Any] | None = None, stream: str | None = None, awaited: bool = False) -> None:
         self.app = app
         self.settings = settings
         self.options = options
         self.kwargs = kwargs or {}
         self.job_id = options.job_id or str(uuid4())
         self.stream = stream or self.job_id
+        self._awaited = awaited
         self.calls: list[str] = []
         self.queues: list[str] = []
         self.blobs: dict[str, bytes] = {}
@@ -62,7 +64,7 @@ class Canvas:
     def single(self, agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Signature:
         """One call with arguments of its own."""
         call, blobs = make_call(agent, args, kwargs, self.options, job=self.stream, settings=self.settings,
-                                writer=self._writer)
+                                writer=self._writer, awaited=self._awaited)
         self.blobs |= blobs
         signature = self._signature("callsheet.reply", (None, call.to_wire()), self._queue(agent), timed=True)
         return self._named(signature)
@@ -105,7 +107,7 @@ class Canvas:
 
     def _reply(self, agent: AgentBase, kwargs: dict[str, Any], gathering: Gathering | None = None) -> Signature:
         call, blobs = make_call(agent, (), kwargs, self.options, job=self.stream, settings=self.settings,
-                                writer=self._writer, piped=True, gathering=gathering)
+                                writer=self._writer, piped=True, gathering=gathering, awaited=self._awaited)
         self.blobs |= blobs
         return self._signature("callsheet.reply", (call.to_wire(),), self._queue(agent), timed=True)
 

@@ -10,11 +10,11 @@ from celery.canvas import Signature
 from callsheet.agents import AgentBase, CallOptions
 from callsheet.agents.dispatch import provide
 from callsheet.errors import UsageError
+from callsheet.resources.redis import translated
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks import payloads
 from callsheet.tasks.app import current_app
 from callsheet.tasks.canvas import Canvas
-from callsheet.tasks.connections import translated
 from callsheet.tasks.events import current_stream
 from callsheet.tasks.inline import InlineDispatcher
 from callsheet.tasks.jobs import Job
@@ -35,7 +35,7 @@ class RemoteDispatcher:
 
     def submit(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Job:
         """Check, then send; a call that cannot travel is refused before anything is sent."""
-        return self._submit(target, args, kwargs, options, None)
+        return self._submit(target, args, kwargs, options)
 
     def submit_many(self, target: Target, values: Sequence[Any], options: CallOptions,
                     job_ids: Sequence[str] | None = None) -> list[Job]:
@@ -54,7 +54,7 @@ class RemoteDispatcher:
         agents = target.members() if isinstance(target, Pipeline) else [target]
         # Awaited inside a reply, a call prints where that reply does, unless its prints are collected here.
         stream = None if any(agent.msg_queue is not None for agent in agents) else current_stream.get()
-        sending = asyncio.ensure_future(asyncio.to_thread(self._submit, target, args, kwargs, options, stream))
+        sending = asyncio.ensure_future(asyncio.to_thread(self._submit, target, args, kwargs, options, stream, True))
         try:
             job = await asyncio.shield(sending)
             await _forward_prints(job, agents)
@@ -64,15 +64,15 @@ class RemoteDispatcher:
             raise
 
     def _submit(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions,
-                stream: str | None) -> Job:
+                stream: str | None = None, awaited: bool = False) -> Job:
         with translated(self.settings):
-            return self._publish(self._prepare(target, args, kwargs, options, stream))
+            return self._publish(self._prepare(target, args, kwargs, options, stream, awaited))
 
     def _prepare(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions,
-                 stream: str | None = None) -> "_Sending":
+                 stream: str | None = None, awaited: bool = False) -> "_Sending":
         """Everything that can be refused is refused here."""
         canvas = Canvas(current_app(self.settings), self.settings, options,
-                        kwargs if isinstance(target, Pipeline) else None, stream)
+                        kwargs if isinstance(target, Pipeline) else None, stream, awaited)
         if isinstance(target, AgentBase):
             return _Sending(target, canvas, canvas.single(target, args, kwargs))
         if not isinstance(target, Pipeline):

@@ -12,9 +12,9 @@ from redis.exceptions import RedisError
 
 from callsheet.agents import AgentBase
 from callsheet.messages import Msg
+from callsheet.resources.redis import async_client, translated
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
-from callsheet.tasks.connections import async_client, translated
 from callsheet.tasks.loop import on_process_loop
 from callsheet.tasks.waiter import waiter
 

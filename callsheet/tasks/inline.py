@@ -27,6 +27,7 @@ from callsheet.errors import CallsheetError, JobCancelled, JobError, ResultTimeo
 from callsheet.messages import Msg
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader, Writer
+from callsheet.resources.context import call_context
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks import payloads
 from callsheet.tasks.bridge import OWN_CANCEL
@@ -82,7 +83,7 @@ class InlineDispatcher:
 
     async def call(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
         """Run it and give its result."""
-        run = InlineRun(target, options, self.settings)
+        run = InlineRun(target, options, self.settings, awaited=True)
         run.check(args, kwargs)
         if isinstance(target, AgentBase):
             target._jobs.add(run)
@@ -90,17 +91,18 @@ class InlineDispatcher:
 
 
 class InlineRun:
-    """One job's calls.
+    """One job's calls; `awaited`: a call that runs here waits for it.
 
     Attributes:
         records: of its calls that have ended.
     """
 
-    def __init__(self, target: Target, options: CallOptions, settings: Settings) -> None:
+    def __init__(self, target: Target, options: CallOptions, settings: Settings, awaited: bool = False) -> None:
         self.target = target
         self.options = options
         self.settings = settings
         self.id = options.job_id or str(uuid4())
+        self._awaited = awaited
         self.records: list[CallRecord] = []
         self._running: set[Running] = set()
         self._local: list[Any] = []
@@ -167,7 +169,7 @@ class InlineRun:
 
     def _call_of(self, agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call, _ = make_call(agent, args, kwargs, self.options, job=self.id, settings=self.settings,
-                            writer=self._writer)
+                            writer=self._writer, awaited=self._awaited)
         return call
 
     def interrupt(self, msg: Said = None) -> bool:
@@ -210,8 +212,9 @@ class InlineRun:
         entry = Running(asyncio.get_running_loop(), built)
         self._running.add(entry)
         try:
-            async with limit:
-                reply = await run_reply(built, args, kwargs)
+            with call_context(call.running(self.id, self.options.timeout, local=True)):
+                async with limit:
+                    reply = await run_reply(built, args, kwargs)
         except asyncio.CancelledError as exc:
             task = asyncio.current_task()
             if task is not None and task.cancelling():

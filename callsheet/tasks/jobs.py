@@ -12,12 +12,12 @@ from celery import Celery, states
 from callsheet.errors import ResultTimeout, UsageError
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader
+from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings, get_settings
 from callsheet.settings.keys import Keys
 from callsheet.tasks import payloads
 from callsheet.tasks.app import current_app
 from callsheet.tasks.bridge import parked
-from callsheet.tasks.connections import sync_client, translated
 from callsheet.tasks.events import Event, read_events
 from callsheet.tasks.interrupts import Said, ask_workers
 from callsheet.tasks.loop import on_process_loop, wait_on_process_loop

@@ -5,9 +5,9 @@ import json
 from typing import Any
 
 from callsheet.errors import PayloadExpired, PayloadTooLarge
+from callsheet.resources.redis import async_client, sync_client, translated
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
-from callsheet.tasks.connections import async_client, sync_client, translated
 
 REF = "$payload"
 _stored: set[tuple[str, str]] = set()  # (address, digest) of what this process has stored

@@ -19,10 +19,11 @@ from callsheet.agents.running import checked_reply, run_reply
 from callsheet.errors import BadReply, BranchFailed, CannotTravel, PayloadExpired, UsageError
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Writer
+from callsheet.resources.context import call_context
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks import payloads
 from callsheet.tasks.base import Task
-from callsheet.tasks.bridge import drive, in_strand
+from callsheet.tasks.bridge import drive, in_strand, unseated
 from callsheet.tasks.call import AgentCall
 from callsheet.tasks.events import EventWriter, current_stream
 from callsheet.tasks.gather import gathered, piped_input
@@ -65,14 +66,8 @@ class ReplyTask(Task):
         setattr(self.request, STARTED_ATTRIBUTE, time.time())
         call, settings = AgentCall.from_wire(call_data), get_settings()
         try:
-            if in_strand():
-                return drive(_on_loop(call, value, settings, self.backend, self.request.id))
-            agent, args, kwargs = _prepared(call, payloads.load(_parts(call, value), settings), settings, self.backend)
-            if agent.is_async():
-                return run_private(_in_child(call, agent, args, kwargs, settings))
-            out, blobs = _written(call, checked_reply(agent, agent.reply(*args, **kwargs)), settings)
-            payloads.store(blobs, settings)
-            return out
+            with call_context(call.running(self.request.id, (self.request.timelimit or (None, None))[1])):
+                return self._reply(call, value, settings)
         except (Retry, Ignore, Reject):
             raise
         except Exception as exc:
@@ -81,6 +76,16 @@ class ReplyTask(Task):
                 raise
             raise self.retry(exc=exc, countdown=retry_pause(self.request.retries, settings),
                              max_retries=call.retries) from exc
+
+    def _reply(self, call: AgentCall, value: Any, settings: Settings) -> Any:
+        if in_strand():
+            return drive(_on_loop(call, value, settings, self.backend, self.request.id))
+        agent, args, kwargs = _prepared(call, payloads.load(_parts(call, value), settings), settings, self.backend)
+        if agent.is_async():
+            return run_private(_in_child(call, agent, args, kwargs, settings))
+        out, blobs = _written(call, checked_reply(agent, agent.reply(*args, **kwargs)), settings)
+        payloads.store(blobs, settings)
+        return out
 
 
 # `run` is a plain def, but on the asyncio pool its place is the loop.
@@ -160,4 +165,4 @@ def _threads() -> ThreadPoolExecutor:
 
 async def _in_thread(function: Any) -> Any:
     context = contextvars.copy_context()
-    return await asyncio.get_running_loop().run_in_executor(_threads(), context.run, function)
+    return await asyncio.get_running_loop().run_in_executor(_threads(), context.run, unseated, function)

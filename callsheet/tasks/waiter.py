@@ -13,8 +13,8 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from callsheet.resources.redis import async_client, translated
 from callsheet.settings import Settings
-from callsheet.tasks.connections import async_client, translated
 from callsheet.tasks.results import parse, ready
 
 logger = logging.getLogger(__name__)

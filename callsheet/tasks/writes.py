@@ -6,8 +6,8 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from callsheet.resources.redis import async_client
 from callsheet.settings import Settings, get_settings
-from callsheet.tasks.connections import async_client
 
 _MOST = 500  # results in one trip
 

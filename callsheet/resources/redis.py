@@ -1,4 +1,4 @@
-"""Redis clients of this process, and what their errors become.
+"""The one place where Redis clients come from, and what their errors become.
 
 The clients are typed Any: redis-py's annotations unite sync and async, bytes and text in every answer.
 """
@@ -14,6 +14,7 @@ import redis.asyncio
 from kombu.exceptions import OperationalError
 
 from callsheet.errors import RedisUnavailable
+from callsheet.resources.loops import PerLoop
 from callsheet.settings import Settings
 
 
@@ -22,11 +23,14 @@ def _sync(url: str, pid: int) -> Any:
     return redis.Redis.from_url(url, socket_connect_timeout=5)
 
 
-@functools.lru_cache(maxsize=8)
-def _async(url: str, pid: int) -> Any:
+def _async(url: str) -> Any:
     pool = redis.asyncio.BlockingConnectionPool.from_url(url, max_connections=32, timeout=None,
                                                          socket_connect_timeout=5, socket_timeout=30)
-    return redis.asyncio.Redis(connection_pool=pool)
+    # Closing it closes the pool only where the client owns it.
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+_clients: PerLoop[Any] = PerLoop()
 
 
 def sync_client(settings: Settings) -> Any:
@@ -35,8 +39,9 @@ def sync_client(settings: Settings) -> Any:
 
 
 def async_client(settings: Settings) -> Any:
-    """This process's Redis client for the process's loop, and for that loop only."""
-    return _async(settings.redis_url.get_secret_value(), os.getpid())
+    """The running event loop's Redis client, opened at its first command and closed with the loop."""
+    url = settings.redis_url.get_secret_value()
+    return _clients.get(url, lambda: _async(url))
 
 
 @contextmanager

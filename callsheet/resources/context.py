@@ -1,0 +1,103 @@
+"""Whose call it is that an outbound request belongs to; set by whatever runs an agent."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallContext:
+    """The call of an agent in whose course a request is made.
+
+    Attributes:
+        job: id of the job that the call belongs to; of the outermost one, where a reply awaits other agents.
+        call: id of the call's own Celery task, or of the job inline.
+        agent: the agent, as `Class(name)`.
+        tenant: for whom it is made; waiting calls of several tenants take turns.
+        priority: 0 (first) to 9 (last), or None where nobody said.
+        deadline: unix time in seconds after which nobody wants the answer, or None.
+        local: whether it runs inline, without Redis.
+    """
+
+    job: str | None = None
+    call: str | None = None
+    agent: str | None = None
+    tenant: str | None = None
+    priority: int | None = None
+    deadline: float | None = None
+    local: bool = False
+
+
+NO_CALL = CallContext()
+"""The context of a request that no agent makes."""
+
+_current: ContextVar[CallContext] = ContextVar("callsheet_call", default=NO_CALL)
+
+
+def current_call() -> CallContext:
+    """The call that runs here; `NO_CALL` outside of any."""
+    return _current.get()
+
+
+def child_context(tenant: str | None, priority: int | None, awaited: bool) -> CallContext:
+    """What a call made here hands on to the worker that will run it.
+
+    Args:
+        tenant: its own, or None.
+        priority: its own, or None.
+        awaited: whether the caller waits for it, and so shares its deadline and its job with it.
+    """
+    mine = current_call()
+    return CallContext(job=mine.job if awaited else None, tenant=mine.tenant if tenant is None else tenant,
+                       priority=mine.priority if priority is None else priority,
+                       deadline=mine.deadline if awaited else None)
+
+
+@contextmanager
+def call_context(context: CallContext) -> Iterator[CallContext]:
+    """Make requests in the block, and in tasks begun there, belong to `context`."""
+    token = _current.set(context)
+    try:
+        yield context
+    finally:
+        _current.reset(token)
+
+
+class Parking(Protocol):
+    """How a request that waits for its turn gives back what it holds meanwhile."""
+
+    async def __aenter__(self) -> object:
+        """Give the slot back."""
+
+    async def __aexit__(self, *exc_info: object) -> object:
+        """Take a slot again."""
+
+
+class _NotParked:
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        pass
+
+
+class ParkingPlace(Protocol):
+    """Makes a Parking for one wait."""
+
+    def __call__(self) -> Parking:
+        """The context manager around one wait."""
+
+
+_parking: list[ParkingPlace] = [_NotParked]
+
+
+def provide_parking(place: ParkingPlace) -> None:
+    """Have waits for a turn park through `place`; called once by the layer that owns the slots."""
+    _parking[0] = place
+
+
+def parking() -> Parking:
+    """The context manager to put around a wait of unknown length."""
+    return _parking[0]()

@@ -1,0 +1,172 @@
+"""What is known of one outbound request, gathered while it passes through the transports."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from callsheet.resources.context import CallContext, current_call
+
+EXTENSION = "callsheet"
+"""Where a request keeps its record: `request.extensions["callsheet"]`."""
+
+
+@dataclass(slots=True, kw_only=True)
+class CallRecord:
+    """One request as its caller sees it, tries included.
+
+    Attributes:
+        endpoint: its name in the settings, or its address.
+        model: the model asked for, or "".
+        context: the agent's call that made it.
+        attempts: how often it was sent.
+        retries: how often it was sent again.
+        queued: seconds that it waited for its turn under the limits, in all tries.
+        started: unix time at which it was made.
+        first_byte: unix time of the first byte of the last answer's body, or None.
+        finished: unix time of the end of the answer's body, or of the failure; None before.
+        status: HTTP status of the last answer, or None.
+        input_tokens: as reported, cached ones included; over all tries; None where nothing was reported.
+        output_tokens: likewise.
+        cached_tokens: of the input tokens, those that the provider had in its cache; likewise.
+        estimate: tokens that the request was reckoned to take, or None where no limit asked.
+        error: class of the exception that ended it, or None.
+    """
+
+    endpoint: str
+    model: str = ""
+    context: CallContext
+    attempts: int = 0
+    retries: int = 0
+    queued: float = 0.0
+    started: float = field(default_factory=time.time)
+    first_byte: float | None = None
+    finished: float | None = None
+    status: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    estimate: int | None = None
+    error: str | None = None
+
+    @property
+    def total_tokens(self) -> int | None:
+        """Input and output together; None where nothing was reported."""
+        if self.input_tokens is None and self.output_tokens is None:
+            return None
+        return (self.input_tokens or 0) + (self.output_tokens or 0)
+
+
+Listener = Callable[[CallRecord], None]
+_listeners: list[Listener] = []
+
+
+def on_finished(listener: Listener) -> None:
+    """Have `listener` called with each record of this process when its request has ended, on its loop.
+
+    It must be quick and raise nothing.
+    """
+    _listeners.append(listener)
+
+
+def record_of(request: httpx.Request) -> CallRecord | None:
+    """The request's record, or None where it does not pass through our transports."""
+    found = request.extensions.get(EXTENSION)
+    return found if isinstance(found, CallRecord) else None
+
+
+def json_body(request: httpx.Request) -> dict[str, Any] | None:
+    """The request's body, if it is a JSON object that is at hand; never reads a stream."""
+    if "json" not in request.headers.get("content-type", ""):
+        return None
+    try:
+        data = json.loads(request.content)
+    except (httpx.RequestNotRead, ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+class WatchedBody(httpx.AsyncByteStream):
+    """A response's body that tells when it has ended.
+
+    Args:
+        stream: the body.
+        ended: called once, with what went wrong or None, when it was read to its end, broke off or was closed.
+    """
+
+    def __init__(self, stream: httpx.AsyncByteStream, ended: Callable[[BaseException | None], None]) -> None:
+        self._stream = stream
+        self._ended: Callable[[BaseException | None], None] | None = ended
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._stream:
+                yield chunk
+        except GeneratorExit:  # closed before its end: aclose() follows
+            raise
+        except BaseException as exc:
+            self._end(exc)
+            raise
+        self._end(None)
+
+    async def aclose(self) -> None:
+        """Close the body."""
+        try:
+            await self._stream.aclose()
+        finally:
+            self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended(error)
+
+
+def watch(response: httpx.Response, ended: Callable[[BaseException | None], None]) -> httpx.Response:
+    """The response, with `ended` called when its body has ended."""
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    response.stream = WatchedBody(response.stream, ended)
+    return response
+
+
+class Recording(httpx.AsyncBaseTransport):
+    """The outermost transport: gives each request its CallRecord, and ends it when the answer has ended.
+
+    Args:
+        inner: the next transport.
+        name: the endpoint's.
+    """
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, name: str) -> None:
+        self._inner = inner
+        self._name = name
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send the request on, with its record."""
+        record = CallRecord(endpoint=self._name, context=current_call())
+        body = json_body(request)
+        if body is not None:
+            model = body.get("model")
+            record.model = model if isinstance(model, str) else ""
+        request.extensions = {**request.extensions, EXTENSION: record}
+        try:
+            response = await self._inner.handle_async_request(request)
+        except BaseException as exc:
+            _finish(record, exc)
+            raise
+        return watch(response, lambda error: _finish(record, error))
+
+    async def aclose(self) -> None:
+        """Close the transports under it."""
+        await self._inner.aclose()
+
+
+def _finish(record: CallRecord, error: BaseException | None) -> None:
+    record.finished = time.time()
+    if error is not None:
+        record.error = type(error).__name__
+    for listener in _listeners:
+        listener(record)
