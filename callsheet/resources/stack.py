@@ -14,14 +14,17 @@ from callsheet.resources.usage import Sniffing
 from callsheet.settings import Endpoint, Settings, get_settings
 
 stacks: PerLoop[httpx.AsyncBaseTransport] = PerLoop()
+_made: dict[tuple[str, int, int], "EndpointTransport"] = {}
+_MOST_MADE = 256
 
 
 def transport(endpoint: str | Endpoint, settings: Settings | None = None) -> "EndpointTransport":
     """A transport to an endpoint, for whatever takes an httpx client.
 
-    `httpx.AsyncClient(transport=callsheet.resources.transport("openai"))`: what is sent through it passes the endpoint's
-    limits, retries and accounting, and shares the process's connections. It works on any event loop; closing the client
-    leaves the connections open for others, until the loop ends. It signs nothing: the key is the client's affair.
+    `httpx.AsyncClient(transport=callsheet.resources.transport("openai"))`: what is sent through it passes the
+    endpoint's limits, retries and accounting, and shares the process's connections. It works on any
+    event loop; closing the client leaves the connections open for others, until the loop ends. It signs nothing: the
+    key is the client's affair.
 
     Args:
         endpoint: a name in the settings, or an endpoint as such.
@@ -31,7 +34,14 @@ def transport(endpoint: str | Endpoint, settings: Settings | None = None) -> "En
         SettingsError: no endpoint has that name.
     """
     known = settings or get_settings()
-    return EndpointTransport(*resolved(endpoint, known), known)
+    name, found = resolved(endpoint, known)
+    # Each call of a model asks. A transport refers to both objects, so that their ids stay theirs.
+    made = _made.get((name, id(found), id(known)))
+    if made is None:
+        if len(_made) >= _MOST_MADE:
+            _made.clear()
+        made = _made[name, id(found), id(known)] = EndpointTransport(name, found, known)
+    return made
 
 
 def build(name: str, endpoint: Endpoint, settings: Settings) -> httpx.AsyncBaseTransport:

@@ -116,6 +116,11 @@ class Endpoint(_Part):
         timeout: seconds for a whole response to arrive; a stream: between two chunks.
         connect_timeout: seconds to open a connection.
         max_connections: connections that one process keeps to this endpoint.
+        rpm: requests that all workers together send in any minute; None sets no limit, here and below.
+        tpm: tokens, of requests and answers, that they use in any minute.
+        max_concurrency: calls that they have under way at once.
+        priority: of waiting calls that have none of their own, 0 (first) to 9 (last).
+        default_output_tokens: tokens of an answer, as reckoned before a request that does not bound them.
         proxy: address of an HTTP proxy, with user and password if it wants them; without, HTTPS_PROXY and its kin.
         ca_file: path of a PEM file with the certificates to trust; without, the system's, or SSL_CERT_FILE's.
         retry: when a request is sent again.
@@ -132,6 +137,11 @@ class Endpoint(_Part):
     timeout: float = Field(300.0, gt=0)
     connect_timeout: float = Field(10.0, gt=0)
     max_connections: int = Field(1000, gt=0)
+    rpm: int | None = Field(None, gt=0)
+    tpm: int | None = Field(None, gt=0)
+    max_concurrency: int | None = Field(None, gt=0)
+    priority: int = Field(5, ge=0, le=9)
+    default_output_tokens: int = Field(512, ge=0)
     proxy: SecretStr | None = None
     ca_file: Path | None = None
     retry: RetryPolicy = RetryPolicy()
