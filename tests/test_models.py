@@ -4,8 +4,6 @@ import asyncio
 import gc
 import json
 import pickle
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -21,65 +19,8 @@ from callsheet.models.errors import retry_after
 from callsheet.models.schema import response_format
 from callsheet.models.sse import LIMIT, EventStream, EventTooLong
 from callsheet.settings import Settings, use_settings
+from tests.model_server import ASK, USAGE, Handler, delta, says, serving, streams, whole
 from tests.services import free_port
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-ASK = [{"role": "user", "content": "Say hello"}]
-USAGE = {"prompt_tokens": 7, "completion_tokens": 2}
-
-
-@asynccontextmanager
-async def serving(handler: Handler, **endpoint: Any) -> AsyncIterator[None]:
-    """`handler` behind the endpoint "openai"."""
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", handler)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    with use_settings(Settings.load(endpoints={"openai": {"base_url": url, **endpoint}})):
-        try:
-            yield
-        finally:
-            await runner.cleanup()
-
-
-def says(body: bytes | str, status: int = 200, content_type: str = "application/json", **headers: str) -> Handler:
-    async def handler(request: web.Request) -> web.Response:
-        await request.read()
-        data = body.encode() if isinstance(body, str) else body
-        return web.Response(body=data, status=status, content_type=content_type,
-                            headers={name.replace("_", "-"): value for name, value in headers.items()})
-
-    return handler
-
-
-def streams(*events: Any, done: bool = True, cut: bool = False, piece: int = 0) -> Handler:
-    """Sends events; `cut` drops the connection at the end, `piece` cuts the bytes into pieces of that size."""
-
-    async def handler(request: web.Request) -> web.StreamResponse:
-        await request.read()
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        text = "".join(f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n" for event in events)
-        data = (text + ("data: [DONE]\n\n" if done else "")).encode()
-        for start in range(0, len(data), piece or len(data)):
-            await response.write(data[start:start + (piece or len(data))])
-        if cut:
-            assert request.transport is not None
-            request.transport.abort()
-        return response
-
-    return handler
-
-
-def whole(message: dict[str, Any], finish: str = "stop") -> str:
-    return json.dumps({"id": "c1", "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-                       "usage": USAGE})
-
-
-def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
-    return {"id": "c1", "choices": [{"index": 0, "delta": fields, "finish_reason": finish}]}
 
 
 def ask(handler: Handler, model: OpenAIChatModel | None = None, endpoint: dict[str, Any] | None = None,
@@ -147,7 +88,8 @@ def test_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
         return web.Response(text=whole({"content": "ok"}), content_type="application/json")
 
     tools = [{"type": "function", "function": {"name": "find", "parameters": {}}}]
-    model = OpenAIChatModel("m", None, False, "low", "org", {"timeout": 5, "default_headers": {"X-A": "1"}},
+    model = OpenAIChatModel("m", None, False, "low", "org", True, "openai",
+                            {"timeout": 5, "default_headers": {"X-A": "1"}},
                             {"temperature": 1, "seed": 3, "extra_body": {"top_k": 4}})
     ask(handler, model, tools=tools, tool_choice="find", temperature=0.5, extra_headers={"X-B": "2"})
     body, headers = seen[0]

@@ -1,7 +1,19 @@
 """Chat models."""
 
 from callsheet.models.base import ChatModelBase, ChatResponse, ChatUsage, Content
+from callsheet.models.compatible import DashScopeChatModel, DeepSeekChatModel
 from callsheet.models.errors import EndpointError
+from callsheet.models.ollama import OllamaChatModel
 from callsheet.models.openai import OpenAIChatModel
 
-__all__ = ["ChatModelBase", "ChatResponse", "ChatUsage", "Content", "EndpointError", "OpenAIChatModel"]
+__all__ = [
+    "ChatModelBase",
+    "ChatResponse",
+    "ChatUsage",
+    "Content",
+    "DashScopeChatModel",
+    "DeepSeekChatModel",
+    "EndpointError",
+    "OllamaChatModel",
+    "OpenAIChatModel",
+]

@@ -18,15 +18,17 @@ class Answer:
     Args:
         started: `time.monotonic()` of the call.
         audio_format: of the sound asked for, e.g. "wav".
+        tool_parsing: whether a tool call's input is shown while it grows.
     """
 
-    def __init__(self, started: float, audio_format: str = "wav") -> None:
+    def __init__(self, started: float, audio_format: str = "wav", tool_parsing: bool = True) -> None:
         self.finish: str | None = None
         self.refusal = ""
         self.text = ""
         self.usage: ChatUsage | None = None
         self._started = started
         self._audio_format = audio_format
+        self._tool_parsing = tool_parsing
         self._id: str | None = None
         self._thinking = ""
         self._audio = ""
@@ -53,15 +55,15 @@ class Answer:
         """The answer so far; when `final`, the arguments of tool calls are complete."""
         content: list[Content] = []
         if self._thinking:
-            content.append(_block("thinking", thinking=self._thinking))
+            content.append(block("thinking", thinking=self._thinking))
         if self._audio:
             source = {"type": "base64", "media_type": f"audio/{self._audio_format}", "data": self._audio}
-            content.append(_block("audio", source=source))
+            content.append(block("audio", source=source))
         if self.text:
-            content.append(_block("text", text=self.text))
+            content.append(block("text", text=self.text))
         for number, tool in enumerate(self._tools):
-            content.append(_tool_block(tool, number, final))
-        response = ChatResponse(content=content, usage=self.usage, metadata=metadata)
+            content.append(tool_block(tool, number, final, self._tool_parsing))
+        response = ChatResponse(content=content, usage=self.usage, metadata=metadata, finish_reason=self.finish)
         if self._id:
             response.id = str(self._id)
         return response
@@ -117,22 +119,33 @@ def _text(content: Any) -> str:
     return content or ""
 
 
-def _block(kind: str, **fields: Any) -> Any:
+def block(kind: str, **fields: Any) -> Any:
+    """A content block."""
     return {"type": kind, **fields}
 
 
-def _tool_block(tool: dict[str, Any], number: int, final: bool) -> Any:
+def tool_block(tool: dict[str, Any], number: int, final: bool, parsing: bool = True) -> Any:
+    """A tool call as a block.
+
+    Args:
+        tool: `id`, `name`, and `arguments` as the text that has come so far.
+        number: of this call in the answer, from 0.
+        final: whether the arguments are complete.
+        parsing: whether `input` shows arguments that are not; if not, it is {} and `raw_input` is the text.
+    """
     arguments = tool["arguments"]
+    if not final and not parsing:
+        return block("tool_use", id=tool["id"] or f"call_{number}", name=tool["name"], input={}, raw_input=arguments)
     try:
         value = from_json(arguments or "{}", allow_partial="trailing-strings")
     except ValueError:
         value = None
-    block = _block("tool_use", id=tool["id"] or f"call_{number}", name=tool["name"],
+    found = block("tool_use", id=tool["id"] or f"call_{number}", name=tool["name"],
                    input=value if isinstance(value, dict) else {})
     if final and not is_object(arguments or "{}"):
         log.warning("model_tool_arguments_malformed tool=%s: the call goes on with what can be read", tool["name"])
-        block["raw_input"] = arguments
-    return block
+        found["raw_input"] = arguments
+    return found
 
 
 def is_object(text: str) -> bool:

@@ -46,6 +46,8 @@ class ChatResponse:
         created_at: local time.
         usage: None until the endpoint has told it.
         metadata: the data asked for with `structured_model`, once complete.
+        finish_reason: why the model ended, once it has: "stop", "length" (cut at a limit of tokens), "tool_calls",
+            "content_filter", or a word of the endpoint's own.
     """
 
     content: Sequence[Content]
@@ -54,6 +56,7 @@ class ChatResponse:
     type: Literal["chat"] = "chat"
     usage: ChatUsage | None = None
     metadata: dict[str, Any] | None = None
+    finish_reason: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as JSON data."""

@@ -70,6 +70,10 @@ class Failures:
         return EndpointError(f"{self._clean(what)} ({self.where}, model {self.model!r}). {remedy}", self.name,
                              status, retryable)
 
+    def needs_key(self) -> bool:
+        """Whether the endpoint is a public provider's, which answers nobody without a key."""
+        return self.endpoint.base_url.startswith(_KEYED)
+
     def missing_key(self) -> EndpointError:
         """No key for an endpoint that always wants one."""
         return EndpointError(f"No key for {self.where}. {self._key_remedy()}", self.name)
@@ -138,6 +142,8 @@ class Failures:
         return shown if len(shown) <= SHOWN else shown[:SHOWN] + "…"
 
 
+_KEYED = ("https://api.openai.com", "https://api.anthropic.com", "https://generativelanguage.googleapis.com",
+          "https://dashscope", "https://api.deepseek.com", "https://ollama.com")
 _EXAMPLE = "https://api.openai.com/v1"
 
 

@@ -3,16 +3,17 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, Protocol
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
 from callsheet.models.answer import Answer
-from callsheet.models.base import ChatResponse
+from callsheet.models.base import ChatResponse, ChatUsage
 from callsheet.models.errors import Failures
-from callsheet.models.sse import EventStream, EventTooLong
+from callsheet.models.sse import EventStream, EventTooLong, LineStream
+from callsheet.models.structured import Misfit, problems_of, read_fitting
 
 MAX_BODY = 64 * 1024 * 1024
 """Bytes of an answer that is read whole."""
@@ -22,13 +23,25 @@ DRAIN = 0.5
 
 
 class Exchange(Protocol):
-    """What reading an answer takes to know of its call."""
+    """What reading an answer takes to know of its call.
+
+    Attributes:
+        timeout: seconds for the whole answer; in a stream, between two chunks.
+        structured: what the answer must be, if anything.
+        by_tool: the structure is asked for as a tool's arguments.
+        speaks: the name of the API.
+        lines: a stream is a JSON text a line, rather than server-sent events.
+        translate: makes an event one of OpenAI's API.
+    """
 
     timeout: float
     failures: Failures
     answer: Answer
     structured: type[BaseModel] | None
     by_tool: bool
+    speaks: str
+    lines: bool
+    translate: Callable[[dict[str, Any]], dict[str, Any]] | None
 
 
 async def read_body(response: httpx.Response, call: Exchange) -> bytes:
@@ -57,18 +70,22 @@ async def stream_answer(response: httpx.Response, call: Exchange) -> AsyncGenera
 
     Raises:
         EndpointError: the stream ends too early or holds what is no completion.
+        Misfit: it is complete, and has not the form asked for.
     """
-    if "event-stream" not in response.headers.get("content-type", "event-stream"):
+    streams = "ndjson" if call.lines else "event-stream"
+    if streams not in response.headers.get("content-type", streams):
         yield await read_whole(response, call)  # a server that does not stream, or a page that is no API
         return
     done = False
+    shown = None
     pieces = response.aiter_bytes()
     async for data in _events(pieces, call, response.status_code):
         if data.strip() == "[DONE]":
             done = True
             break
         if _add(call, _parsed(data, response, call), response.status_code):
-            yield call.answer.response()
+            shown = call.answer.response()
+            yield shown
     if done:
         with contextlib.suppress(TimeoutError, httpx.HTTPError):
             async with asyncio.timeout(DRAIN):
@@ -78,12 +95,13 @@ async def stream_answer(response: httpx.Response, call: Exchange) -> AsyncGenera
         raise call.failures.broken("The stream broke off before the answer was complete", "Try again.",
                                    response.status_code, retryable=True)
     last = _finished(call, response.status_code)
-    if last.metadata is not None or call.answer.tool_arguments is not None:
+    if (shown is None or shown.finish_reason != last.finish_reason or last.metadata is not None
+            or call.answer.tool_arguments is not None):
         yield last
 
 
 async def _events(pieces: AsyncIterator[bytes], call: Exchange, status: int) -> AsyncGenerator[str, None]:
-    stream = EventStream()
+    stream = LineStream() if call.lines else EventStream()
     try:
         async for piece in pieces:
             for event in stream.feed(piece):
@@ -116,22 +134,22 @@ def _add(call: Exchange, event: dict[str, Any], status: int) -> bool:
     if event.get("error"):
         raise call.failures.told(event["error"], status)
     try:
-        return call.answer.add(event)
+        return call.answer.add(call.translate(event) if call.translate else event)
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
         raise _shapeless(call, event, status) from exc
 
 
 def _shapeless(call: Exchange, value: Any, status: int) -> Exception:
     return call.failures.broken(f"The answer is no chat completion: {json.dumps(value)[:200]}",
-                                "Check that the endpoint speaks OpenAI's chat completions API.", status)
+                                f"Check that the endpoint speaks {call.speaks}.", status)
 
 
 def _finished(call: Exchange, status: int) -> ChatResponse:
     """The complete answer, checked."""
     answer = call.answer
     if answer.empty:
-        raise call.failures.broken("The answer holds no choice", "Check that the endpoint speaks OpenAI's chat "
-                                   "completions API.", status)
+        raise call.failures.broken("The answer holds no choice", f"Check that the endpoint speaks {call.speaks}.",
+                                   status)
     if answer.refusal and not answer.text:
         raise call.failures.broken(f"The model refused: {answer.refusal}", "Ask for something else.", status)
     return answer.response(final=True, metadata=_structured(call, status))
@@ -140,14 +158,31 @@ def _finished(call: Exchange, status: int) -> ChatResponse:
 def _structured(call: Exchange, status: int) -> dict[str, Any] | None:
     if call.structured is None:
         return None
-    text = (call.answer.tool_arguments if call.by_tool else None) or call.answer.text
-    fenced = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
+    answer = call.answer
+    text = (answer.tool_arguments if call.by_tool else None) or answer.text
+    return fitting(call.structured, text, call.failures, status, cut=answer.finish == "length", usage=answer.usage)
+
+
+def fitting(model: type[BaseModel], text: str, failures: Failures, status: int | None, *, cut: bool,
+            usage: ChatUsage | None) -> dict[str, Any]:
+    """The data of an answer in the form asked for.
+
+    Args:
+        model: the form.
+        text: the answer: JSON.
+        cut: whether the answer ended at a limit of tokens.
+        usage: of the call so far.
+
+    Raises:
+        Misfit: it does not fit.
+        EndpointError: it does not, being cut, so that asking again is of no use.
+    """
     try:
-        return call.structured.model_validate_json(fenced).model_dump(mode="json")
+        return read_fitting(model, text)
     except ValidationError as exc:
-        wrong = "; ".join(f"{'.'.join(map(str, error['loc'])) or 'it'}: {error['msg']}" for error in exc.errors()[:5])
-        cut = call.answer.finish == "length"
-        remedy = "Raise max_tokens." if cut else "Try again, or describe the fields to the model."
-        raise call.failures.broken(
-            f"The answer does not fit {call.structured.__name__}{', being cut at max_tokens' if cut else ''}: {wrong}",
-            remedy, status, retryable=not cut) from exc
+        wrong = problems_of(exc)
+        error = failures.broken(
+            f"The answer does not fit {model.__name__}{', being cut at max_tokens' if cut else ''}: {wrong}",
+            "Raise max_tokens." if cut else "Describe the fields to the model, or take another model.", status,
+            retryable=not cut)
+        raise (error if cut else Misfit(text, wrong, error, usage)) from exc

@@ -1,4 +1,4 @@
-"""Server-sent events, as they come off the wire."""
+"""Streams of events as they come off the wire: server-sent ones, and one JSON text a line."""
 
 LIMIT = 16 * 1024 * 1024
 """Bytes of one event; a server that sends more without an end is cut off."""
@@ -50,3 +50,26 @@ class EventStream:
             self._data.append(value)
             self._size += len(value)
         return None
+
+
+class LineStream:
+    """Turns chunks of bytes, cut anywhere, into lines that are not empty."""
+
+    def __init__(self) -> None:
+        self._tail = b""
+
+    def feed(self, chunk: bytes) -> list[str]:
+        """The lines that `chunk` completes.
+
+        Raises:
+            EventTooLong: a line has more than LIMIT bytes.
+        """
+        *lines, self._tail = (self._tail + chunk).split(b"\n")
+        if len(self._tail) > LIMIT:
+            raise EventTooLong(f"one line has over {LIMIT} bytes")
+        return [line.decode("utf-8", "replace") for line in lines if line.strip()]
+
+    def close(self) -> list[str]:
+        """What is left when the stream ends."""
+        tail, self._tail = self._tail, b""
+        return [tail.decode("utf-8", "replace")] if tail.strip() else []

@@ -10,7 +10,7 @@ def default_endpoints() -> dict[str, Any]:
     """Endpoints by name, as they would be written into callsheet.toml; each may be changed there, in part too."""
     env = os.environ
     google = "GOOGLE_API_KEY" if "GOOGLE_API_KEY" in env and "GEMINI_API_KEY" not in env else "GEMINI_API_KEY"
-    return {
+    found = {
         "openai": _at("OPENAI_BASE_URL", "https://api.openai.com/v1", "OPENAI_API_KEY"),
         "anthropic": _at("ANTHROPIC_BASE_URL", "https://api.anthropic.com", "ANTHROPIC_API_KEY"),
         "gemini": _at("GOOGLE_GEMINI_BASE_URL", "https://generativelanguage.googleapis.com", google),
@@ -19,6 +19,10 @@ def default_endpoints() -> dict[str, Any]:
         "deepseek": _at("DEEPSEEK_BASE_URL", "https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
         "ollama": {"base_url": ollama_url(env.get("OLLAMA_HOST") or ""), "api_key_env": "OLLAMA_API_KEY"},
     }
+    azure = env.get("AZURE_OPENAI_ENDPOINT")  # each customer has an address of their own
+    if azure:
+        found["azure"] = {"base_url": f"{azure.rstrip('/')}/openai/v1", "api_key_env": "AZURE_OPENAI_API_KEY"}
+    return found
 
 
 def ollama_url(host: str) -> str:

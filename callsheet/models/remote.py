@@ -1,0 +1,170 @@
+"""What the chat models behind an endpoint share: keys that stay where they are, streams, answers in a given form."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any, ClassVar, cast
+
+from pydantic import BaseModel, SecretStr
+
+from callsheet.errors import UsageError
+from callsheet.models.base import TOOL_CHOICES, ChatModelBase, ChatResponse
+from callsheet.models.structured import Misfit, added
+
+log = logging.getLogger(__name__)
+
+Messages = list[dict[str, Any]]
+Chunks = AsyncGenerator[ChatResponse | None, None]
+"""Of one attempt: None once the endpoint has accepted the request, then growing responses, the last one complete."""
+
+_SECRET_HEADERS = ("authorization", "api-key", "x-api-key", "x-goog-api-key")
+
+
+class RemoteChatModel(ChatModelBase):
+    """Base of the chat models that call an endpoint of the settings.
+
+    Args:
+        model_name: as the endpoint knows it.
+        stream: answer with a generator of growing responses.
+        api_key: a key to use instead of the endpoint's. A model that has one cannot travel to a worker.
+        endpoint: name of the endpoint in the settings.
+        client_kwargs: of the client, those that this class names in `client_options`.
+        generate_kwargs: parameters of every call; a call's own beat them.
+        stream_tool_parsing: whether a stream shows a tool call's input as it grows; {} until it is complete if not.
+
+    Raises:
+        UsageError: `client_kwargs` has what is not supported.
+    """
+
+    client_options: ClassVar[tuple[str, ...]] = ("base_url", "timeout", "default_headers")
+
+    def __init__(self, model_name: str, stream: bool, *, api_key: str | SecretStr | None, endpoint: str,
+                 client_kwargs: dict[str, Any] | None, generate_kwargs: dict[str, Any] | None,
+                 stream_tool_parsing: bool = True) -> None:
+        super().__init__(model_name, stream)
+        self.endpoint = endpoint
+        self.client_kwargs = self._checked(client_kwargs or {})
+        self.generate_kwargs = dict(generate_kwargs or {})
+        self.stream_tool_parsing = stream_tool_parsing
+        self._api_key = SecretStr(api_key) if isinstance(api_key, str) else api_key
+        if isinstance(api_key, str):
+            # A SecretStr in the record: whoever would put this model on the wire refuses it by name.
+            args, kwargs = self._recorded
+            hidden = SecretStr(api_key)
+            self._recorded = (tuple(hidden if arg == api_key else arg for arg in args),
+                              {name: hidden if arg == api_key else arg for name, arg in kwargs.items()})
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.model_name!r}, endpoint={self.endpoint!r})"
+
+    @abstractmethod
+    def _attempt(self, messages: Messages, options: Any) -> Chunks:
+        """Ask once. `options` is what `_run` was given.
+
+        Raises:
+            Misfit: the complete answer does not have the form asked for.
+        """
+
+    async def _run(self, messages: Messages, options: Any) -> ChatResponse | AsyncGenerator[ChatResponse, None]:
+        """Ask, and once more where the answer has not the form asked for."""
+        # The generator's first step sends the request and yields None: its errors are raised here, and a stream
+        # that nobody reads is closed by the loop like any begun generator.
+        chunks = self._repaired(messages, options)
+        await anext(chunks)
+        if self.stream:
+            return cast("AsyncGenerator[ChatResponse, None]", chunks)
+        async with aclosing(chunks):
+            async for last in chunks:
+                response = last
+        assert response is not None
+        return response
+
+    async def _repaired(self, messages: Messages, options: Any) -> Chunks:
+        accepted = False
+        misfit: Misfit | None = None
+        try:
+            async with aclosing(self._attempt(messages, options)) as chunks:
+                async for chunk in chunks:
+                    if chunk is not None or not accepted:
+                        yield chunk
+                    accepted = True
+        except Misfit as exc:
+            misfit = exc
+        if misfit is None:
+            return
+        log.warning("model_answer_repair model=%s endpoint=%s: the answer does not fit and is asked for again: %s",
+                    self.model_name, self.endpoint, misfit.problems)
+        try:
+            async with aclosing(self._attempt([*messages, *self._told(misfit)], options)) as chunks:
+                async for chunk in chunks:
+                    if chunk is not None:
+                        chunk.usage = added(misfit.usage, chunk.usage)
+                        yield chunk
+        except Misfit as again:
+            raise again.error from again
+
+    def _told(self, misfit: Misfit) -> Messages:
+        """The messages that have a model correct its answer."""
+        return [{"role": "assistant", "content": misfit.answer}, {"role": "user", "content": misfit.request()}]
+
+    def _choice(self, tool_choice: str | None, tools: Sequence[dict[str, Any]] | None) -> str | None:
+        """`tool_choice`, checked; the old name "any" is "required".
+
+        Raises:
+            TypeError, ValueError: as `_validate_tool_choice`.
+        """
+        if not tool_choice:
+            return None
+        choice = "required" if tool_choice == "any" else tool_choice
+        self._validate_tool_choice(choice, list(tools) if tools else None)
+        return choice
+
+    def _warn_of_tools(self, tools: Any, tool_choice: Any, structured: type[BaseModel] | None) -> None:
+        if structured is not None and (tools or tool_choice):
+            log.warning("model_tools_ignored model=%s: an answer in a given form calls no tools", self.model_name)
+
+    def _checked(self, client_kwargs: dict[str, Any]) -> dict[str, Any]:
+        prefix = f"CALLSHEET_ENDPOINTS__{self.endpoint.upper()}__"
+        for name in client_kwargs:
+            if name not in self.client_options:
+                raise UsageError(f"client_kwargs[{name!r}] is not supported: {', '.join(self.client_options)} are. Set "
+                                 f"what concerns the connection on the endpoint, as {prefix}...")
+        for name in client_kwargs.get("default_headers") or {}:
+            if name.lower() in _SECRET_HEADERS:
+                raise UsageError(f"default_headers[{name!r}] is a key, and keys never travel. Set it on the endpoint, "
+                                 f"in {prefix}HEADERS or {prefix}API_KEY_ENV.")
+        return dict(client_kwargs)
+
+
+def one_of(client_kwargs: dict[str, Any] | None, client_args: dict[str, Any] | None) -> dict[str, Any] | None:
+    """`client_kwargs`, which AgentScope called `client_args` before.
+
+    Raises:
+        UsageError: both are given.
+    """
+    if client_kwargs is not None and client_args is not None:
+        raise UsageError("client_args is the old name of client_kwargs: give one of them.")
+    return client_kwargs if client_args is None else client_args
+
+
+def is_mode(choice: str) -> bool:
+    """Whether a tool choice is a mode, not a tool's name."""
+    return choice in TOOL_CHOICES
+
+
+def check_messages(messages: Any, needed: str = "content") -> None:
+    """Refuse what cannot be a conversation.
+
+    Raises:
+        ValueError: says which message is wrong.
+    """
+    if not isinstance(messages, list):
+        raise ValueError(f"messages is {type(messages).__name__}: a list of dictionaries is needed.")
+    if not messages:
+        raise ValueError(f"messages is empty: give at least one dictionary with 'role' and {needed!r}.")
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict) or "role" not in message or needed not in message:
+            raise ValueError(f"messages[{number}] is no dictionary with 'role' and {needed!r}. Give messages through a "
+                             "formatter of callsheet.formatters, or as "
+                             '{"role": msg.role, "content": msg.get_text_content()}.')
