@@ -16,6 +16,7 @@ from callsheet.agents.hooks import Hooked
 from callsheet.agents.options import OPTION_NAMES, CallOptions
 from callsheet.errors import UsageError
 from callsheet.messages import Msg, Recorded
+from callsheet.settings.queues import wrong_with_name
 
 #: Where `print` goes while a call runs as a job: (agent, message, last). Set by who runs the call.
 printer: ContextVar[Callable[["AgentBase", Msg, bool], None] | None] = ContextVar("callsheet_printer", default=None)
@@ -51,6 +52,8 @@ class AgentBase(Hooked, Recorded):
     def __init_subclass__(cls, *, queue: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if queue is not None:
+            if wrong := wrong_with_name(queue) if isinstance(queue, str) else f"{queue!r} is no text":
+                raise UsageError(f"class {cls.__name__}(queue=...): {wrong}.")
             cls.queue = queue
         if inspect.isasyncgenfunction(inspect.unwrap(cls.reply)):
             raise UsageError(f"{cls.__name__}.reply has a yield: it would be an async generator, which has no one "

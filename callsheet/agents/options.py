@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from callsheet.errors import UnknownQueue, UsageError
+from callsheet.settings.queues import wrong_with_name
 
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "queue": ((str,), "a queue's name is needed"),
@@ -101,6 +102,8 @@ class CallOptions:
             UnknownQueue: it is none of them.
         """
         queue = self.queue or default
+        if queue not in known and (wrong := wrong_with_name(queue)):
+            raise UnknownQueue(f"The queue of {label}: {wrong}.")
         if queue not in known:
             raise UnknownQueue(f"The queue {queue!r} of {label} is not known; known are {', '.join(known)}. Name it in "
                                "CALLSHEET_QUEUES (comma-separated), and start a worker for it with -Q.")

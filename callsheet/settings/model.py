@@ -24,6 +24,7 @@ from callsheet.errors import SettingsError
 from callsheet.settings.endpoints import Endpoint, Prices, names
 from callsheet.settings.problems import misspelt, report
 from callsheet.settings.providers import default_endpoints
+from callsheet.settings.queues import wrong_with_name
 from callsheet.settings.sources import Pyproject, Toml, misspelt_in
 
 PREFIX = "CALLSHEET_"
@@ -121,8 +122,8 @@ class Settings(BaseSettings):
     @classmethod
     def _queue_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if not name or any(ch.isspace() or ch == "," for ch in name):
-                raise ValueError(f"{name!r} cannot be a queue's name: no spaces or commas")
+            if wrong := wrong_with_name(name):
+                raise ValueError(wrong)
         return value
 
     @field_validator("redis_url")

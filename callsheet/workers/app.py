@@ -1,9 +1,10 @@
 """The Celery apps of the workers."""
 
 import importlib
+from typing import Any
 
 from celery import Celery
-from celery.signals import import_modules, worker_init
+from celery.signals import celeryd_after_setup, import_modules, worker_init
 
 from callsheet.errors import SettingsError
 from callsheet.settings import Settings, get_settings
@@ -53,5 +54,13 @@ def _app(settings: Settings | None, queue: str) -> Celery:
     def _serve(sender: object = None, **_: object) -> None:
         if getattr(sender, "app", None) is app:
             serve_as(app)
+
+    @celeryd_after_setup.connect(weak=False)
+    def _check_queues(instance: Any = None, **_: object) -> None:
+        ours = instance is not None and instance.app is app
+        if ours and "" in app.amqp.queues.consume_from:
+            # Kombu would make up a name that nobody sends to. Celery only logs other exceptions here.
+            raise SystemExit("-Q names an empty queue, which nobody can send to. Give names with commas between them "
+                             "and nothing else, e.g. -Q io,gpu.")
 
     return app
