@@ -22,9 +22,9 @@ check: $(VENV)/.dev
 	$(BIN)/mypy --strict examples tests/typing_api.py
 	$(BIN)/lint-imports --no-cache
 
-# Figures against peers, in one run: make bench
-bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks
+# Figures against peers, in one run: make bench ARGS="throughput --repeat 1"
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks $(ARGS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -41,6 +41,13 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing Callsheet and what its tests need into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/.dev
+	@echo "Installing the peers of the benchmarks into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
+	@$(BIN)/python -m venv $(VENV)/peers/arq
+	@$(VENV)/peers/arq/bin/python -m pip install --quiet --disable-pip-version-check 'arq>=0.28,<1' uvloop
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .callsheet .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ NAMES = {
     "http_calls": "4,000 calls of a 1 s HTTP endpoint through one worker",
     "latency": "submit to result of one job that does nothing",
     "idle": "CPU of a worker with nothing to do",
-    "throughput": "5,000 jobs that do nothing",
+    "throughput": "jobs that do nothing, beside taskiq, arq, Ray and Celery",
     "cpu": "agents that compute, on two processes",
 }
-PEERS = ("callsheet", "celery", "kombu", "redis", "gevent", "requests", "httpx", "aiohttp", "uvloop")
+PACKAGES = ("callsheet", "celery", "kombu", "redis", "hiredis", "gevent", "requests", "httpx", "aiohttp", "uvloop",
+            "taskiq", "taskiq-redis", "ray")
 FOLDER = Path(".callsheet/benchmarks")
 
 
@@ -35,6 +36,7 @@ def arguments() -> argparse.Namespace:
         description="Measures Callsheet beside its peers.", epilog=f"figures:\n{listed}")
     parser.add_argument("names", nargs="*", metavar="NAME", help="figures to measure; all without")
     parser.add_argument("--repeat", type=int, default=3, help="measurements of each contender (3); medians are shown")
+    parser.add_argument("--jobs", type=int, default=5000, help="jobs of throughput (5,000)")
     args = parser.parse_args()
     unknown = [name for name in args.names if name not in NAMES]
     if unknown:
@@ -49,7 +51,14 @@ def machine(redis: Any) -> dict[str, Any]:
     return {"cpu": models[0] if models else platform.processor(), "cores": os.cpu_count(),
             "memory_gb": round(psutil.virtual_memory().total / 1e9), "system": platform.platform(),
             "python": platform.python_version(), "redis-server": redis.info()["redis_version"],
-            **{name: version(name) for name in PEERS}}
+            **{name: found for name in PACKAGES if (found := installed(name))}}
+
+
+def installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def show(console: Console, report: Report) -> None:
@@ -73,7 +82,7 @@ def _number(value: float) -> str:
 def main() -> None:
     args = arguments()
     console = Console(width=160)
-    stage, reports = Stage(args.repeat), []
+    stage, reports = Stage(args.repeat, args.jobs), []
     started = time.strftime("%Y-%m-%dT%H-%M-%S")
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{started}.json"
@@ -82,7 +91,7 @@ def main() -> None:
         for name in args.names or NAMES:
             console.print(f"measuring {name}, {args.repeat} times each ...")
             reports.append(importlib.import_module(f"benchmarks.{name}").run(stage))
-            path.write_text(json.dumps({"started": started, "repeat": args.repeat, "machine": about,
+            path.write_text(json.dumps({"started": started, "repeat": args.repeat, "jobs": args.jobs, "machine": about,
                                         "reports": [report.to_dict() for report in reports]}, indent=2))
     finally:
         logging.getLogger("callsheet").setLevel(logging.ERROR)  # this process's subscription loses its Redis now

@@ -49,9 +49,9 @@ def run(stage: Stage) -> Report:
         single = time.process_time() - began
         alone.add(seconds=single, speed_up=1.0)
         for name, worker in CONTENDERS.items():
-            with stage.worker(*worker) as started:
+            with stage.worker(*worker) as pid:
                 work(worker, 1000, 4)
-                with usage_of(started) as usage:
+                with usage_of(pid) as usage:
                     work(worker, rounds, JOBS)
             rows[name].add(seconds=usage.seconds, speed_up=single / usage.seconds, worker_cpu_s=usage.cpu,
                            peak_mb=usage.peak_mb, others_cores=usage.others)

@@ -1,19 +1,22 @@
 """What the figures share: the run's Redis and workers, sampling of processes, and how a figure is reported."""
 
 import os
+import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psutil
 
-from tests.services import RedisServer, Worker, worker
+from tests.services import ROOT, RedisServer, wait_for, worker
 
 IO = "callsheet.workers.io"
 CPU = "callsheet.workers.cpu"
@@ -123,22 +126,52 @@ def _busy() -> float:
     return float(times.user + times.nice + times.system + times.irq + times.softirq)
 
 
+def signal_tree(pid: int, sig: int) -> None:
+    """To stop and to let go on a worker with all its processes."""
+    for one in _tree(psutil.Process(pid)):
+        with suppress(psutil.Error):
+            one.send_signal(sig)
+
+
 class Stage:
     """The run's redis-server, and what the figures start beside it.
 
     Args:
         repeat: how often each contender is measured.
+        jobs: how many jobs throughput is measured with.
     """
 
-    def __init__(self, repeat: int) -> None:
+    def __init__(self, repeat: int, jobs: int = 5000) -> None:
         self.repeat = repeat
+        self.jobs = jobs
         self.redis = RedisServer()
         os.environ["CALLSHEET_REDIS_URL"] = self.redis.url
         os.environ["CALLSHEET_MODULES"] = "benchmarks.agents"
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
-    def worker(self, app: str, *options: str, env: dict[str, str] | None = None) -> Any:
-        """A ready worker as a context manager, at the log level that Celery's documentation starts workers with."""
-        return worker(app, self.redis.url, *options, env=env)
+    @contextmanager
+    def worker(self, app: str, *options: str, env: dict[str, str] | None = None) -> Iterator[int]:
+        """A ready Celery worker, at the log level that Celery's documentation starts workers with: its pid."""
+        with worker(app, self.redis.url, *options, env=env) as started:
+            yield started.process.pid
+
+    @contextmanager
+    def process(self, *command: str, ready: str) -> Iterator[int]:
+        """A peer's worker, ready once its output holds `ready`: its pid."""
+        with tempfile.NamedTemporaryFile(prefix="callsheet-peer-") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+            def output() -> str:
+                return Path(log.name).read_text(errors="replace")
+
+            try:
+                wait_for(lambda: ready in output() or process.poll() is not None, 60, what=f"{ready!r} of {command}")
+                assert process.poll() is None, f"{command} ended with {process.returncode}:\n{output()}"
+                yield process.pid
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait(10)
 
     @contextmanager
     def endpoint(self, port: int, seconds: float) -> Iterator[None]:
@@ -156,9 +189,9 @@ class Stage:
 
 
 @contextmanager
-def usage_of(started: Worker) -> Iterator[Usage]:
+def usage_of(pid: int) -> Iterator[Usage]:
     """What a worker uses during the block."""
-    usage = Usage(started.process.pid).start()
+    usage = Usage(pid).start()
     try:
         yield usage
     finally:

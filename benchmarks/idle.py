@@ -19,7 +19,7 @@ def run(stage: Stage) -> Report:
     rows = {name: Row(name) for name in CONTENDERS}
     for _ in range(stage.repeat):
         for name, worker in CONTENDERS.items():
-            with stage.worker(*worker) as started:
+            with stage.worker(*worker) as pid:
                 if worker[0] == IO:  # one job, so that what starts with the first has started
                     Noop().submit().get(30)
                 else:
@@ -27,7 +27,7 @@ def run(stage: Stage) -> Report:
                 time.sleep(3.0)
                 assert stage.redis.process
                 redis = Usage(stage.redis.process.pid).start()
-                with usage_of(started) as usage:
+                with usage_of(pid) as usage:
                     time.sleep(SECONDS)
                 redis.stop()
             rows[name].add(cpu_percent=100 * usage.cpu / usage.seconds, redis_percent=100 * redis.cpu / redis.seconds,

@@ -60,6 +60,6 @@ def run(stage: Stage) -> Report:
                     rows[name].add(median_ms=percentile(times, 0.5), p95_ms=percentile(times, 0.95),
                                    p99_ms=percentile(times, 0.99), max_ms=max(times))
     goals = [goal for name in list(rows)[:2] for goal in (
-        at_most(f"{name}: median under 15 ms", rows[name].median("median_ms"), 15),
-        at_most(f"{name}: p99 under 50 ms", rows[name].median("p99_ms"), 50))]
+        at_most(f"{name}: median under 8 ms", rows[name].median("median_ms"), 8),
+        at_most(f"{name}: p99 under 30 ms", rows[name].median("p99_ms"), 30))]
     return Report("latency", __doc__ or "", list(rows.values()), goals)

@@ -1,79 +1,109 @@
-"""5,000 jobs that do nothing: how fast they are published, worked off, and both at once."""
+"""Jobs that do nothing: how fast they are published, worked off by one process, and both at once."""
 
+import importlib.util
 import signal
+import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 
-from celery import group
+from benchmarks.drive import driver
+from benchmarks.harness import GEVENT, IO, STOCK, Goal, Report, Row, Stage, Usage, at_least, signal_tree
 
-import callsheet
-from benchmarks.agents import Noop
-from benchmarks.harness import GEVENT, IO, STOCK, Report, Row, Stage, usage_of
-from benchmarks.stock import noop
-from callsheet import Msg
-from callsheet.agents import CallOptions
-from callsheet.agents.dispatch import dispatcher
-from tests.services import Worker
-
-JOBS = 5000
 SLOTS = 500
+FOLDER = "benchmarks.contenders"
+BENCH = "pip install -e '.[bench]', or all of them with `make bench`"
+OWN = "`make bench` gives it an environment of its own"
+ARQ = Path(sys.prefix) / "peers" / "arq" / "bin" / "python"  # it needs an older redis-py than ours
 
 
-def publish_agents(jobs: int) -> list[str]:
-    messages = [Msg("user", str(i), "user") for i in range(jobs)]
-    return [job.id for job in dispatcher().submit_many(Noop(), messages, CallOptions())]
+@dataclass(frozen=True)
+class Contender:
+    """One of those compared.
+
+    Args:
+        name: its row.
+        module: its caller's side, see `benchmarks.drive`.
+        worker: starts its worker and gives its pid; without, the caller's side starts it.
+        needs: module that must be there.
+        install: the command that installs what is missing.
+        python: runs the caller's side; it must be there as well.
+    """
+
+    name: str
+    module: str
+    worker: Callable[[Stage], AbstractContextManager[int]] | None
+    needs: str = "callsheet"
+    install: str = BENCH
+    python: str = sys.executable
+
+    def found(self) -> bool:
+        return Path(self.python).exists() and importlib.util.find_spec(self.needs) is not None
 
 
-def publish_tasks(jobs: int) -> list[str]:
-    return [result.id for result in group(noop.s(str(i)) for i in range(jobs)).apply_async()]
+def taskiq_worker(stage: Stage) -> AbstractContextManager[int]:
+    """As many at once as ours; prefetch a quarter of that, as its author advises (taskiq issue 148)."""
+    return stage.process(sys.executable, "-m", "taskiq", "worker", f"{FOLDER}.taskiq_jobs:broker", "--workers", "1",
+                         "--max-async-tasks", str(SLOTS), "--max-prefetch", str(SLOTS // 4), ready="Listening started")
 
 
-def map_agents(jobs: int) -> Any:
-    return list(callsheet.map(Noop(), [Msg("user", str(i), "user") for i in range(jobs)], progress=False))
+def arq_worker(stage: Stage) -> AbstractContextManager[int]:
+    return stage.process(str(ARQ), "-m", "arq", f"{FOLDER}.arq_jobs.WorkerSettings", ready="Starting worker")
 
 
-def map_tasks(jobs: int) -> Any:
-    return group(noop.s(str(i)) for i in range(jobs)).apply_async().get()
+OURS = f"callsheet io --autoscale={SLOTS},{SLOTS}"
+TASKIQ = "taskiq, Redis streams"
+STOCK_GEVENT = f"celery gevent -c {SLOTS}"
+CONTENDERS = [
+    Contender(OURS, "callsheet_agents", lambda stage: stage.worker(IO, f"--autoscale={SLOTS},{SLOTS}")),
+    Contender(TASKIQ, "taskiq_jobs", taskiq_worker, "taskiq_redis"),
+    Contender("arq", "arq_jobs", arq_worker, install=OWN, python=str(ARQ)),
+    Contender("ray, one async actor", "ray_actor", None, "ray"),
+    Contender(STOCK_GEVENT, "celery_tasks", lambda stage: stage.worker(STOCK, *GEVENT, "-c", str(SLOTS))),
+]
 
 
-CONTENDERS: dict[str, tuple[Callable[[int], list[str]], Callable[[int], Any], tuple[str, ...]]] = {
-    f"callsheet io --autoscale={SLOTS},{SLOTS}": (publish_agents, map_agents, (IO, f"--autoscale={SLOTS},{SLOTS}")),
-    f"celery gevent -c {SLOTS}": (publish_tasks, map_tasks, (STOCK, *GEVENT, "-c", str(SLOTS))),
-}
-
-
-def drain(stage: Stage, started: Worker, ids: list[str]) -> None:
-    """Let the worker go on, and wait until all results are stored."""
-    client, keys = stage.redis.client(), [f"celery-task-meta-{task_id}" for task_id in ids]
-    started.send_signal(signal.SIGCONT)
-    while client.exists(*keys) < len(keys):
-        time.sleep(0.02)
-    client.close()
-
-
-def measure(stage: Stage, row: Row, publish: Callable[[int], list[str]], run_all: Callable[[int], Any],
-            worker: tuple[str, ...]) -> None:
-    with stage.worker(*worker) as started:
-        run_all(200)
+def measure(stage: Stage, row: Row, contender: Contender) -> None:
+    worker = contender.worker(stage) if contender.worker else nullcontext(0)
+    with worker as started, driver(f"{FOLDER}.{contender.module}", contender.python) as caller:
+        pid = started or caller.ask("worker")["pid"]
+        caller.ask("run", 200)
         time.sleep(1.0)
-        started.send_signal(signal.SIGSTOP)  # it must not compete for the cores while jobs are published
-        began = time.monotonic()
-        ids = publish(JOBS)
-        published = time.monotonic() - began
-        with usage_of(started) as usage:
-            drain(stage, started, ids)
-        time.sleep(1.0)
-        began = time.monotonic()
-        run_all(JOBS)
-        both = time.monotonic() - began
-    row.add(published_per_s=JOBS / published, worked_off_per_s=JOBS / usage.seconds, map_per_s=JOBS / both,
-            worker_cpu_ms_per_job=1000 * usage.cpu / JOBS, peak_mb=usage.peak_mb, others_cores=usage.others)
+        signal_tree(pid, signal.SIGSTOP)  # it must not compete for the cores while jobs are published
+        published = caller.ask("publish", stage.jobs)
+        usage = Usage(pid).start()
+        signal_tree(pid, signal.SIGCONT)
+        seconds = caller.ask("wait")["seconds"]
+        time.sleep(0.5)  # acknowledgements that come after results are part of the work
+        usage.stop()
+        both = caller.ask("run", stage.jobs)
+    jobs = stage.jobs
+    row.add(published_per_s=jobs / published["seconds"], caller_cpu_ms_per_job=1000 * published["cpu"] / jobs,
+            worked_off_per_s=jobs / seconds, worker_cpu_ms_per_job=1000 * usage.cpu / jobs,
+            both_per_s=jobs / both["seconds"], peak_mb=usage.peak_mb, others_cores=usage.others)
+
+
+def goals(rows: dict[str, Row]) -> list[Goal]:
+    ours = rows[OURS]
+    wanted = [at_least("published at 8,000 a second", ours.median("published_per_s"), 8000)]
+    for peer, times in ((TASKIQ, 1.2), (STOCK_GEVENT, 3.0)):
+        if peer in rows:
+            rate = ours.median("worked_off_per_s") / rows[peer].median("worked_off_per_s")
+            cpu = rows[peer].median("worker_cpu_ms_per_job") / ours.median("worker_cpu_ms_per_job")
+            wanted += [at_least(f"worked off at least {times:g} times as fast as {peer}", rate, times),
+                       at_least(f"the same by the worker's CPU, where the machine is noisy: {peer}", cpu, times)]
+    return wanted
 
 
 def run(stage: Stage) -> Report:
-    rows = {name: Row(name) for name in CONTENDERS}
+    found = [contender for contender in CONTENDERS if contender.found()]
+    for contender in CONTENDERS:
+        if contender not in found:
+            print(f"  {contender.name} is left out, as it is not installed: {contender.install}", file=sys.stderr)
+    rows = {contender.name: Row(contender.name) for contender in found}
     for _ in range(stage.repeat):
-        for name, (publish, run_all, worker) in CONTENDERS.items():
-            measure(stage, rows[name], publish, run_all, worker)
-    return Report("throughput", __doc__ or "", list(rows.values()), [])
+        for contender in found:
+            measure(stage, rows[contender.name], contender)
+    return Report("throughput", __doc__ or "", list(rows.values()), goals(rows))

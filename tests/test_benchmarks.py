@@ -1,0 +1,51 @@
+"""The benchmarks run, with few jobs: what they say of speed is not tested here."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks import throughput
+from benchmarks.drive import driver
+from benchmarks.harness import Stage
+from benchmarks.throughput import CONTENDERS, OURS, STOCK_GEVENT
+from tests.conftest import missing
+from tests.services import redis_binary
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    if redis_binary() is None:
+        missing("redis-server")
+    for name in ("CALLSHEET_REDIS_URL", "CALLSHEET_MODULES", "PYTHONPATH"):
+        monkeypatch.setenv(name, "")  # so that what the stage sets is taken back
+    made = Stage(repeat=1, jobs=60)
+    yield made
+    made.close()
+
+
+def test_throughput_measures_ours_and_the_stock_pool(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throughput, "CONTENDERS", [one for one in CONTENDERS if one.name in (OURS, STOCK_GEVENT)])
+    report = throughput.run(stage)
+    assert [row.contender for row in report.rows] == [OURS, STOCK_GEVENT]
+    assert all(row.median(column) > 0 for row in report.rows for column in row.values if column != "others_cores")
+    assert len(report.goals) == 3
+
+
+def test_a_peer_that_is_not_installed_is_left_out_by_name(
+        stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    ours = next(one for one in CONTENDERS if one.name == OURS)
+    missing = [dataclasses.replace(ours, name="a module", needs="no_such_module", install="pip install it"),
+               dataclasses.replace(ours, name="an environment", python="/no/such/python", install="make it")]
+    monkeypatch.setattr(throughput, "CONTENDERS", [ours, *missing])
+    monkeypatch.setattr(throughput, "measure", lambda stage, row, contender: row.add(published_per_s=9000))
+    report = throughput.run(stage)
+    assert [row.contender for row in report.rows] == [OURS]
+    said = capsys.readouterr().err
+    assert "a module is left out" in said and "pip install it" in said
+    assert "an environment is left out" in said and "make it" in said
+
+
+def test_a_caller_that_fails_says_so() -> None:
+    with driver("no.such.module") as caller, pytest.raises(RuntimeError, match="caller ended with 1 at 'publish'"):
+        caller.ask("publish", 1)
