@@ -17,6 +17,8 @@ OWN_FUNCTIONS = ("callsheet.tools",)
 OWN_CLASSES = ("callsheet.agents", "callsheet.hub", "callsheet.mcp", "callsheet.messages", "callsheet.models",
                "callsheet.tasks.pipelines", "callsheet.tools")
 MADE_TO_TRAVEL = (Recorded, Msg)
+_MOST_RESOLVED = 4096
+_resolved: dict[tuple[tuple[str, ...], str, str], Any] = {}
 _REMEDY = "Name its module in CALLSHEET_MODULES where the workers start (comma-separated dotted names)."
 
 
@@ -58,6 +60,14 @@ class AllowList:
         """
         if not isinstance(ref, str):
             raise CannotTravel(f"{ref!r} does not name a {what}. Do the workers run another version of Callsheet?")
+        known = _resolved.get((self.modules, ref, what))
+        if known is None or not _is_still(known, ref):
+            known = self._resolve(ref, what)
+            if len(_resolved) < _MOST_RESOLVED:
+                _resolved[self.modules, ref, what] = known
+        return known
+
+    def _resolve(self, ref: str, what: str) -> Any:
         self.check(ref, what)
         module, _, qualname = ref.partition(":")
         try:
@@ -78,6 +88,13 @@ class AllowList:
         if not self.admits(module):
             check_own(found, ref, what)
         return found
+
+
+def _is_still(found: Any, ref: str) -> bool:
+    """Whether `ref` names what it did when it was found: its module may have been loaded again since."""
+    module, _, name = ref.partition(":")
+    loaded = sys.modules.get(module)
+    return loaded is not None and vars(loaded).get(name) is found
 
 
 def check_own(target: Any, ref: str, what: str) -> None:

@@ -23,6 +23,21 @@ from callsheet.tasks.pipelines import FanoutPipeline, Member, Pipeline, Sequenti
 GRACE = 5.0  # seconds
 
 
+def expiry(options: CallOptions) -> str | None:
+    """The time after which a call is dropped; not seconds, as the later steps of a pipeline are published later."""
+    expires = options.expires
+    if isinstance(expires, (int, float)):
+        expires = datetime.now(UTC) + timedelta(seconds=expires)
+    return expires.isoformat() if expires is not None else None
+
+
+def time_limits(options: CallOptions) -> dict[str, float]:
+    """Celery's limits, in seconds, for the `timeout` of a call."""
+    if options.timeout is None:
+        return {}
+    return {"soft_time_limit": options.timeout, "time_limit": options.timeout + GRACE}
+
+
 class Canvas:
     """The tasks of one job.
 
@@ -55,11 +70,7 @@ class Canvas:
         self.blobs: dict[str, bytes] = {}
         self._writer = writer_for(settings)
         self._small = "io"  # the queue of steps that belong to no agent
-        # A time rather than seconds: the later steps of a pipeline are published later.
-        expires = options.expires
-        if isinstance(expires, (int, float)):
-            expires = datetime.now(UTC) + timedelta(seconds=expires)
-        self._expires = expires.isoformat() if expires is not None else None
+        self._expires = expiry(options)
 
     def single(self, agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Signature:
         """One call with arguments of its own."""
@@ -148,8 +159,8 @@ class Canvas:
             given["priority"] = options.priority
         if self._expires is not None:
             given["expires"] = self._expires
-        if timed and options.timeout is not None:
-            given |= {"soft_time_limit": options.timeout, "time_limit": options.timeout + GRACE}
+        if timed:
+            given |= time_limits(options)
         signature: Signature = self.app.tasks[name].signature(args, **given)
         return signature
 

@@ -14,6 +14,7 @@ from callsheet.resources.redis import translated
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks import payloads
 from callsheet.tasks.app import current_app
+from callsheet.tasks.burst import Burst
 from callsheet.tasks.canvas import Canvas
 from callsheet.tasks.events import current_stream
 from callsheet.tasks.inline import InlineDispatcher
@@ -40,12 +41,17 @@ class RemoteDispatcher:
     def submit_many(self, target: Target, values: Sequence[Any], options: CallOptions,
                     job_ids: Sequence[str] | None = None) -> list[Job]:
         """A job for each value, published together, with these ids, if given; if one cannot travel, none is sent."""
+        if not values:
+            return []
         app = current_app(self.settings)
+        if isinstance(target, AgentBase):
+            burst = Burst(app, self.settings, target, options)
+            burst.add(values, job_ids)
+            with translated(self.settings), app.producer_pool.acquire(block=True) as producer, producer.batch():
+                return burst.publish(producer)
         ids: Sequence[str | None] = job_ids or [options.job_id] * len(values)
         prepared = [self._prepare(target, (value,), {}, replace(options, job_id=job_id))
                     for value, job_id in zip(values, ids, strict=True)]
-        if not prepared:
-            return []
         with translated(self.settings), app.producer_pool.acquire(block=True) as producer, producer.batch():
             return [self._publish(sending, producer) for sending in prepared]
 

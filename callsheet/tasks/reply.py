@@ -35,6 +35,11 @@ from callsheet.tasks.results import AGENT_ATTRIBUTE, STARTED_ATTRIBUTE
 NOT_RETRIED = (CannotTravel, BadReply, BranchFailed, PayloadExpired, UsageError, SoftTimeLimitExceeded)
 
 
+def shown(label: str) -> dict[str, str]:
+    """A call's name and arguments for logs and Flower: people can read them, and they show no content."""
+    return {"shadow": label.partition("(")[0] or ReplyTask.name, "argsrepr": f"({label})", "kwargsrepr": "{}"}
+
+
 class ReplyTask(Task):
     """`callsheet.reply(value, call)`: builds the agent, runs its reply, returns what it gave as JSON data.
 
@@ -46,12 +51,9 @@ class ReplyTask(Task):
     resultrepr_maxsize = 128  # characters of a reply in logs and Flower
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        """Celery's, with a name and arguments that people can read and that show no content."""
+        """Celery's, with what `shown` gives."""
         data = args[-1] if args else {}
-        label = data.get("label", "") if isinstance(data, dict) else ""
-        options["shadow"] = label.partition("(")[0] or self.name
-        options["argsrepr"] = f"({label})"
-        options["kwargsrepr"] = "{}"
+        options |= shown(data.get("label", "") if isinstance(data, dict) else "")
         if isinstance(data, dict) and args:
             args = (*args[:-1], {**data, "sent": time.time()})
         return super().apply_async(args, kwargs, **options)

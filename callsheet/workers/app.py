@@ -1,15 +1,23 @@
 """The Celery apps of the workers."""
 
 import importlib
+import logging
 from typing import Any
 
 from celery import Celery
-from celery.signals import celeryd_after_setup, import_modules, worker_init
+from celery.signals import (
+    after_setup_logger,
+    after_setup_task_logger,
+    celeryd_after_setup,
+    import_modules,
+    worker_init,
+)
 
 from callsheet.errors import SettingsError
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks.app import make_app, serve_as
 from callsheet.workers import interrupts  # noqa: F401 - registers its command
+from callsheet.workers.logs import gather_lines
 from callsheet.workers.revoked import ReadRevoked
 from callsheet.workers.steps import AttachPool
 
@@ -22,7 +30,14 @@ def io_app(settings: Settings | None = None) -> Celery:
     app = _app(settings, "io")
     app.conf.worker_pool = POOL
     app.steps["consumer"].add(AttachPool)
+    after_setup_logger.connect(_gather_lines, weak=False)
+    after_setup_task_logger.connect(_gather_lines, weak=False)
     return app
+
+
+def _gather_lines(logger: logging.Logger | None = None, **_: object) -> None:
+    if logger is not None:
+        gather_lines(logger)
 
 
 def cpu_app(settings: Settings | None = None) -> Celery:

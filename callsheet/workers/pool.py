@@ -134,7 +134,8 @@ class AsyncioPool(BasePool):
         options["timeout"] = options.get("timeout") or self.options.get("timeout")
         task = self._tasks.get(args[0]) if args else None
         kind = CoroutineCall if getattr(task, "is_async", False) else ThreadCall
-        call = kind(self, target, tuple(args), kwargs or {}, options)
+        request = getattr(options.get("accept_callback"), "__self__", None)
+        call = kind(self, target, read_once(tuple(args), request), kwargs or {}, options)
         if task is not None and len(args) > 2:
             self._submit(call, args[2])
         else:
@@ -317,6 +318,21 @@ class AsyncioPool(BasePool):
     def pause() -> None:
         """Wait a little, in a way that a signal handler may interrupt and use itself."""
         time.sleep(0.01)
+
+
+def read_once(args: tuple[Any, ...], request: Any) -> tuple[Any, ...]:
+    """The tracer's arguments with the body that the consumer has read already; the tracer would read it again.
+
+    Args:
+        args: task name, id, request, body, content type, content encoding.
+        request: Celery's Request, or None.
+    """
+    if request is None or len(args) != 6 or not args[4]:
+        return args
+    positional, keywords, embed = request.message.payload
+    # The tracer takes from these lists what it has done, which the Request has yet to look at.
+    embed = {key: list(item) if isinstance(item, list) else item for key, item in (embed or {}).items()}
+    return (*args[:3], (positional, keywords, embed), None, None)
 
 
 def spare_collector() -> None:

@@ -21,6 +21,7 @@ from redis.exceptions import ResponseError
 from callsheet.workers.broker.claims import MOST, TRACK, Claims
 from callsheet.workers.broker.layout import Layout
 from callsheet.workers.broker.ledger import ledger_of
+from callsheet.workers.broker.message import Message
 from callsheet.workers.broker.poller import CLAIM, Poller
 from callsheet.workers.broker.qos import QoS
 from callsheet.workers.broker.scripts import CLAIM as CLAIM_SCRIPT
@@ -38,6 +39,7 @@ class Channel(stock.Channel):
     from_transport_options = (*stock.Channel.from_transport_options, "lease", "claim_most", "message_max")
 
     QoS = QoS
+    Message = Message
     lease = LEASE
     claim_most = MOST
     message_max: int | None = None
