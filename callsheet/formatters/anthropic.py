@@ -1,0 +1,75 @@
+"""Formatters for Anthropic's API."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from callsheet.formatters.engine import ChatFormatter, MultiAgentFormatter, enclosed
+from callsheet.formatters.media import data_of
+from callsheet.messages import ImageBlock, Msg, TextBlock, ToolResultBlock, ToolUseBlock
+
+
+class AnthropicChatFormatter(ChatFormatter):
+    """Messages of a user and an agent for Anthropic's API, thinking included: Claude wants its own back.
+
+    Args:
+        token_counter: counts the tokens of formatted messages.
+        max_tokens: that they may take; the oldest messages are left out.
+    """
+
+    supported_blocks: ClassVar[Sequence[type]] = (TextBlock, ImageBlock, ToolUseBlock, ToolResultBlock)
+
+    calls_are_parts: ClassVar[bool] = True
+
+    def _thinking(self, block: dict[str, Any]) -> Any:
+        return dict(block)
+
+    async def _medium(self, block: dict[str, Any], msg: Msg) -> Any:
+        return await picture(block)
+
+    def _call(self, block: dict[str, Any]) -> dict[str, Any]:
+        return {"id": block["id"], "type": "tool_use", "name": block["name"], "input": block["input"]}
+
+    async def _result(self, block: dict[str, Any]) -> tuple[dict[str, Any], list[Msg]]:
+        output = block["output"]
+        if isinstance(output, list):
+            content = [await picture(item) if item["type"] == "image" else item for item in output]
+        else:
+            content = [{"type": "text", "text": str(output)}]
+        result = {"type": "tool_result", "tool_use_id": block["id"], "content": content}
+        return {"role": "user", "content": [result]}, []
+
+    def _message(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> dict[str, Any]:
+        role = "user" if msg.role == "system" and index else msg.role  # only the first may be the system's
+        return {"role": role, "content": parts}
+
+
+class AnthropicMultiAgentFormatter(MultiAgentFormatter):
+    """Conversations of many agents for Anthropic's API.
+
+    Args:
+        conversation_history_prompt: stands before the first history.
+        token_counter: counts the tokens of formatted messages.
+        max_tokens: that they may take; the oldest messages are left out.
+    """
+
+    supported_blocks: ClassVar[Sequence[type]] = AnthropicChatFormatter.supported_blocks
+
+    @property
+    def chat(self) -> ChatFormatter:
+        """The formatter of tool calls and their results."""
+        return AnthropicChatFormatter()
+
+    async def _history(self, pieces: list[Any], opening: str) -> dict[str, Any]:
+        return {"role": "user", "content": [
+            {"type": "text", "text": piece} if isinstance(piece, str) else await picture(piece)
+            for piece in enclosed(pieces, opening)]}
+
+
+async def picture(block: dict[str, Any]) -> dict[str, Any]:
+    """A picture as a block of Anthropic's API."""
+    if block["source"]["type"] == "base64":
+        return dict(block)
+    found = await data_of(block)
+    if found is None:
+        return {"type": "image", "source": {"type": "url", "url": block["source"]["url"]}}
+    return {"type": "image", "source": {"type": "base64", "media_type": found[0], "data": found[1]}}

@@ -1,0 +1,153 @@
+"""Formatters turn messages into what a provider's API takes, cut to a number of tokens if asked to."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal
+
+from callsheet.errors import MessageError, UsageError
+from callsheet.formatters.tokens import TokenCounterBase
+from callsheet.messages import Msg, Recorded
+
+log = logging.getLogger(__name__)
+
+Formatted = list[dict[str, Any]]
+
+
+class FormatterBase(Recorded):
+    """Base of formatters. A formatter holds settings only and travels as its constructor's arguments."""
+
+    @abstractmethod
+    async def format(self, *args: Any, **kwargs: Any) -> Formatted:
+        """The messages as the API takes them."""
+
+    @staticmethod
+    def assert_list_of_msgs(msgs: list[Msg]) -> None:
+        """Refuse what is not a list of messages.
+
+        Raises:
+            TypeError: says what is there instead.
+        """
+        if not isinstance(msgs, list):
+            raise UsageError(f"A formatter takes a list of messages, not {type(msgs).__name__}.")
+        for number, msg in enumerate(msgs):
+            if not isinstance(msg, Msg):
+                raise UsageError(f"A formatter takes messages; number {number} of the list is {type(msg).__name__}.")
+
+    @staticmethod
+    def convert_tool_result_to_string(output: Any) -> tuple[str, list[tuple[str, dict[str, Any]]]]:
+        """A tool's result as text, for APIs that take nothing else, and its media.
+
+        Args:
+            output: text, or blocks of text and media.
+
+        Returns:
+            The text; each medium with its address, or its number among its like where it is data.
+        """
+        if output is None or isinstance(output, str):
+            return output or "", []
+        texts: list[str] = []
+        media: list[tuple[str, dict[str, Any]]] = []
+        for block in output:
+            if block["type"] == "text":
+                texts.append(block["text"])
+                continue
+            source = block["source"]
+            if source["type"] == "url":
+                label = source["url"]
+                texts.append(f"({block['type']} {label})")
+            else:
+                label = f"{sum(block['type'] == other['type'] for _, other in media) + 1}"
+                texts.append(f"({block['type']} {label}, {source['media_type']})")
+            media.append((label, block))
+        return texts[0] if len(texts) == 1 else "\n".join(f"- {text}" for text in texts), media
+
+
+class TruncatedFormatterBase(FormatterBase):
+    """Base of formatters that leave out the oldest messages where there are too many tokens.
+
+    Args:
+        token_counter: counts the tokens of formatted messages; nothing is left out without.
+        max_tokens: that the messages may take; nothing is left out without.
+
+    Raises:
+        UsageError: `max_tokens` is not positive.
+    """
+
+    #: What the API can do.
+    support_tools_api: ClassVar[bool] = True
+    support_multiagent: ClassVar[bool] = False
+    support_vision: ClassVar[bool] = True
+    #: The blocks that it takes; others are left out.
+    supported_blocks: ClassVar[Sequence[type]] = ()
+
+    def __init__(self, token_counter: TokenCounterBase | None = None, max_tokens: int | None = None) -> None:
+        if max_tokens is not None and max_tokens <= 0:
+            raise UsageError(f"max_tokens is {max_tokens}: a positive number is needed.")
+        self.token_counter = token_counter
+        self.max_tokens = max_tokens
+
+    async def format(self, msgs: list[Msg], **kwargs: Any) -> Formatted:
+        """The messages as the API takes them.
+
+        Args:
+            msgs: of the conversation, the oldest first; a system prompt is the first one.
+            kwargs: taken and left alone, as in AgentScope.
+
+        Raises:
+            TypeError: `msgs` is not a list of messages.
+            ValueError: the system prompt alone has too many tokens, a tool call has no result where messages are to
+                be left out, or a message holds what the API does not take.
+        """
+        self.assert_list_of_msgs(msgs)
+        left = list(msgs)
+        while True:
+            formatted = await self._format(left)
+            tokens = await self._count(formatted)
+            if tokens is None or self.max_tokens is None or tokens <= self.max_tokens:
+                return formatted
+            left = await self._truncate(left)
+
+    @abstractmethod
+    async def _format(self, msgs: list[Msg]) -> Formatted:
+        """All the messages, formatted."""
+
+    async def _count(self, msgs: Formatted) -> int | None:
+        return None if self.token_counter is None else await self.token_counter.count(msgs)
+
+    async def _truncate(self, msgs: list[Msg]) -> list[Msg]:
+        """The messages without the oldest one, or, if it calls tools, without it and their results.
+
+        Raises:
+            ValueError: there is nothing left to leave out, or a tool call has no result.
+        """
+        start = 1 if msgs and msgs[0].role == "system" else 0
+        if len(msgs) <= start:
+            what = "The system prompt" if start else "What is always sent"
+            raise MessageError(f"{what} alone has more than {self.max_tokens} tokens. Shorten it, or raise max_tokens.")
+        waiting: set[str] = set()
+        for index in range(start, len(msgs)):
+            waiting |= {block["id"] for block in msgs[index].get_content_blocks("tool_use")}
+            waiting -= {block["id"] for block in msgs[index].get_content_blocks("tool_result")}
+            if not waiting:
+                return msgs[:start] + msgs[index + 1:]
+        raise MessageError(f"Tool calls have no results: {', '.join(sorted(waiting))}. Add a message with a "
+                           "tool_result of each id.")
+
+
+Group = Literal["tool_sequence", "agent_message"]
+
+
+def grouped(msgs: Sequence[Msg]) -> Iterator[tuple[Group, list[Msg]]]:
+    """Runs of messages that call tools or give their results, and runs of others, in order."""
+    kind: Group | None = None
+    group: list[Msg] = []
+    for msg in msgs:
+        now: Group = "tool_sequence" if msg.has_content_blocks(["tool_use", "tool_result"]) else "agent_message"
+        if now != kind and kind is not None:
+            yield kind, group
+            group = []
+        kind = now
+        group.append(msg)
+    if kind is not None:
+        yield kind, group

@@ -1,0 +1,187 @@
+"""What all formatters do alike: one message after the other, or a conversation of many told as a history."""
+
+import logging
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from callsheet.formatters.base import Formatted, TruncatedFormatterBase, grouped
+from callsheet.formatters.media import KINDS
+from callsheet.formatters.tokens import TokenCounterBase
+from callsheet.messages import Msg
+
+log = logging.getLogger(__name__)
+
+HISTORY_PROMPT = ("# The conversation so far\nWhat was said stands between <history></history> tags, each message "
+                  "after its speaker's name.\n")
+
+
+class ChatFormatter(TruncatedFormatterBase):
+    """Formats each message as one of the API's, for a user and an agent. A subclass knows the API's forms."""
+
+    #: Kinds of media in tool results that are shown again in a message of the user's.
+    promoted: Sequence[str] = ()
+    #: Whether the API has tool calls among a message's parts, in their order, or beside them.
+    calls_are_parts: ClassVar[bool] = False
+    #: Media that the API takes in messages.
+    takes: ClassVar[Sequence[str]] = ("image",)
+
+    async def _format(self, msgs: list[Msg]) -> Formatted:
+        formatted: Formatted = []
+        todo = deque(enumerate(msgs))
+        while todo:
+            index, msg = todo.popleft()
+            parts: list[Any] = []
+            calls: list[Any] = []
+            shown: list[Msg] = []
+            called = False
+            for block in msg.get_content_blocks():
+                if block["type"] == "tool_use":
+                    called = True
+                    (parts if self.calls_are_parts else calls).append(self._call(block))
+                elif block["type"] == "tool_result":
+                    if called:  # the result of a call in the same message comes after it
+                        formatted += self._messages(msg, index, parts, calls)
+                        parts, calls, called = [], [], False
+                    message, again = await self._result(block)
+                    formatted.append(message)
+                    shown += again
+                else:
+                    part = await self._part(block, msg)
+                    parts += [] if part is None else [part]
+            formatted += self._messages(msg, index, parts, calls)
+            todo.extendleft((index, later) for later in reversed(shown))
+        return formatted
+
+    async def _part(self, block: dict[str, Any], msg: Msg) -> Any:
+        """A block of text, thinking or media as the API takes it; None where it is left out."""
+        kind = block["type"]
+        if kind == "text":
+            return self._text(block)
+        if kind == "thinking":
+            return self._thinking(block)
+        if kind in self.takes:
+            return await self._medium(block, msg)
+        log.warning("formatter_left_out formatter=%s block=%s: this API does not take it", type(self).__name__, kind)
+        return None
+
+    def _text(self, block: dict[str, Any]) -> Any:
+        return dict(block)
+
+    def _thinking(self, block: dict[str, Any]) -> Any:
+        """A model's reasoning, which most providers do not want back."""
+
+    async def _medium(self, block: dict[str, Any], msg: Msg) -> Any:
+        """A block of media, of those that the API `takes`; None where it is left out."""
+
+    @abstractmethod
+    def _call(self, block: dict[str, Any]) -> Any:
+        """A tool call."""
+
+    @abstractmethod
+    async def _result(self, block: dict[str, Any]) -> tuple[dict[str, Any], list[Msg]]:
+        """A tool's result as a message, and messages that show its media."""
+
+    @abstractmethod
+    def _message(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> dict[str, Any]:
+        """A message with what is in it."""
+
+    def _messages(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> Formatted:
+        return [self._message(msg, index, parts, calls)] if parts or calls else []
+
+    def _promotion(self, block: dict[str, Any], media: list[tuple[str, dict[str, Any]]]) -> list[Msg]:
+        """The message that shows a tool result's media."""
+        content: list[Any] = []
+        for label, medium in media:
+            if medium["type"] in self.promoted:
+                content += [{"type": "text", "text": f"{medium['type']} {label}:"}, medium]
+        if not content:
+            return []
+        intro: Any = {"type": "text", "text": f"<tool-result-media> What the tool {block['name']!r} returned:"}
+        outro: Any = {"type": "text", "text": "</tool-result-media>"}
+        return [Msg("user", [intro, *content, outro], "user")]
+
+
+class MultiAgentFormatter(TruncatedFormatterBase):
+    """Formats a conversation of many as a history that names who said what; tool calls stay messages of their own.
+
+    Args:
+        conversation_history_prompt: stands before the first history.
+    """
+
+    support_multiagent: ClassVar[bool] = True
+    #: What opens a history.
+    opening: ClassVar[str] = "<history>\n"
+
+    def __init__(self, conversation_history_prompt: str = HISTORY_PROMPT,
+                 token_counter: TokenCounterBase | None = None, max_tokens: int | None = None) -> None:
+        super().__init__(token_counter, max_tokens)
+        self.conversation_history_prompt = conversation_history_prompt
+
+    @property
+    @abstractmethod
+    def chat(self) -> ChatFormatter:
+        """The formatter of tool calls and their results."""
+
+    async def _format(self, msgs: list[Msg]) -> Formatted:
+        formatted: Formatted = []
+        rest = msgs
+        if msgs and msgs[0].role == "system":
+            formatted.append(await self._format_system_message(msgs[0]))
+            rest = msgs[1:]
+        first = True
+        for kind, group in grouped(rest):
+            if kind == "tool_sequence":
+                formatted += await self._format_tool_sequence(group)
+            else:
+                formatted += await self._format_agent_message(group, first)
+                first = False
+        return formatted
+
+    async def _format_system_message(self, msg: Msg) -> dict[str, Any]:
+        return {"role": "system", "content": msg.get_content_blocks("text")}
+
+    async def _format_tool_sequence(self, msgs: list[Msg]) -> Formatted:
+        return await self.chat.format(msgs)
+
+    async def _format_agent_message(self, msgs: list[Msg], is_first: bool = True) -> Formatted:
+        pieces = self._pieces(msgs)
+        opening = (self.conversation_history_prompt if is_first else "") + self.opening
+        return [await self._history(pieces, opening)] if pieces else []
+
+    def _pieces(self, msgs: list[Msg]) -> list[Any]:
+        """Stretches of text with their speakers, and the blocks of media between them."""
+        pieces: list[Any] = []
+        said: list[str] = []
+        for msg in msgs:
+            for block in msg.get_content_blocks():
+                if block["type"] == "text":
+                    said.append(f"{msg.name}: {block['text']}")
+                elif block["type"] in KINDS and self._takes(block, msg):
+                    if said:
+                        pieces.append("\n".join(said))
+                        said = []
+                    pieces.append(block)
+        if said:
+            pieces.append("\n".join(said))
+        return pieces
+
+    def _takes(self, block: dict[str, Any], msg: Msg) -> bool:
+        return block["type"] in self.chat.takes
+
+    @abstractmethod
+    async def _history(self, pieces: list[Any], opening: str) -> dict[str, Any]:
+        """The message of a history.
+
+        Args:
+            pieces: text, and blocks of media; at least one.
+            opening: what stands before it.
+        """
+
+
+def enclosed(pieces: list[Any], opening: str) -> list[Any]:
+    """The pieces with what opens and closes a history, as part of the text that is there or by themselves."""
+    head = [opening + pieces[0], *pieces[1:]] if isinstance(pieces[0], str) else [opening, *pieces]
+    tail = head[-1]
+    return [*head[:-1], f"{tail}\n</history>"] if isinstance(tail, str) else [*head, "</history>"]

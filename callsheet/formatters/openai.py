@@ -1,0 +1,164 @@
+"""Formatters for OpenAI's API, and for DeepSeek's, which takes text alone."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from callsheet.errors import MessageError
+from callsheet.formatters.base import Formatted
+from callsheet.formatters.engine import HISTORY_PROMPT, ChatFormatter, MultiAgentFormatter, enclosed
+from callsheet.formatters.media import data_of, url_of
+from callsheet.formatters.tokens import TokenCounterBase
+from callsheet.messages import AudioBlock, ImageBlock, Msg, TextBlock, ToolResultBlock, ToolUseBlock
+
+_NO_NAME = re.compile(r"[\s<|\\/>]+")
+_SOUNDS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mp3": "mp3", "audio/mpeg": "mp3"}
+
+
+class OpenAIForms(ChatFormatter):
+    """Tool calls and results in OpenAI's form."""
+
+    def _call(self, block: dict[str, Any]) -> dict[str, Any]:
+        return {"id": block["id"], "type": "function", "function": {
+            "name": block["name"], "arguments": json.dumps(block["input"], ensure_ascii=False)}}
+
+    async def _result(self, block: dict[str, Any]) -> tuple[dict[str, Any], list[Msg]]:
+        text, media = self.convert_tool_result_to_string(block["output"])
+        return ({"role": "tool", "tool_call_id": block["id"], "content": text, "name": block["name"]},
+                self._promotion(block, media))
+
+
+class OpenAIChatFormatter(OpenAIForms):
+    """Messages of a user and an agent for OpenAI's chat completions API.
+
+    Args:
+        promote_tool_result_images: show the pictures of tool results again in a message of the user's, since tool
+            messages take text alone.
+        token_counter: counts the tokens of formatted messages.
+        max_tokens: that they may take; the oldest messages are left out.
+    """
+
+    support_multiagent: ClassVar[bool] = True
+    supported_blocks: ClassVar[Sequence[type]] = (TextBlock, ImageBlock, AudioBlock, ToolUseBlock, ToolResultBlock)
+    takes: ClassVar[Sequence[str]] = ("image", "audio")
+
+    def __init__(self, promote_tool_result_images: bool = False, token_counter: TokenCounterBase | None = None,
+                 max_tokens: int | None = None) -> None:
+        super().__init__(token_counter, max_tokens)
+        self.promote_tool_result_images = promote_tool_result_images
+        self.promoted = ("image",) if promote_tool_result_images else ()
+
+    async def _medium(self, block: dict[str, Any], msg: Msg) -> Any:
+        if block["type"] == "audio" and msg.role == "assistant":
+            return None  # models that answer in sound and text refuse their own sound
+        return await medium(block)
+
+    def _message(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> dict[str, Any]:
+        message = {"role": msg.role, "name": _NO_NAME.sub("_", msg.name)[:64], "content": parts or None}
+        return {**message, "tool_calls": calls} if calls else message
+
+
+class OpenAIMultiAgentFormatter(MultiAgentFormatter):
+    """Conversations of many agents for OpenAI's chat completions API.
+
+    Args:
+        conversation_history_prompt: stands before the first history.
+        promote_tool_result_images: as OpenAIChatFormatter's.
+        token_counter: counts the tokens of formatted messages.
+        max_tokens: that they may take; the oldest messages are left out.
+    """
+
+    supported_blocks: ClassVar[Sequence[type]] = OpenAIChatFormatter.supported_blocks
+
+    def __init__(self, conversation_history_prompt: str = HISTORY_PROMPT, promote_tool_result_images: bool = False,
+                 token_counter: TokenCounterBase | None = None, max_tokens: int | None = None) -> None:
+        super().__init__(conversation_history_prompt, token_counter, max_tokens)
+        self.promote_tool_result_images = promote_tool_result_images
+
+    @property
+    def chat(self) -> ChatFormatter:
+        """The formatter of tool calls and their results."""
+        return OpenAIChatFormatter(self.promote_tool_result_images)
+
+    def _takes(self, block: dict[str, Any], msg: Msg) -> bool:
+        return super()._takes(block, msg) and not (block["type"] == "audio" and msg.role == "assistant")
+
+    async def _history(self, pieces: list[Any], opening: str) -> dict[str, Any]:
+        # One text, then pictures, then sound.
+        said = [piece for piece in pieces if isinstance(piece, str)]
+        content: list[dict[str, Any]] = []
+        if said:
+            content.append({"type": "text", "text": enclosed(["\n".join(said)], opening)[0]})
+        for kind in ("image", "audio"):
+            content += [await medium(piece) for piece in pieces
+                        if not isinstance(piece, str) and piece["type"] == kind]
+        return {"role": "user", "content": content}
+
+
+class DeepSeekChatFormatter(OpenAIForms):
+    """Messages of a user and an agent for DeepSeek's API, which takes text, and its own reasoning back.
+
+    Args:
+        token_counter: counts the tokens of formatted messages.
+        max_tokens: that they may take; the oldest messages are left out.
+    """
+
+    support_vision: ClassVar[bool] = False
+    supported_blocks: ClassVar[Sequence[type]] = (TextBlock, ToolUseBlock, ToolResultBlock)
+    takes: ClassVar[Sequence[str]] = ()
+
+    def _thinking(self, block: dict[str, Any]) -> Any:
+        return block
+
+    def _message(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> dict[str, Any]:
+        text = "\n".join(part["text"] for part in parts if part["type"] == "text")
+        thinking = "\n".join(part["thinking"] for part in parts if part["type"] == "thinking")
+        message = {"role": msg.role, "content": text or (None if calls else "")}
+        if thinking:
+            message["reasoning_content"] = thinking
+        return {**message, "tool_calls": calls} if calls else message
+
+    def _messages(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> Formatted:
+        message = self._message(msg, index, parts, calls)
+        return [message] if message["content"] or calls else []
+
+
+class DeepSeekMultiAgentFormatter(MultiAgentFormatter):
+    """Conversations of many agents for DeepSeek's API.
+
+    Args:
+        conversation_history_prompt: stands before the first history.
+        token_counter: counts the tokens of formatted messages.
+        max_tokens: that they may take; the oldest messages are left out.
+    """
+
+    support_vision: ClassVar[bool] = False
+    supported_blocks: ClassVar[Sequence[type]] = DeepSeekChatFormatter.supported_blocks
+
+    @property
+    def chat(self) -> ChatFormatter:
+        """The formatter of tool calls and their results."""
+        return DeepSeekChatFormatter()
+
+    async def _format_system_message(self, msg: Msg) -> dict[str, Any]:
+        return {"role": "system", "content": msg.get_text_content()}
+
+    async def _history(self, pieces: list[Any], opening: str) -> dict[str, Any]:
+        return {"role": "user", "content": "\n".join(enclosed(pieces, opening))}
+
+
+async def medium(block: dict[str, Any]) -> dict[str, Any]:
+    """A picture or sound as a part of OpenAI's API.
+
+    Raises:
+        MessageError: sound that is neither WAV nor MP3, or nothing at its address.
+    """
+    if block["type"] == "image":
+        return {"type": "image_url", "image_url": {"url": await url_of(block)}}
+    found = await data_of(block, download=True)
+    assert found is not None
+    sound = _SOUNDS.get(found[0])
+    if sound is None:
+        raise MessageError(f"Sound of type {found[0]!r} is not taken by OpenAI's API: wav and mp3 are. Convert it.")
+    return {"type": "input_audio", "input_audio": {"data": found[1], "format": sound}}

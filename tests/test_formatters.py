@@ -1,0 +1,323 @@
+"""Formatters: what each provider gets for the same conversations."""
+
+import asyncio
+import base64
+import json
+import logging
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from callsheet import Msg
+from callsheet.errors import MessageError, UsageError
+from callsheet.formatters import (
+    AnthropicChatFormatter,
+    AnthropicMultiAgentFormatter,
+    CharTokenCounter,
+    DashScopeChatFormatter,
+    DashScopeMultiAgentFormatter,
+    DeepSeekChatFormatter,
+    DeepSeekMultiAgentFormatter,
+    FormatterBase,
+    GeminiChatFormatter,
+    GeminiMultiAgentFormatter,
+    OllamaChatFormatter,
+    OllamaMultiAgentFormatter,
+    OpenAIChatFormatter,
+    OpenAIMultiAgentFormatter,
+)
+from callsheet.messages.allow import AllowList
+from callsheet.messages.wire import Reader, Writer
+
+PNG = ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+CHAT: list[type] = [AnthropicChatFormatter, DashScopeChatFormatter, DeepSeekChatFormatter, GeminiChatFormatter,
+                    OllamaChatFormatter, OpenAIChatFormatter]
+MULTI: list[type] = [AnthropicMultiAgentFormatter, DashScopeMultiAgentFormatter, DeepSeekMultiAgentFormatter,
+                     GeminiMultiAgentFormatter, OllamaMultiAgentFormatter, OpenAIMultiAgentFormatter]
+PROMPT = "So far:\n"
+
+
+def text(words: str) -> dict[str, Any]:
+    return {"type": "text", "text": words}
+
+
+def image(data: str = PNG) -> dict[str, Any]:
+    return {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
+
+
+def at(url: str, kind: str = "image") -> dict[str, Any]:
+    return {"type": kind, "source": {"type": "url", "url": url}}
+
+
+def use(ident: str, **arguments: Any) -> dict[str, Any]:
+    return {"type": "tool_use", "id": ident, "name": "find", "input": arguments}
+
+
+def result(ident: str, output: Any) -> dict[str, Any]:
+    return {"type": "tool_result", "id": ident, "name": "find", "output": output}
+
+
+def conversation(*said: tuple[str, Any, Any]) -> list[Msg]:
+    return [Msg(name, content, role) for name, content, role in said]
+
+
+def formatted(formatter: Any, *said: tuple[str, Any, Any]) -> Any:
+    return asyncio.run(formatter.format(conversation(*said)))
+
+
+SYSTEM = ("system", "You are Bob.", "system")
+TALK = [SYSTEM, ("user", [text("see"), image()], "user"),
+        ("bob", [{"type": "thinking", "thinking": "hm", "signature": "s"}, text("seen")], "assistant")]
+URL = f"data:image/png;base64,{PNG}"
+
+EXPECTED: list[tuple[type, Any]] = [
+    (OpenAIChatFormatter, [
+        {"role": "system", "name": "system", "content": [text("You are Bob.")]},
+        {"role": "user", "name": "user", "content": [text("see"), {"type": "image_url", "image_url": {"url": URL}}]},
+        {"role": "assistant", "name": "bob", "content": [text("seen")]}]),
+    (DeepSeekChatFormatter, [
+        {"role": "system", "content": "You are Bob."}, {"role": "user", "content": "see"},
+        {"role": "assistant", "content": "seen", "reasoning_content": "hm"}]),
+    (DashScopeChatFormatter, [
+        {"role": "system", "content": "You are Bob."},
+        {"role": "user", "content": [{"text": "see"}, {"image": URL}]}, {"role": "assistant", "content": "seen"}]),
+    (OllamaChatFormatter, [
+        {"role": "system", "content": "You are Bob."}, {"role": "user", "content": "see", "images": [PNG]},
+        {"role": "assistant", "content": "seen"}]),
+    (AnthropicChatFormatter, [
+        {"role": "system", "content": [text("You are Bob.")]}, {"role": "user", "content": [text("see"), image()]},
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "signature": "s"}, text("seen")]}]),
+    (GeminiChatFormatter, [
+        {"role": "user", "parts": [{"text": "You are Bob."}]},
+        {"role": "user", "parts": [{"text": "see"}, {"inline_data": {"data": PNG, "mime_type": "image/png"}}]},
+        {"role": "model", "parts": [{"text": "seen"}]}]),
+]
+
+
+@pytest.mark.parametrize(("cls", "expected"), EXPECTED)
+def test_each_message_becomes_one(cls: type, expected: Any) -> None:
+    assert formatted(cls(), *TALK) == expected
+
+
+HISTORY = f"{PROMPT}<history>\nuser: hi\nal: see"
+PANEL = [SYSTEM, ("user", "hi", "user"), ("al", [text("see"), image(), text("it")], "assistant"),
+         ("bob", [use("1", q="ü")], "assistant"), ("system", [result("1", "found")], "system"),
+         ("al", "fine", "assistant")]
+CALL = {"id": "1", "type": "function", "function": {"name": "find", "arguments": '{"q": "ü"}'}}
+TOLD = {"role": "tool", "tool_call_id": "1", "content": "found", "name": "find"}
+LATER = "<history>\nal: fine\n</history>"
+
+EXPECTED_OF_MANY: list[tuple[type, Any]] = [
+    (OpenAIMultiAgentFormatter, [
+        {"role": "system", "content": [text("You are Bob.")]},
+        {"role": "user", "content": [text(f"{HISTORY}\nal: it\n</history>"),
+                                     {"type": "image_url", "image_url": {"url": URL}}]},
+        {"role": "assistant", "name": "bob", "content": None, "tool_calls": [CALL]}, TOLD,
+        {"role": "user", "content": [text(LATER)]}]),
+    (DeepSeekMultiAgentFormatter, [
+        {"role": "system", "content": "You are Bob."},
+        {"role": "user", "content": f"{HISTORY}\nal: it\n</history>"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]}, TOLD, {"role": "user", "content": LATER}]),
+    (DashScopeMultiAgentFormatter, [
+        {"role": "system", "content": "You are Bob."},
+        {"role": "user", "content": [{"text": HISTORY}, {"image": URL}, {"text": "al: it\n</history>"}]},
+        {"role": "assistant", "content": [], "tool_calls": [CALL]}, TOLD, {"role": "user", "content": LATER}]),
+    (OllamaMultiAgentFormatter, [
+        {"role": "system", "content": "You are Bob."},
+        {"role": "user", "content": f"{HISTORY}\n\nal: it\n</history>", "images": [PNG]},
+        {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "1", "type": "function", "function": {"name": "find", "arguments": {"q": "ü"}}}]}, TOLD,
+        {"role": "user", "content": LATER}]),
+    (AnthropicMultiAgentFormatter, [
+        {"role": "system", "content": [text("You are Bob.")]},
+        {"role": "user", "content": [text(HISTORY), image(), text("al: it\n</history>")]},
+        {"role": "assistant", "content": [{"id": "1", "type": "tool_use", "name": "find", "input": {"q": "ü"}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": [text("found")]}]},
+        {"role": "user", "content": [text(LATER)]}]),
+    (GeminiMultiAgentFormatter, [
+        {"role": "user", "parts": [{"text": "You are Bob."}]},
+        {"role": "user", "parts": [{"text": HISTORY.replace("<history>\n", "<history>")},
+                                   {"inline_data": {"data": PNG, "mime_type": "image/png"}},
+                                   {"text": "al: it\n</history>"}]},
+        {"role": "model", "parts": [{"function_call": {"id": None, "name": "find", "args": {"q": "ü"}}}]},
+        {"role": "user", "parts": [{"function_response": {"id": "1", "name": "find",
+                                                          "response": {"output": "found"}}}]},
+        {"role": "user", "parts": [{"text": LATER.replace("<history>\n", "<history>")}]}]),
+]
+
+
+@pytest.mark.parametrize(("cls", "expected"), EXPECTED_OF_MANY)
+def test_a_conversation_of_many_becomes_a_history_around_its_tool_calls(cls: type, expected: Any) -> None:
+    assert formatted(cls(conversation_history_prompt=PROMPT), *PANEL) == expected
+
+
+@pytest.mark.parametrize("cls", MULTI)
+def test_a_history_that_begins_and_ends_with_a_picture_is_enclosed(cls: type) -> None:
+    said = json.dumps(formatted(cls(), ("user", [image()], "user")))
+    takes_pictures = cls is not DeepSeekMultiAgentFormatter
+    assert (PNG in said) == takes_pictures
+    if cls not in (OpenAIMultiAgentFormatter, DeepSeekMultiAgentFormatter):
+        assert "<history>" in said and "</history>" in said
+
+
+@pytest.mark.parametrize("cls", [*CHAT, *MULTI])
+def test_nothing_gives_nothing(cls: type) -> None:
+    assert formatted(cls()) == []
+    assert formatted(cls(), ("user", [], "user")) == []
+
+
+@pytest.mark.parametrize("cls", CHAT)
+def test_a_result_in_the_message_of_its_call_comes_after_it(cls: type) -> None:
+    messages = formatted(cls(), ("bob", [use("1"), result("1", "found"), text("So.")], "assistant"))
+    assert len(messages) == 3
+    assert "found" in json.dumps(messages[1]) and "So." in json.dumps(messages[2])
+
+
+@pytest.mark.parametrize("cls", [AnthropicChatFormatter, GeminiChatFormatter])
+def test_calls_keep_their_place_where_they_are_parts(cls: type) -> None:
+    [message] = formatted(cls(), ("bob", [use("1"), text("meanwhile"), use("2")], "assistant"))
+    assert "meanwhile" in json.dumps((message.get("content") or message.get("parts"))[1])
+
+
+@pytest.mark.parametrize(("cls", "options"), [
+    (OpenAIChatFormatter, {}), (OllamaChatFormatter, {}), (GeminiChatFormatter, {}), (DashScopeChatFormatter, {}),
+    (OpenAIMultiAgentFormatter, {}), (OllamaMultiAgentFormatter, {}), (GeminiMultiAgentFormatter, {}),
+    (DashScopeMultiAgentFormatter, {"promote_tool_result_videos": True})])
+def test_pictures_of_tool_results_are_shown_by_a_user_if_asked(cls: Any, options: dict[str, Any]) -> None:
+    said = [("bob", [use("1")], "assistant"), ("system", [result("1", [text("look"), image()])], "system"),
+            ("bob", "nice", "assistant")]
+    plain = formatted(cls(), *said)
+    promoted = formatted(cls(promote_tool_result_images=True, **options), *said)
+    assert PNG not in json.dumps(plain) and "- look\\n- (image 1, image/png)" in json.dumps(plain)
+    assert len(promoted) == len(plain) + 1
+    shown = json.dumps(promoted[2])
+    assert PNG in shown and promoted[2]["role"] == "user" and "'find' returned" in shown
+
+
+def test_what_an_api_does_not_take_is_left_out_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    video = {"type": "video", "source": {"type": "base64", "media_type": "video/mp4", "data": "AA=="}}
+    with caplog.at_level(logging.WARNING):
+        assert formatted(OpenAIChatFormatter(), ("user", [video, text("x")], "user"))[0]["content"] == [text("x")]
+    assert "formatter_left_out formatter=OpenAIChatFormatter block=video" in caplog.text
+
+
+def test_openai_gets_names_that_it_takes_and_no_sound_of_its_own() -> None:
+    sound = {"type": "audio", "source": {"type": "base64", "media_type": "audio/wav", "data": "UklGRg=="}}
+    user, bob = formatted(OpenAIChatFormatter(), ("Dr. House", [sound], "user"), ("bob", [sound, text("x")],
+                                                                                 "assistant"))
+    assert user["name"] == "Dr._House"
+    assert user["content"] == [{"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}}]
+    assert bob["content"] == [text("x")]
+    ogg = {"type": "audio", "source": {"type": "base64", "media_type": "audio/ogg", "data": ""}}
+    with pytest.raises(MessageError, match=r"audio/ogg.*wav and mp3"):
+        formatted(OpenAIChatFormatter(), ("user", [ogg], "user"))
+
+
+def test_gemini_gets_its_thoughts_signatures_back() -> None:
+    signature = base64.b64encode(b"sig").decode()
+    [message] = formatted(GeminiChatFormatter(), ("bob", [{**text("x"), "thought_signature": signature},
+                                                         {**use("1"), "thought_signature": signature}], "assistant"))
+    assert [part["thought_signature"] for part in message["parts"]] == [b"sig", b"sig"]
+
+
+# Media -----------------------------------------------------------------------------------------------------------
+
+def test_a_file_is_sent_as_data_whatever_it_is_called(tmp_path: Path) -> None:
+    (tmp_path / "picture").write_bytes(base64.b64decode(PNG))
+    for url in (str(tmp_path / "picture"), f"file://{tmp_path / 'picture'}"):
+        for cls in (OpenAIChatFormatter, DashScopeChatFormatter, AnthropicChatFormatter, GeminiChatFormatter,
+                    OllamaChatFormatter):
+            said = json.dumps(formatted(cls(), ("user", [at(url)], "user")))
+            assert PNG in said
+            assert "image/png" in said or cls is OllamaChatFormatter
+
+
+def test_a_file_that_is_no_medium_is_never_sent(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hunter2")
+    for cls in (OpenAIChatFormatter, DashScopeChatFormatter, AnthropicChatFormatter, GeminiChatFormatter,
+                OllamaChatFormatter):
+        with pytest.raises(MessageError, match="'secret' is no image") as caught:
+            formatted(cls(), ("user", [at(str(tmp_path / "secret"))], "user"))
+        assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cls", [OpenAIChatFormatter, GeminiChatFormatter])
+def test_what_is_nowhere_is_named(cls: Any) -> None:
+    with pytest.raises(MessageError, match=r"'pictures/gone\.png' is neither a file"):
+        formatted(cls(), ("user", [at("pictures/gone.png")], "user"))
+
+
+def test_the_web_is_left_to_providers_that_fetch_and_fetched_for_others() -> None:
+    class Web(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = self.path == "/a.png"
+            self.send_response(200 if found else 404)
+            self.end_headers()
+            self.wfile.write(base64.b64decode(PNG) if found else b"")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Web)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/a.png"
+        said = ("user", [at(url)], "user")
+        assert formatted(OpenAIChatFormatter(), said)[0]["content"][0]["image_url"]["url"] == url
+        assert formatted(AnthropicChatFormatter(), said)[0]["content"][0]["source"] == {"type": "url", "url": url}
+        assert formatted(DashScopeChatFormatter(), said)[0]["content"] == [{"image": url}]
+        assert formatted(OllamaChatFormatter(), said)[0]["images"] == [PNG]
+        inline = formatted(GeminiChatFormatter(), said)[0]["parts"][0]["inline_data"]
+        assert inline == {"data": PNG, "mime_type": "image/png"}
+        with pytest.raises(MessageError, match=r"gone.png cannot be fetched: .*404"):
+            formatted(GeminiChatFormatter(), ("user", [at(url.replace("a.png", "gone.png"))], "user"))
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+# Tokens ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("cls", [*CHAT, *MULTI])
+def test_the_oldest_messages_are_left_out_and_the_system_prompt_stays(cls: Any) -> None:
+    said = [SYSTEM, *[("user", f"message {number} {'x' * 50}", "user") for number in range(20)]]
+    whole = json.dumps(formatted(cls(), *said))
+    short = json.dumps(formatted(cls(token_counter=CharTokenCounter(), max_tokens=700), *said))
+    assert "message 0" in whole and "message 0" not in short
+    assert "You are Bob." in short and "message 19" in short
+
+
+def test_a_call_is_left_out_together_with_its_result() -> None:
+    said = [("user", "x" * 300, "user"), ("bob", [use("1"), use("2")], "assistant"),
+            ("system", [result("1", "y" * 300)], "system"), ("system", [result("2", "z")], "system"),
+            ("bob", "done", "assistant")]
+    short = formatted(OpenAIChatFormatter(token_counter=CharTokenCounter(), max_tokens=200), *said)
+    assert [message["role"] for message in short] == ["assistant"] and short[0]["content"] == [text("done")]
+
+
+def test_what_cannot_be_cut_is_an_error() -> None:
+    counter = CharTokenCounter()
+    with pytest.raises(MessageError, match="system prompt alone has more than 20 tokens"):
+        formatted(OpenAIChatFormatter(token_counter=counter, max_tokens=20), SYSTEM, ("user", "hi", "user"))
+    with pytest.raises(MessageError, match="no results: 7"):
+        formatted(OpenAIChatFormatter(token_counter=counter, max_tokens=20), ("bob", [use("7")], "assistant"))
+    with pytest.raises(UsageError, match="max_tokens is 0"):
+        OpenAIChatFormatter(token_counter=counter, max_tokens=0)
+
+
+def test_wrong_arguments_are_named() -> None:
+    with pytest.raises(TypeError, match="not Msg"):
+        asyncio.run(OpenAIChatFormatter().format(Msg("a", "b", "user")))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="number 1 of the list is str"):
+        asyncio.run(OpenAIChatFormatter().format([Msg("a", "b", "user"), "c"]))  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("cls", [*CHAT, *MULTI])
+def test_a_formatter_travels_with_its_counter(cls: Any) -> None:
+    before: FormatterBase = cls(token_counter=CharTokenCounter(), max_tokens=90)
+    data = json.loads(json.dumps(Writer(AllowList(())).write(before, "argument 'formatter'")))
+    after = Reader(AllowList(())).read(data)
+    assert type(after) is cls and after.max_tokens == 90 and isinstance(after.token_counter, CharTokenCounter)
