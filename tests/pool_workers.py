@@ -68,10 +68,10 @@ def get(result, timeout=10, propagate=True):
 
 
 @contextmanager
-def pool_worker(server: RedisServer, *options: str, **env: str) -> Iterator[Pool]:
+def pool_worker(server: RedisServer, *options: str, module: str = "tests.pool_app", **env: str) -> Iterator[Pool]:
     pool_app.connect(server.url)
     queue = unique("q")
-    with worker("tests.pool_app", server.url, "-Q", queue, "--without-mingle", *options,
+    with worker(module, server.url, "-Q", queue, "--without-mingle", *options,
                 env={"POOL_QUEUE": queue, **env}) as process:
         pool = Pool(server, process, queue)
         # It says that it is ready a moment before it listens for commands.

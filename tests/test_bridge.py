@@ -8,11 +8,10 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 import weakref
 
 import pytest
-from celery import Celery
+from celery import Celery, current_task
 from celery.exceptions import SoftTimeLimitExceeded
 from greenlet import getcurrent
 from pydantic import BaseModel
@@ -279,6 +278,42 @@ def test_signature_and_names_are_the_users(app):
         double.apply_async((1, 2, 3))
 
 
+def test_eager_task_in_async_code_has_its_request(app):
+    @app.task(shared=False, bind=True)
+    async def told(self):
+        async def child():
+            return self.request.id, current_task.name
+
+        return [(self.request.id, current_task.name), (await asyncio.gather(child()))[0]]
+
+    async def main():
+        return told.apply(task_id="mine").get()
+
+    assert asyncio.run(main()) == told.apply(task_id="mine").get() == [("mine", told.name)] * 2
+    assert not current_task
+
+
+def test_handlers_of_a_task_may_be_async(app):
+    seen = []
+
+    class Told(app.Task):
+        name = "told"
+
+        async def before_start(self, *args):
+            await asyncio.sleep(0)
+            seen.append("before_start")
+
+        async def on_failure(self, exc, *args):
+            await asyncio.sleep(0)
+            seen.append(repr(exc))
+
+        async def run(self):
+            raise KeyError("x")
+
+    app.register_task(Told()).apply(throw=False)
+    assert seen == ["before_start", "KeyError('x')"]
+
+
 def test_autoretry_wraps_an_async_task(app):
     app.conf.task_eager_propagates = False
     tries = []
@@ -454,8 +489,23 @@ def test_threads_are_reused_and_end_when_idle():
     names = []
     for _ in range(3):
         done = threading.Event()
-        crew.submit(lambda done=done: (names.append(threading.get_ident()), done.set()))
+        crew.submit(lambda: names.append(threading.get_ident()), done.set)
         assert done.wait(5)
-        time.sleep(0.005)
     assert len(set(names)) == 1
+    wait_for(lambda: crew.count == 0, what="idle threads to end")
+
+
+def test_what_follows_a_thread_call_may_use_its_thread():
+    crew = ThreadCrew(lambda: None, idle=0.05)
+    names, done = [], threading.Event()
+
+    def run():
+        names.append(threading.get_ident())
+
+    def then():
+        crew.submit(run, then if len(names) < 20 else done.set)
+
+    crew.submit(run, then)
+    assert done.wait(5)
+    assert len(set(names)) == 1 and len(names) == 21
     wait_for(lambda: crew.count == 0, what="idle threads to end")

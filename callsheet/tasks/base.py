@@ -7,21 +7,24 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import celery
-from celery._state import get_current_task
+from celery._state import _task_stack, get_current_task
+from celery.utils.threads import LocalManager
 from pydantic import BaseModel
 
 from callsheet.errors import UsageError
-from callsheet.tasks.bridge import drive, in_strand
+from callsheet.tasks.bridge import call_ident, drive, in_plain_code, in_strand
 from callsheet.tasks.loop import run_in_thread, run_private
 
 DRIVEN = "_callsheet_driven"  # set on a request whose body has been started
+HANDLERS = ("before_start", "on_success", "on_failure", "on_retry", "after_return")
 
 
 class Task(celery.Task):
     """A Celery task whose body may be `async def`; for `Celery(task_cls="callsheet.tasks.base:Task")`.
 
     Everything that Celery offers a plain task holds for an async one: retries, canvases, callbacks, time limits,
-    `self.request`. Called in async code, `await my_task(x)` is a plain await of the function.
+    `self.request`. Called in async code, `await my_task(x)` is a plain await of the function. `on_failure` and the
+    other handlers may be `async def` too.
 
     Attributes:
         is_async: whether `run` was defined with `async def`.
@@ -33,6 +36,9 @@ class Task(celery.Task):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        for name in HANDLERS:
+            if inspect.iscoroutinefunction(handler := cls.__dict__.get(name)):
+                setattr(cls, name, _sync_handler(handler))
         given = cls.__dict__.get("run")
         static = isinstance(given, staticmethod)
         function = given.__func__ if isinstance(given, staticmethod) else given
@@ -49,6 +55,12 @@ class Task(celery.Task):
             run = _sync_run(function, dumps)
             cls.run = staticmethod(run) if static else run
 
+    @classmethod
+    def on_bound(cls, app: celery.Celery) -> None:
+        """Celery has given the class its stack of requests: let subtasks of a call find the call's request there."""
+        super().on_bound(app)
+        LocalManager([cls.request_stack], call_ident)
+
 
 def _sync_run(function: Callable[..., Coroutine[Any, Any, Any]], dumps: bool) -> Callable[..., Any]:
     """`run` as Celery's tracer calls it: it returns the result, or in async code the coroutine."""
@@ -62,10 +74,25 @@ def _sync_run(function: Callable[..., Coroutine[Any, Any, Any]], dumps: bool) ->
             if in_strand():
                 return drive(coro)
             # A loop runs in this thread: the task is executed eagerly, by async code that wants its result now.
-            return run_in_thread(coro) if _loop_runs() else run_private(coro)
-        return coro if _loop_runs() else run_private(coro)
+            return run_in_thread(_as_current(*_current(), coro)) if _loop_runs() else run_private(coro)
+        return _given(coro)
 
     return run
+
+
+def _sync_handler(function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def handler(*args: Any, **kwargs: Any) -> Any:
+        return _given(function(*args, **kwargs))
+
+    return handler
+
+
+def _given(coro: Coroutine[Any, Any, Any]) -> Any:
+    """To async code the coroutine, to await; to plain code, such as Celery's that calls an errback, the result."""
+    if in_plain_code():
+        return drive(coro)
+    return coro if _loop_runs() else run_private(coro)
 
 
 def _called_by_tracer(run: Callable[..., Any]) -> bool:
@@ -78,6 +105,22 @@ def _called_by_tracer(run: Callable[..., Any]) -> bool:
         return False
     request.__dict__[DRIVEN] = True
     return True
+
+
+def _current() -> tuple[celery.Task, Any]:
+    task = get_current_task()
+    return task, task.request_stack.top
+
+
+async def _as_current(task: celery.Task, request: Any, coro: Coroutine[Any, Any, Any]) -> Any:
+    """The coroutine as this task's, in a thread whose task stacks are empty."""
+    _task_stack.push(task)
+    task.request_stack.push(request)
+    try:
+        return await coro
+    finally:
+        task.request_stack.pop()
+        _task_stack.pop()
 
 
 def _loop_runs() -> bool:

@@ -4,11 +4,12 @@ Celery's tracer is a plain function that calls the task's body and wants its res
 tracer runs in a greenlet (`Crossing`). Where the body is a coroutine, `drive` runs it there: what it awaits is
 handed to the greenlet's parent, which yields it to asyncio, and whatever asyncio sends or throws back comes the
 same way. So one call is one asyncio.Task, one greenlet and one coroutine, and both asyncio's `current_task` and
-Celery's greenlet-keyed `current_task` are right inside the coroutine.
+Celery's are right inside the coroutine; Celery's also in the subtasks that it starts (`call_ident`).
 """
 
 import asyncio
 import contextvars
+import threading
 import types
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Protocol, Self, TypeVar
@@ -43,7 +44,8 @@ class Seat(Protocol):
         """Wait for a slot, on the pool's loop."""
 
 
-_seat: contextvars.ContextVar[Seat | None] = contextvars.ContextVar("callsheet_seat", default=None)
+# Where code runs: in the call itself, in a subtask that it started, or in a thread or callback that took its context.
+_crossing: contextvars.ContextVar["Crossing | None"] = contextvars.ContextVar("callsheet_crossing", default=None)
 
 
 class Strand(greenlet):
@@ -60,12 +62,14 @@ class Crossing:
         seat: the slot that `parked()` gives back.
     """
 
-    __slots__ = ("_args", "_function", "_strand", "_task", "_thrown", "cancelled", "seat")
+    __slots__ = ("_args", "_function", "_strand", "_task", "_thrown", "cancelled", "driving", "seat", "thread")
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...] = (), seat: Seat | None = None) -> None:
         self._function = function
         self._args = args
         self.seat = seat
+        self.thread = 0
+        self.driving = 0  # coroutines, one below the other
         self.cancelled = False
         self._strand: Strand | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -100,7 +104,8 @@ class Crossing:
         self._function = _ended
 
     def _in_strand(self) -> Any:
-        _seat.set(self.seat)
+        self.thread = threading.get_ident()
+        _crossing.set(self)
         return self._function(*self._args)
 
 
@@ -135,9 +140,25 @@ def _cross(crossing: Crossing) -> Generator[Any, Any, Any]:
         crossing._end()
 
 
+def call_ident() -> Any:
+    """Whose entry in Celery's task stacks code sees: its call's, also in a subtask of the call; else its greenlet's.
+
+    Celery keys these stacks by greenlet, and asyncio runs a subtask in the loop's own. A thread has its own entry even
+    with the call's context: what it runs would be pushed on a stack that the loop is using.
+    """
+    crossing = _crossing.get()
+    return getcurrent() if crossing is None or crossing.thread != threading.get_ident() else crossing
+
+
 def in_strand() -> bool:
     """True inside a greenlet in which `drive` works."""
     return isinstance(getcurrent(), Strand)
+
+
+def in_plain_code() -> bool:
+    """True in a strand outside coroutines, as where Celery's tracer calls an errback: what is async is driven there."""
+    strand = getcurrent()
+    return isinstance(strand, Strand) and not strand.crossing.driving
 
 
 def drive(coro: Coroutine[Any, Any, T]) -> T:
@@ -149,8 +170,15 @@ def drive(coro: Coroutine[Any, Any, T]) -> T:
         SoftTimeLimitExceeded: the soft time limit was over.
     """
     strand: Strand = getcurrent()
-    switch = strand.parent.switch
     crossing = strand.crossing
+    crossing.driving += 1
+    try:
+        return _driven(coro, crossing, strand.parent.switch)
+    finally:
+        crossing.driving -= 1
+
+
+def _driven(coro: Coroutine[Any, Any, T], crossing: Crossing, switch: Callable[[Any], Any]) -> T:
     try:
         waits_for = coro.send(None)
         while True:
@@ -192,7 +220,8 @@ class parked:
         self._seat: Seat | None = None
 
     async def __aenter__(self) -> Self:
-        self._seat = _seat.get()
+        crossing = _crossing.get()
+        self._seat = crossing.seat if crossing is not None else None
         if self._seat is not None:
             self._seat.park()
         return self
@@ -204,11 +233,11 @@ class parked:
 
 def unseated(function: Callable[[], T]) -> T:
     """Run a function for which there is no slot to give back: away from the pool's loop."""
-    token = _seat.set(None)
+    token = _crossing.set(None)
     try:
         return function()
     finally:
-        _seat.reset(token)
+        _crossing.reset(token)
 
 
 provide_parking(parked)

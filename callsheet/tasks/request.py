@@ -24,7 +24,7 @@ class SecondChanceRequest(Request):
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
-        label = self._label()
+        label = self.agent
         if label and not hasattr(error, AGENT_ATTRIBUTE):
             setattr(error, AGENT_ATTRIBUTE, label)
         if isinstance(error, _LOST) and self._has_a_second_chance():
@@ -39,6 +39,8 @@ class SecondChanceRequest(Request):
         # A worker that shuts down cold kills its processes itself.
         return state.should_terminate is not None or not self.delivery_info.get("redelivered")
 
-    def _label(self) -> str:
+    @property
+    def agent(self) -> str:
+        """Whose call it is, as `Class(name)`; empty for a task of the user's own."""
         data = self.args[-1] if self.args and self._type == "callsheet.reply" else None
         return str(data.get("label", "")) if isinstance(data, dict) else ""

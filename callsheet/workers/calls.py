@@ -93,8 +93,9 @@ class Call:
 
     @property
     def name(self) -> str:
-        """`task[id]`, for logs."""
-        return f"{self.args[0] if self.args else self.target}[{self.id}]"
+        """`task[id]`, or `Class(name)[id]` of an agent's call, for logs."""
+        agent = getattr(self.request, "agent", "")
+        return f"{agent or (self.args[0] if self.args else self.target)}[{self.id}]"
 
     def may_be_stale(self) -> bool:
         """Whether the task may have expired or been revoked while it waited for its slot; any thread."""
@@ -170,6 +171,13 @@ class Call:
             logger.warning("Task %s goes on %g s after it was ended (%s). It keeps its slot until it returns.",
                            self.name, self.home.cancel_grace, self.fate.value)
             self.cancel()
+
+    def settles_its_message(self) -> bool:
+        """Whether the end that it has come to is the message's too, rather than a reason to deliver it again."""
+        if self.fate is Fate.TIMED_OUT:
+            task = getattr(self.request, "task", None)
+            return task is None or not task.acks_late or bool(task.acks_on_timeout)
+        return self.fate is None
 
     def report(self) -> None:
         """Tell Celery what came of the call."""

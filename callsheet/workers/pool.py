@@ -12,10 +12,14 @@ import os
 import time
 from typing import Any
 
+from celery import signals
+from celery._state import _task_stack
 from celery.concurrency.base import BasePool
+from celery.utils.threads import LocalManager
 from celery.worker import state
 
 from callsheet.settings import get_settings
+from callsheet.tasks.bridge import call_ident
 from callsheet.tasks.loop import LoopThread, adopt
 from callsheet.workers.calls import Call, CoroutineCall, Fate
 from callsheet.workers.mailbox import HubMailbox, LoopMailbox
@@ -67,6 +71,7 @@ class AsyncioPool(BasePool):
         self.finished = 0
         self._block_limit = settings.loop_block_warning
         self._pids = itertools.count(FIRST_PID)
+        self._hostname = (self.options.get("initargs") or (None, None))[1]
         self._tasks: Any = {}
         self._calls: dict[int, Call] = {}
         self._by_key: dict[tuple[Any, ...], Call] = {}
@@ -85,8 +90,10 @@ class AsyncioPool(BasePool):
         self._loop_thread.start()
         self._watch.start()
         spare_collector()
+        LocalManager([_task_stack], call_ident)  # `current_task` in subtasks, as Task.on_bound for `self.request`
         self._started = True
         adopt(self.loop)
+        signals.worker_process_init.send(sender=self._hostname)  # as in each of prefork's processes
 
     def did_start_ok(self) -> bool:
         """Whether the loop's thread runs."""
@@ -109,6 +116,7 @@ class AsyncioPool(BasePool):
 
     def halt(self) -> None:
         """End the threads."""
+        signals.worker_process_shutdown.send(sender=self._hostname, pid=os.getpid(), exitcode=0)
         adopt(None)
         self._watch.stop()
         if not self._loop_thread.stop():
@@ -205,11 +213,11 @@ class AsyncioPool(BasePool):
             if twin.fate is Fate.TERMINATED:
                 twin.done = True
                 twin.report()
-            elif call.fate in (None, Fate.TIMED_OUT):
+            elif call.settles_its_message():
                 twin.done = True
                 twin.pid = next(self._pids)
                 twin.report_as(call)
-            elif call.fate is Fate.TERMINATED and self._state == self.RUN:
+            elif call.fate is not Fate.DROPPED and self._state == self.RUN:
                 self._submit(twin, twin.args[2])  # the first was broken off: the message has yet to be worked off
 
     def end(self, call: Call, fate: Fate, signum: int = 0) -> bool:

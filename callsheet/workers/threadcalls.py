@@ -27,7 +27,7 @@ class ThreadCall(Call):
 
     def launch(self) -> None:
         """Begin in a thread."""
-        self.home.crew.submit(self._run)
+        self.home.crew.submit(self._run, self._end)
 
     def _run(self) -> None:
         try:
@@ -44,6 +44,8 @@ class ThreadCall(Call):
                 self._out_of_reach()
             except BaseException:
                 logger.debug("Task %s was interrupted when it had ended", self.name)
+
+    def _end(self) -> None:
         self.home.finish(self)
 
     def _out_of_reach(self) -> None:

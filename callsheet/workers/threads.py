@@ -23,14 +23,14 @@ class ThreadCrew:
     def __init__(self, on_start: Callable[[], object], idle: float = 30.0) -> None:
         self._on_start = on_start
         self._idle_time = idle
-        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[Callable[[], None], Callable[[], None]]] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._lock = threading.Lock()
         self.count = 0
 
-    def submit(self, function: Callable[[], None]) -> None:
-        """Run `function`, which must not raise, in a thread."""
-        self._work.put(function)
+    def submit(self, function: Callable[[], None], then: Callable[[], None]) -> None:
+        """Run `function` in a thread, then `then`, which may submit to the same thread; neither may raise."""
+        self._work.put((function, then))
         if not self._idle.acquire(blocking=False):
             with self._lock:
                 self.count += 1
@@ -40,14 +40,15 @@ class ThreadCrew:
         self._on_start()
         while True:
             try:
-                function = self._work.get(timeout=self._idle_time)
+                function, then = self._work.get(timeout=self._idle_time)
             except queue.Empty:
                 if self._idle.acquire(blocking=False):
                     break
                 continue  # somebody has just counted on this thread
             function()
-            del function
             self._idle.release()
+            then()
+            del function, then
         with self._lock:
             self.count -= 1
 
