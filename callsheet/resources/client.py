@@ -1,12 +1,12 @@
 """One pooled HTTP client an endpoint, shared by everything on a loop that calls it."""
 
 import asyncio
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
 
 from callsheet.errors import UsageError
 from callsheet.resources.endpoints import EndpointAuth, shown_url
+from callsheet.resources.lean import LeanClient
 from callsheet.resources.loops import PerLoop
 from callsheet.resources.stack import EndpointTransport, stacks, transport
 from callsheet.settings import Endpoint, Settings
@@ -52,11 +52,10 @@ def _make(shared: EndpointTransport) -> httpx.AsyncClient:
     endpoint = shared.endpoint
     # `pool=None`: to wait for a free connection is not an error; the caller's own deadline bounds it.
     timeout = httpx.Timeout(endpoint.timeout, connect=endpoint.connect_timeout, pool=None)
-    made = httpx.AsyncClient(
+    made = LeanClient(
         base_url=shown_url(endpoint.base_url),  # httpx logs addresses; what is secret in one goes to `auth`
         headers={"User-Agent": "callsheet"},
         auth=EndpointAuth(endpoint),
-        cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
         timeout=timeout,
         transport=shared,
     )

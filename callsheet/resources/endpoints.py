@@ -64,7 +64,9 @@ class EndpointAuth(httpx.Auth):
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._origin = _origin(httpx.URL(endpoint.base_url))
+        url = httpx.URL(endpoint.base_url)
+        self._origin = _origin(url)
+        self._login = f"Basic {base64.b64encode(url.userinfo).decode()}" if url.userinfo else None
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """One request, signed where it should be."""
@@ -78,10 +80,7 @@ class EndpointAuth(httpx.Auth):
 
     def _credentials(self) -> str | None:
         key = self._endpoint.key()
-        if key:
-            return f"Bearer {key}"
-        userinfo = httpx.URL(self._endpoint.base_url).userinfo
-        return f"Basic {base64.b64encode(userinfo).decode()}" if userinfo else None
+        return f"Bearer {key}" if key else self._login
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

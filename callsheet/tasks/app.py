@@ -1,6 +1,10 @@
 """The Celery app of this process."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 from celery import Celery
 
@@ -10,11 +14,38 @@ from callsheet.tasks.gather import register_gathering
 from callsheet.tasks.reply import ReplyTask
 
 _lock = threading.Lock()
-_worker_app: Celery | None = None
-_client_apps: dict[str, Celery] = {}
+_batch: ContextVar[Any] = ContextVar("callsheet_publish_batch", default=None)
 
 
-def make_app(settings: Settings, queue: str = "io", name: str = "callsheet") -> Celery:
+class App(Celery):
+    """Celery's app, which can publish all messages of a canvas together."""
+
+    @contextmanager
+    def together(self) -> Iterator[Any]:
+        """Send what is published in the block, by whatever signature, group or chord, in few trips at its end.
+
+        Not for coroutines that await in it. A batch that fails is not sent again: nobody knows how much has arrived.
+
+        Yields:
+            kombu's producer.
+        """
+        with self.producer_pool.acquire(block=True) as producer, producer.batch():
+            token = _batch.set(producer)
+            try:
+                yield producer
+            finally:
+                _batch.reset(token)
+
+    def producer_or_acquire(self, producer: Any = None) -> Any:
+        """Celery's; in a block of `together`, its producer."""
+        return super().producer_or_acquire(producer or _batch.get())
+
+
+_worker_app: App | None = None
+_client_apps: dict[str, App] = {}
+
+
+def make_app(settings: Settings, queue: str = "io", name: str = "callsheet") -> App:
     """A Celery app with Callsheet's configuration and tasks.
 
     Args:
@@ -22,7 +53,7 @@ def make_app(settings: Settings, queue: str = "io", name: str = "callsheet") -> 
         queue: its default queue, the one that its workers consume without `-Q`.
         name: of the app.
     """
-    app = Celery(name, task_cls="callsheet.tasks.base:Task", set_as_current=False)
+    app = App(name, task_cls="callsheet.tasks.base:Task", set_as_current=False)
     app.conf.update(celery_config(settings, queue))
     # A class of its own for each app: Celery binds a task's class, not the object, to its app.
     app.register_task(type("ReplyTask", (ReplyTask,), {"__doc__": ReplyTask.__doc__})())
@@ -30,13 +61,13 @@ def make_app(settings: Settings, queue: str = "io", name: str = "callsheet") -> 
     return app
 
 
-def serve_as(app: Celery) -> None:
+def serve_as(app: App) -> None:
     """Say that this process is a worker of `app`: what it submits goes through it."""
     global _worker_app  # noqa: PLW0603 - a process is the worker of one app
     _worker_app = app
 
 
-def current_app(settings: Settings | None = None) -> Celery:
+def current_app(settings: Settings | None = None) -> App:
     """The app that this process sends with: its worker's, or one made from the settings on first use."""
     if _worker_app is not None:
         return _worker_app

@@ -47,13 +47,13 @@ class RemoteDispatcher:
         if isinstance(target, AgentBase):
             burst = Burst(app, self.settings, target, options)
             burst.add(values, job_ids)
-            with translated(self.settings), app.producer_pool.acquire(block=True) as producer, producer.batch():
+            with translated(self.settings), app.together() as producer:
                 return burst.publish(producer)
         ids: Sequence[str | None] = job_ids or [options.job_id] * len(values)
         prepared = [self._prepare(target, (value,), {}, replace(options, job_id=job_id))
                     for value, job_id in zip(values, ids, strict=True)]
-        with translated(self.settings), app.producer_pool.acquire(block=True) as producer, producer.batch():
-            return [self._publish(sending, producer) for sending in prepared]
+        with translated(self.settings), app.together():
+            return [self._publish(sending) for sending in prepared]
 
     async def call(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
         """Submit without blocking the loop, and wait; a caller that is cancelled cancels the job."""
@@ -72,7 +72,11 @@ class RemoteDispatcher:
     def _submit(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions,
                 stream: str | None = None, awaited: bool = False) -> Job:
         with translated(self.settings):
-            return self._publish(self._prepare(target, args, kwargs, options, stream, awaited))
+            sending = self._prepare(target, args, kwargs, options, stream, awaited)
+            if sending.steps is None or isinstance(target, AgentBase):
+                return self._publish(sending)
+            with current_app(self.settings).together():  # a fan-out is many messages
+                return self._publish(sending)
 
     def _prepare(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions,
                  stream: str | None = None, awaited: bool = False) -> "_Sending":
@@ -86,10 +90,10 @@ class RemoteDispatcher:
         steps = canvas.pipeline(target)
         return _Sending(target, canvas, steps, canvas.input(args[0] if args else None, target.label))
 
-    def _publish(self, sending: "_Sending", producer: Any = None) -> Job:
+    def _publish(self, sending: "_Sending") -> Job:
         canvas, target = sending.canvas, sending.target
-        more = {key: value for key, value in (("eta", canvas.options.start_time()), ("producer", producer))
-                if value is not None}
+        eta = canvas.options.start_time()
+        more = {"eta": eta} if eta is not None else {}
         payloads.store(canvas.blobs, self.settings)
         job = Job(canvas.job_id, label=target.label, queues=tuple(canvas.queues), calls=tuple(canvas.calls),
                   settings=self.settings)

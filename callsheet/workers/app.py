@@ -38,6 +38,10 @@ def io_app(settings: Settings | None = None) -> Celery:
 def _gather_lines(logger: logging.Logger | None = None, **_: object) -> None:
     if logger is not None:
         gather_lines(logger)
+    requests = logging.getLogger("httpx")
+    # A line for each request, beside Celery's two for each task. Whoever wants it sets a level.
+    if requests.level == logging.NOTSET and logging.getLogger().level > logging.DEBUG:
+        requests.setLevel(logging.WARNING)
 
 
 def cpu_app(settings: Settings | None = None) -> Celery:
