@@ -11,6 +11,7 @@ CallsheetError
 ├── PayloadExpired              a large payload is no longer stored
 ├── BadReply                    an agent's reply is not a Msg, a list of them or None (also TypeError)
 ├── ModelError                  a chat model's endpoint refused or broke off a call
+│   └── CircuitOpen             an endpoint that fails is left alone for a while
 ├── JobError                    something about one job
 │   ├── ResultTimeout           no result within the time given (also TimeoutError)
 │   ├── JobCancelled            the job was cancelled or revoked
@@ -85,6 +86,24 @@ class BadReply(CallsheetError, TypeError):
 
 class ModelError(CallsheetError):
     """A chat model's endpoint refused or broke off a call."""
+
+
+class CircuitOpen(ModelError):
+    """An endpoint that fails is left alone for a while.
+
+    Args:
+        message: what happened, for people.
+        endpoint: its name in the settings.
+        retry_after: seconds until it is probed; 0 while that is under way.
+    """
+
+    def __init__(self, message: str = "", endpoint: str = "", retry_after: float = 0.0, *more: Any) -> None:
+        super().__init__(message, endpoint, retry_after, *more)
+        self.endpoint = endpoint
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class UsageError(CallsheetError, TypeError):

@@ -16,7 +16,8 @@ USAGE = {"prompt_tokens": 7, "completion_tokens": 2}
 
 @asynccontextmanager
 async def serving(handler: Handler, name: str = "openai", **endpoint: Any) -> AsyncIterator[str]:
-    """`handler` at every address behind the endpoint `name`; gives the address."""
+    """`handler` at every address behind the endpoint `name`, where nothing is tried again; gives the address."""
+    endpoint.setdefault("retry", {"attempts": 1})
     async def handle(request: web.Request) -> web.StreamResponse:
         return await handler(request)
 

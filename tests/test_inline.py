@@ -698,3 +698,13 @@ def test_the_task_that_prints_may_fail_and_its_reader_may_leave() -> None:
 
     assert run(leaving()) == "one"
     assert agent.msg_queue is None
+
+
+def test_the_next_try_waits_as_long_as_the_endpoint_asked() -> None:
+    from callsheet.errors import CircuitOpen
+    from callsheet.tasks.reply import LONGEST_ASKED, retry_pause
+
+    settings = Settings.load(retry_backoff=1.0)
+    assert 0.5 <= retry_pause(0, settings, ValueError("x")) <= 1
+    assert 7.5 <= retry_pause(0, settings, CircuitOpen("open", "e", 7.0)) <= 8
+    assert retry_pause(0, settings, CircuitOpen("open", "e", 1e9)) <= LONGEST_ASKED + 1

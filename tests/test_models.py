@@ -15,7 +15,6 @@ from pydantic import BaseModel, Field
 from callsheet.errors import CallsheetError, CannotTravel, ModelError, SettingsError, UsageError
 from callsheet.messages.wire import Writer
 from callsheet.models import ChatResponse, EndpointError, OpenAIChatModel
-from callsheet.models.errors import retry_after
 from callsheet.models.schema import response_format
 from callsheet.models.sse import LIMIT, EventStream, EventTooLong
 from callsheet.settings import Settings, use_settings
@@ -350,14 +349,6 @@ def test_a_stream_that_nobody_reads_gives_its_connection_back() -> None:
             await asyncio.wait_for(gone.wait(), 5)
 
     asyncio.run(main())
-
-
-def test_retry_after_in_both_forms() -> None:
-    import httpx
-
-    assert retry_after(httpx.Headers({"retry-after": "1.5"})) == 1.5
-    assert retry_after(httpx.Headers({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"})) == 0.0
-    assert retry_after(httpx.Headers({"retry-after": "soon"})) is None
 
 
 @given(st.lists(st.text(st.characters(blacklist_characters="\r\n", blacklist_categories=["Cs"]), min_size=1)),

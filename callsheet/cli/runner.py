@@ -188,7 +188,7 @@ class Runner:
             finally:
                 click.echo("Stopping Redis and workers ...", err=True)
                 # Nobody needs to hear that the connection to a Redis that is stopped broke.
-                logging.getLogger("callsheet.tasks.waiter").setLevel(logging.ERROR)
+                logging.getLogger("callsheet.resources.subscriptions").setLevel(logging.ERROR)
                 stack.stop()
 
     # The run ------------------------------------------------------------------------------------------

@@ -3,21 +3,23 @@
 Everything that httpx, the endpoint or its answer can do wrong becomes an EndpointError here, and nowhere else.
 """
 
-import email.utils
 import json
-import time
 from typing import Any
 
+import aiohttp
 import httpx
 
 from callsheet.errors import ModelError
 from callsheet.resources.endpoints import shown_url
+from callsheet.resources.verdict import RETRIED, SPENT, asked_delay, of_error
 from callsheet.settings import Endpoint
 
 SHOWN = 500
 """Characters of a server's own words that a message quotes."""
 
-RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+TRANSIENT = frozenset({"api_error", "overloaded", "overloaded_error", "rate_limit_error", "rate_limit_exceeded",
+                       "server_error", "timeout_error"})
+"""Codes and types of errors inside an answer that another try may mend."""
 
 
 class EndpointError(ModelError):
@@ -81,19 +83,19 @@ class Failures:
     def refused(self, status: int, body: bytes, headers: httpx.Headers) -> EndpointError:
         """A status that is not 2xx."""
         said, code = server_message(body)
-        spent = code == "insufficient_quota"
-        retryable = status in RETRYABLE and not spent
+        spent = code in SPENT
+        retryable = status in RETRIED and not spent
         remedy = "Pay for more with the provider." if spent else self._remedy(status, headers)
         return EndpointError(
             f"{self.where} refused a call of {self.model!r} with status {status}: {self._clean(said)} {remedy}",
-            self.name, status, retryable, retry_after(headers) if retryable else None)
+            self.name, status, retryable, asked_delay(headers) if retryable else None)
 
     def told(self, error: Any, status: int) -> EndpointError:
         """An error inside an answer whose status was fine."""
         said, code = server_message(json.dumps({"error": error}).encode())
         inner = error.get("code") if isinstance(error, dict) else None
         real = inner if isinstance(inner, int) and 400 <= inner < 600 else None
-        retryable = real in RETRYABLE if real else code in ("server_error", "rate_limit_exceeded", "overloaded")
+        retryable = real in RETRIED if real else code in TRANSIENT
         return self.broken(f"The answer has status {status} but is an error: {self._clean(said)}",
                            "Correct the call, or try it again if the server was at fault.", real or status,
                            retryable=retryable)
@@ -108,7 +110,14 @@ class Failures:
             what = (f"{self.where} {'fell silent within its answer' if begun else 'did not answer'} for "
                     f"{self.endpoint.timeout:g} s.")
             remedy = f"If {self.model!r} is that slow, raise {prefix}TIMEOUT."
-        elif isinstance(exc, httpx.ConnectError | httpx.ProxyError):
+        elif isinstance(exc, httpx.ProxyError):
+            what = f"The proxy before {self.where} does not connect: {self._clean(str(exc))}."
+            remedy = f"Correct {prefix}PROXY, or HTTPS_PROXY where the endpoint has none of its own."
+        elif isinstance(exc.__cause__, aiohttp.ClientSSLError):
+            return EndpointError(f"{self.where} shows a certificate that is not trusted: {self._clean(str(exc))}. Name "
+                                 f"the file of its issuer's certificate in {prefix}CA_FILE, or correct {prefix}"
+                                 "BASE_URL.", self.name)
+        elif isinstance(exc, httpx.ConnectError):
             what = f"{self.where} cannot be reached: {self._clean(str(exc))}."
             remedy = f"Start the server, or correct {prefix}BASE_URL."
         elif isinstance(exc, httpx.UnsupportedProtocol | httpx.DecodingError):
@@ -117,7 +126,8 @@ class Failures:
         else:
             what = f"{self.where} broke off {'its answer' if begun else 'the call'}: {self._clean(str(exc))}."
             remedy = "Try again; if it stays so, look into the server's log."
-        return EndpointError(f"{what} {remedy}", self.name, None, True)
+        again = not isinstance(exc, httpx.TransportError) or of_error(exc, after_sent=True) is not None
+        return EndpointError(f"{what} {remedy}", self.name, None, again)
 
     def _remedy(self, status: int, headers: httpx.Headers) -> str:
         if status in (401, 403):
@@ -129,7 +139,7 @@ class Failures:
             return f"It redirects to {shown_url(target)[:200]}: make that the endpoint's base_url."
         if status == 429:
             return "Call it less often, or ask the provider for a higher limit."
-        return "Try again later." if status in RETRYABLE or status >= 500 else "Correct the call."
+        return "Try again later." if status in RETRIED else "Correct the call."
 
     def _key_remedy(self) -> str:
         variable = self.endpoint.api_key_env or f"CALLSHEET_ENDPOINTS__{self.name.upper()}__API_KEY"
@@ -163,16 +173,3 @@ def server_message(body: bytes) -> tuple[str, str]:
         said = error.get("message") or error.get("detail") or json.dumps(error)
         return str(said), str(error.get("code") or error.get("type") or "")
     return str(error), ""
-
-
-def retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds that `Retry-After` asks for: a number or a date; None without."""
-    value = headers.get("retry-after", "")
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return None

@@ -7,7 +7,7 @@ tear at the parent's sockets, so that is kept, unused.
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable, Hashable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable
 from typing import Any, Generic, Protocol, TypeVar
 
 
@@ -81,3 +81,29 @@ class PerLoop(Generic[T]):
         kept = self._loops.pop(asyncio.get_running_loop(), None)
         if kept is not None:
             await kept.guard.aclose()
+
+
+_process_loop: list[Callable[[], asyncio.AbstractEventLoop]] = []
+
+
+def provide_process_loop(give: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """Say which loop of this process lasts; called once by the layer that owns it."""
+    _process_loop[:] = [give]
+
+
+def on_lasting_loop(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Have the process's loop run a coroutine, and do not wait for it; any thread.
+
+    What is left to run on another loop may be cancelled with the call that left it there.
+    """
+    loop = _process_loop[0]() if _process_loop else asyncio.get_running_loop()
+
+    def begin() -> None:
+        task = loop.create_task(work())
+        _under_way.add(task)
+        task.add_done_callback(_under_way.discard)
+
+    loop.call_soon_threadsafe(begin)
+
+
+_under_way: set[asyncio.Task[None]] = set()

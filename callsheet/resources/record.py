@@ -25,6 +25,7 @@ class CallRecord:
         attempts: how often it was sent.
         retries: how often it was sent again.
         queued: seconds that it waited for its turn under the limits, in all tries.
+        paused: seconds between its tries.
         started: unix time at which it was made.
         first_byte: unix time of the first byte of the last answer's body, or None.
         finished: unix time of the end of the answer's body, or of the failure; None before.
@@ -42,6 +43,7 @@ class CallRecord:
     attempts: int = 0
     retries: int = 0
     queued: float = 0.0
+    paused: float = 0.0
     started: float = field(default_factory=time.time)
     first_byte: float | None = None
     finished: float | None = None

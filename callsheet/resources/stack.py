@@ -6,9 +6,11 @@ from typing import Any
 import httpx
 
 from callsheet.errors import UsageError
+from callsheet.resources.breaker import Breaking, breakers
 from callsheet.resources.endpoints import resolved
 from callsheet.resources.loops import PerLoop
 from callsheet.resources.record import Recording
+from callsheet.resources.retries import Retrying, budget_for
 from callsheet.resources.transport import pooled_transport
 from callsheet.resources.usage import Sniffing
 from callsheet.settings import Endpoint, Settings, get_settings
@@ -47,7 +49,11 @@ def transport(endpoint: str | Endpoint, settings: Settings | None = None) -> "En
 def build(name: str, endpoint: Endpoint, settings: Settings) -> httpx.AsyncBaseTransport:
     """The stack of one loop, from the connections up."""
     inner: httpx.AsyncBaseTransport = Sniffing(pooled_transport(endpoint))
-    # Limits, breaker and retries go here, in this order.
+    # Limits go here.
+    if endpoint.breaker.enabled:
+        inner = Breaking(inner, breakers(name, endpoint, settings))
+    policy = endpoint.retry
+    inner = Retrying(inner, name, policy, budget_for(name, endpoint.base_url, policy.budget, policy.budget_min))
     return Recording(inner, name)
 
 

@@ -4,6 +4,8 @@ httpx's own pool looks through all its connections at each request; aiohttp's do
 process hold a thousand slow calls.
 """
 
+import base64
+import ssl
 import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -13,16 +15,23 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
+from callsheet.errors import SettingsError
 from callsheet.settings import Endpoint
+from callsheet.settings.endpoints import address_of
 
 KEEPALIVE = 15.0
 """Seconds that an idle connection is kept for the next call."""
 
 
 def pooled_transport(endpoint: Endpoint) -> httpx.AsyncBaseTransport:
-    """A transport that keeps at most `endpoint.max_connections` connections; a call beyond waits for one."""
+    """A transport that keeps at most `endpoint.max_connections` connections; a call beyond waits for one.
+
+    Raises:
+        SettingsError: the endpoint's file of certificates cannot be read.
+    """
     limits = httpx.Limits(max_connections=endpoint.max_connections, keepalive_expiry=KEEPALIVE)
-    return _Pooled(limits=limits, proxy=_proxy(endpoint.base_url))
+    address = endpoint.proxy.get_secret_value() if endpoint.proxy else _proxy_in_environment(endpoint.base_url)
+    return _Pooled(limits=limits, proxy=_proxy(address), verify=_trusted(endpoint))
 
 
 class _Pooled(AiohttpTransport):
@@ -84,11 +93,41 @@ def _exact_errors(request: httpx.Request) -> Iterator[None]:
         raise
 
 
-def _proxy(base_url: str) -> httpx.Proxy | None:
+def _trusted(endpoint: Endpoint) -> ssl.SSLContext | bool:
+    """The certificates to trust; True for the system's.
+
+    Raises:
+        SettingsError: the endpoint's file of them cannot be read.
+    """
+    if endpoint.ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=endpoint.ca_file)
+    except OSError as exc:  # also of what is in it
+        raise SettingsError(f"The certificates for {address_of(endpoint.base_url)} cannot be read from "
+                            f"{endpoint.ca_file}: {exc.strerror or exc}. Put a PEM file there, or correct "
+                            "ca_file.") from None
+
+
+def _proxy(address: str | None) -> httpx.Proxy | None:
+    """A proxy, signed in to with the user and password of its address.
+
+    aiohttp makes Proxy-Authorization of this header, for tunnels and plain requests alike.
+    """
+    if address is None:
+        return None
+    proxy = httpx.Proxy(address)
+    if proxy.auth is None:
+        return proxy
+    credentials = base64.b64encode(":".join(proxy.auth).encode()).decode()
+    return httpx.Proxy(proxy.url, headers={"Authorization": f"Basic {credentials}"})
+
+
+def _proxy_in_environment(base_url: str) -> str | None:
     """The proxy that HTTPS_PROXY and its kin name for the address, asked for once a client."""
     parsed = urllib.parse.urlsplit(base_url)
     proxies = urllib.request.getproxies()
     address = proxies.get(parsed.scheme) or proxies.get("all")
     if not address or urllib.request.proxy_bypass(parsed.netloc.rpartition("@")[2]):
         return None
-    return httpx.Proxy(address if "://" in address else f"http://{address}")
+    return address if "://" in address else f"http://{address}"

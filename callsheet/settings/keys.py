@@ -4,6 +4,11 @@ payload(sha256)     string   JSON text of one large payload; expires `result_exp
 job(id)             hash     of a pipeline's job: `calls` (JSON list of its calls' task ids), `queues`; expires
 events(id)          stream   what a job's agents printed, bounded; expires
 events_channel(id)  channel  a notice that events(id) grew
+breaker(endpoint)   hash     an endpoint's circuit breaker, described in breaker.lua; expires
+breaker_channel(e)  channel  its changes: "open <ms>", "closed", "suspect"
+usage(job)          hash     what a job's outbound calls took, described in accounts.py; expires `result_expires`
+usage_day(day)      hash     likewise of the whole fleet on a day, "2026-01-31" in UTC; expires `usage_expires`
+usage_batch(id)     string   a batch of counts that was added; expires, so that none is added twice
 revoked()           zset     task id -> unix time of its cancellation; workers read it when they start
 """
 
@@ -31,6 +36,26 @@ class Keys:
     def events_channel(self, job_id: str) -> str:
         """Where growth of `events` is told."""
         return f"{self.prefix}events-channel:{job_id}"
+
+    def breaker(self, endpoint: str) -> str:
+        """An endpoint's circuit breaker."""
+        return f"{self.prefix}breaker:{endpoint}"
+
+    def breaker_channel(self, endpoint: str) -> str:
+        """Where changes of an endpoint's breaker are told."""
+        return f"{self.prefix}breaker-channel:{endpoint}"
+
+    def usage(self, job_id: str) -> str:
+        """What a job's outbound calls took."""
+        return f"{self.prefix}usage:{job_id}"
+
+    def usage_day(self, day: str) -> str:
+        """What the fleet's outbound calls took on a day."""
+        return f"{self.prefix}usage-day:{day}"
+
+    def usage_batch(self, batch: str) -> str:
+        """A mark that a batch of counts was added."""
+        return f"{self.prefix}usage-batch:{batch}"
 
     def revoked(self) -> str:
         """Cancelled task ids, for workers that start later."""

@@ -181,7 +181,7 @@ class InlineRun:
 
     async def _agent(self, agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call, sent, status = self._call_of(agent, args, kwargs), time.time(), states.REVOKED
-        tries = 0
+        tries, pause = 0, 0.0
         while True:
             started = time.time()
             try:
@@ -195,14 +195,14 @@ class InlineRun:
                     meta = {"status": states.FAILURE, "result": record, "traceback": "".join(
                         traceback.format_exception(exc))}
                     raise failure(meta, call.label, self.id) from exc
-                status = states.RETRY
+                status, pause = states.RETRY, retry_pause(tries, self.settings, exc)
             finally:
                 if status != states.RETRY:
                     self.records.append(CallRecord(
                         task_id=self.id, agent=call.label, queue=self._queue(agent), worker="inline", pid=os.getpid(),
                         sent=sent, started=started, ended=time.time(), status=str(status)))
             status = states.REVOKED
-            await asyncio.sleep(retry_pause(tries, self.settings))
+            await asyncio.sleep(pause)
             tries += 1
 
     async def _try(self, agent: AgentBase, call: Any) -> Any:

@@ -15,6 +15,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
 
 from callsheet.errors import ResultTimeout, UsageError
+from callsheet.resources.loops import provide_process_loop
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +118,9 @@ def process_loop() -> asyncio.AbstractEventLoop:
         if _process.shared is None or _process.shared.is_closed():
             _process.shared = LoopThread().start().loop
         return _process.shared
+
+
+provide_process_loop(process_loop)
 
 
 def _coroutine(work: Work[T]) -> Coroutine[Any, Any, T]:

@@ -39,6 +39,9 @@ def shown(label: str) -> dict[str, str]:
     """A call's name and arguments for logs and Flower: people can read them, and they show no content."""
     return {"shadow": label.partition("(")[0] or ReplyTask.name, "argsrepr": f"({label})", "kwargsrepr": "{}"}
 
+LONGEST_ASKED = 3600.0
+"""Seconds that an endpoint's wish puts off the next try at most."""
+
 
 class ReplyTask(Task):
     """`callsheet.reply(value, call)`: builds the agent, runs its reply, returns what it gave as JSON data.
@@ -76,7 +79,7 @@ class ReplyTask(Task):
             setattr(exc, AGENT_ATTRIBUTE, call.label)
             if isinstance(exc, NOT_RETRIED) or self.request.retries >= call.retries:
                 raise
-            raise self.retry(exc=exc, countdown=retry_pause(self.request.retries, settings),
+            raise self.retry(exc=exc, countdown=retry_pause(self.request.retries, settings, exc),
                              max_retries=call.retries) from exc
 
     def _reply(self, call: AgentCall, value: Any, settings: Settings) -> Any:
@@ -94,10 +97,15 @@ class ReplyTask(Task):
 ReplyTask.is_async = True
 
 
-def retry_pause(retries: int, settings: Settings) -> float:
-    """Seconds before the next try: doubling, with full jitter, so that callers that failed together part."""
+def retry_pause(retries: int, settings: Settings, error: BaseException | None = None) -> float:
+    """Seconds before the next try: doubling, with jitter, so that callers that failed together part.
+
+    Where the error says when an endpoint can be called again (`retry_after`), not before, up to an hour.
+    """
     longest = min(settings.retry_backoff * 2**retries, settings.retry_backoff_max)
-    return random.uniform(longest / 2, longest)  # noqa: S311 - spreads load, guards nothing
+    pause = random.uniform(longest / 2, longest)  # noqa: S311 - spreads load, guards nothing
+    asked = getattr(error, "retry_after", None)
+    return pause + min(asked, LONGEST_ASKED) if isinstance(asked, (int, float)) and asked > 0 else pause
 
 
 def _parts(call: AgentCall, value: Any) -> list[Any]:

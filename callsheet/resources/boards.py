@@ -1,0 +1,185 @@
+"""Where a circuit breaker keeps its state: in this process, or in Redis for the whole fleet."""
+
+import asyncio
+import functools
+import logging
+import time
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Literal, Protocol
+
+from redis.exceptions import RedisError
+
+from callsheet.resources.recent import Clock, Recent
+from callsheet.resources.redis import async_client
+from callsheet.settings import Settings
+from callsheet.settings.endpoints import BreakerPolicy
+from callsheet.settings.keys import Keys
+
+log = logging.getLogger(__name__)
+
+Outcome = Literal["ok", "failed", "unknown"]
+
+LEASE = 10.0
+"""Seconds after which the probe of a process that died is given to another; one that lives renews it."""
+
+ALONE = 5.0
+"""Seconds that a breaker goes without Redis after it did not answer."""
+
+ANSWERS_WITHIN = 2.0
+"""Seconds that Redis may take to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a board says.
+
+    Attributes:
+        state: "closed": go on; "open": refuse; "probe": you are to probe; "wait": another one probes.
+        seconds: that this holds for.
+    """
+
+    state: str
+    seconds: float = 0.0
+
+
+class Board(Protocol):
+    """A breaker's state."""
+
+    async def report(self, failures: int, successes: int) -> Answer:
+        """Count requests that ended; says whether the endpoint is to be left alone from now on."""
+
+    async def ask(self, token: str) -> Answer:
+        """May the endpoint be called, or probed by whoever has this token?"""
+
+    async def renew(self, token: str) -> Answer:
+        """The probe goes on."""
+
+    async def settle(self, token: str, outcome: Outcome) -> Answer:
+        """The probe has ended."""
+
+
+class LocalBoard:
+    """State of this process alone.
+
+    Args:
+        policy: when to open.
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, policy: BreakerPolicy, clock: Clock = time.monotonic) -> None:
+        self._policy = policy
+        self._clock = clock
+        self._failures = Recent(policy.window, clock)
+        self._successes = Recent(policy.window, clock)
+        self._until: float | None = None
+        self._probe = ""
+        self._probe_until = 0.0
+
+    async def report(self, failures: int, successes: int) -> Answer:
+        """See Board."""
+        if self._until is not None:
+            return Answer("open", max(0.0, self._until - self._clock()))
+        self._failures.add(failures)
+        self._successes.add(successes)
+        failed, policy = self._failures.total, self._policy
+        calls = failed + self._successes.total
+        if failed and calls >= policy.minimum and failed >= policy.failure_rate * calls:
+            return self._open()
+        return Answer("closed")
+
+    async def ask(self, token: str) -> Answer:
+        """See Board."""
+        now = self._clock()
+        if self._until is None:
+            return Answer("closed")
+        if now < self._until:
+            return Answer("open", self._until - now)
+        if self._probe and now < self._probe_until:
+            return Answer("wait", self._probe_until - now)
+        self._probe = token
+        return await self.renew(token)
+
+    async def renew(self, token: str) -> Answer:
+        """See Board."""
+        if token == self._probe:
+            self._probe_until = self._clock() + LEASE
+        return Answer("probe", LEASE)
+
+    async def settle(self, token: str, outcome: Outcome) -> Answer:
+        """See Board."""
+        if self._until is None:
+            return Answer("closed")
+        if token != self._probe:
+            return Answer("open", max(0.0, self._until - self._clock()))
+        self._probe = ""
+        if outcome == "failed":
+            return self._open()
+        if outcome == "unknown":
+            return Answer("open")
+        self._until = None
+        return Answer("closed")
+
+    def _open(self) -> Answer:
+        self._until = self._clock() + self._policy.cooldown
+        self._failures.take()
+        self._successes.take()
+        self._probe = ""
+        return Answer("open", self._policy.cooldown)
+
+
+class FleetBoard:
+    """State in Redis, which all processes share. While Redis does not answer, the process decides by itself.
+
+    Args:
+        name: the endpoint's.
+        policy: when to open.
+        settings: where Redis is.
+    """
+
+    def __init__(self, name: str, policy: BreakerPolicy, settings: Settings) -> None:
+        keys = Keys(settings.key_prefix)
+        self.channel = keys.breaker_channel(name)
+        self._name = name
+        self._key = keys.breaker(name)
+        self._settings = settings
+        self._policy = [self.channel, round(policy.window * 1000), round(policy.cooldown * 1000), policy.failure_rate,
+                        policy.minimum]
+        self._local = LocalBoard(policy)
+        self._alone_until = 0.0
+
+    async def report(self, failures: int, successes: int) -> Answer:
+        """See Board."""
+        return await self._run("report", failures, successes) or await self._local.report(failures, successes)
+
+    async def ask(self, token: str) -> Answer:
+        """See Board."""
+        return await self._run("ask", token, round(LEASE * 1000)) or await self._local.ask(token)
+
+    async def renew(self, token: str) -> Answer:
+        """See Board."""
+        return await self._run("renew", token, round(LEASE * 1000)) or await self._local.renew(token)
+
+    async def settle(self, token: str, outcome: Outcome) -> Answer:
+        """See Board."""
+        return await self._run("settle", token, outcome) or await self._local.settle(token, outcome)
+
+    async def _run(self, action: str, *args: Any) -> Answer | None:
+        """The script's answer; None while Redis gives none."""
+        if time.monotonic() < self._alone_until:
+            return None
+        try:
+            async with asyncio.timeout(ANSWERS_WITHIN):
+                script = async_client(self._settings).register_script(_script())
+                state, left = await script(keys=[self._key], args=[action, *self._policy, *args])
+        except (RedisError, OSError) as exc:
+            self._alone_until = time.monotonic() + ALONE
+            log.warning("breaker_alone endpoint=%s: Redis at %s does not answer (%s); this process decides by itself.",
+                        self._name, self._settings.redis_address, type(exc).__name__)
+            return None
+        return Answer(state.decode(), int(left) / 1000)
+
+
+@functools.cache
+def _script() -> str:
+    return files("callsheet.resources").joinpath("breaker.lua").read_text()

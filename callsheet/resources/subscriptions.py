@@ -1,0 +1,140 @@
+"""One Redis pub/sub connection of a process, for all channels that it listens to; on the process's loop."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from callsheet.settings import Settings
+
+logger = logging.getLogger(__name__)
+_SLOWEST_RETRY = 5.0  # seconds
+_SIGN_OF_LIFE = 30.0  # seconds between two pings of a silent connection
+Listener = Callable[[bytes], None]
+
+
+class Subscriptions:
+    """Callbacks by channel over one pub/sub connection, which comes back by itself when it breaks."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._listeners: dict[str, set[Listener]] = {}
+        self._new: set[str] = set()
+        self._gone: set[str] = set()
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._heard = False  # anything, since the last sign of life was asked for
+        self.healthy = False
+
+    def add(self, channel: str, listener: Listener) -> None:
+        """Call `listener` with each message on `channel`, from soon after now on."""
+        self._listeners.setdefault(channel, set()).add(listener)
+        self._gone.discard(channel)
+        self._new.add(channel)
+        self._wake.set()
+        if not self._tasks or self._tasks[0].done():
+            self._tasks = [asyncio.get_running_loop().create_task(self._run(), name="callsheet-subscriptions")]
+
+    def remove(self, channel: str, listener: Listener) -> None:
+        """Stop calling `listener`."""
+        listeners = self._listeners.get(channel)
+        if listeners:
+            listeners.discard(listener)
+            if not listeners:
+                del self._listeners[channel]
+                self._new.discard(channel)
+                self._gone.add(channel)
+                self._wake.set()
+
+    async def _run(self) -> None:
+        pause = 0.1
+        while True:
+            client = redis.asyncio.Redis.from_url(
+                self._settings.redis_url.get_secret_value(), socket_connect_timeout=5, socket_timeout=None)
+            pubsub = client.pubsub()
+            try:
+                await self._serve(pubsub)
+            except (RedisError, OSError) as exc:
+                pause = 0.1 if self.healthy else min(pause * 2, _SLOWEST_RETRY)
+                self.healthy = False
+                # Where nobody waits, Redis may well have been stopped on purpose.
+                level = logging.WARNING if self._listeners else logging.DEBUG
+                logger.log(level, "The subscription broke (%s); it is opened again in %.1f s.",
+                           type(exc).__name__, pause)
+                await asyncio.sleep(pause)
+            finally:
+                await _closed(pubsub, client)
+            if not self._listeners:
+                return  # the next `add` begins anew
+            self._new |= set(self._listeners)
+
+    async def _serve(self, pubsub: Any) -> None:
+        await pubsub.connect()
+        self._heard = True
+        reader: asyncio.Task[None] | None = None
+        try:
+            while True:
+                new, gone = self._new & set(self._listeners), self._gone
+                self._new, self._gone = set(), set()
+                self._wake.clear()
+                if new:
+                    await pubsub.subscribe(*new)
+                if gone:
+                    await pubsub.unsubscribe(*gone)
+                if reader is None:
+                    reader = asyncio.get_running_loop().create_task(self._read(pubsub))
+                waker = asyncio.get_running_loop().create_task(self._wake.wait())
+                done, _ = await asyncio.wait({waker, reader}, timeout=_SIGN_OF_LIFE,
+                                             return_when=asyncio.FIRST_COMPLETED)
+                waker.cancel()
+                if reader.done():
+                    reader.result()
+                if not done:
+                    await self._ask_for_life(pubsub)
+        finally:
+            if reader is not None:
+                reader.cancel()
+
+    async def _ask_for_life(self, pubsub: Any) -> None:
+        """A connection that something on the way dropped without a word would wait for ever."""
+        if not self._heard:
+            raise redis.ConnectionError("nothing heard since the last ping")
+        self._heard = False
+        await pubsub.ping()
+
+    async def _read(self, pubsub: Any) -> None:
+        while True:
+            message = await pubsub.parse_response(block=True)
+            self._heard = True
+            if message is None or message[0] not in (b"message", b"subscribe"):
+                continue
+            # Only now that the subscription holds is nothing missed by looking: an empty notice says so.
+            data = message[2] if message[0] == b"message" else b""
+            self.healthy = True
+            for listener in list(self._listeners.get(message[1].decode(), ())):
+                listener(data)
+
+
+async def _closed(pubsub: Any, client: Any) -> None:
+    try:
+        await pubsub.aclose()
+        await client.aclose()
+    except (RedisError, OSError) as exc:
+        logger.debug("closing a broken subscription: %s", exc)
+
+
+_all: dict[tuple[int, str], Subscriptions] = {}
+
+
+def subscriptions(settings: Settings) -> Subscriptions:
+    """This process's subscriptions; to be used on the process's loop only."""
+    key = (os.getpid(), settings.redis_url.get_secret_value())
+    if key not in _all:
+        for stale in [old for old in _all if old[0] != key[0]]:
+            del _all[stale]
+        _all[key] = Subscriptions(settings)
+    return _all[key]
