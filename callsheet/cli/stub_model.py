@@ -3,16 +3,20 @@
 import asyncio
 import contextlib
 import signal
+from typing import Any
 
 import click
 
-from callsheet.models.stub.server import Behaviour, StubApp, start
+from callsheet.models.stub.app import StubApp
+from callsheet.models.stub.behaviour import Behaviour
+from callsheet.models.stub.server import start
 
 
 @click.command("stub-model", epilog="""\b
 Examples:
   callsheet stub-model
-  callsheet stub-model --latency 0.05 --tokens-per-second 0 --error-rate 0.1""")
+  callsheet stub-model --latency 0.05 --tokens-per-second 0 --error-rate 0.1
+  callsheet stub-model --rpm 60 --break-rate 0.05""")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8808, show_default=True, type=click.IntRange(0, 65535), help="Port; 0: any free one.")
 @click.option("--latency", default=0.5, show_default=True, type=click.FloatRange(0), help="Seconds to the first token.")
@@ -22,18 +26,23 @@ Examples:
               help="Share of calls answered with 429, 500 or 503.")
 @click.option("--tokens-per-second", default=200.0, show_default=True, type=click.FloatRange(0),
               help="Pace of an answer; 0: all at once.")
-@click.option("--seed", default=0, show_default=True, type=int, help="Of jitter and errors.")
-def stub_model(host: str, port: int, latency: float, jitter: float, error_rate: float, tokens_per_second: float,
-               seed: int) -> None:
-    """Serve a stub model that speaks OpenAI's API.
+@click.option("--seed", default=0, show_default=True, type=int, help="Of jitter, errors and breaks.")
+@click.option("--rpm", default=0, show_default=True, type=click.IntRange(0),
+              help="Requests that pass in a minute; others get 429 with Retry-After. 0: any number.")
+@click.option("--tpm", default=0, show_default=True, type=click.IntRange(0),
+              help="Tokens, of prompts and answers, that pass in a minute. 0: any number.")
+@click.option("--max-concurrent", default=0, show_default=True, type=click.IntRange(0),
+              help="Calls at once that pass; others get 429. 0: any number.")
+@click.option("--break-rate", default=0.0, show_default=True, type=click.FloatRange(0, 1),
+              help="Share of answers that break off in the middle.")
+def stub_model(host: str, port: int, **how: Any) -> None:
+    """Serve a stub model that speaks the APIs of OpenAI, Anthropic, Gemini and Ollama.
 
     It summarises, lists key terms, risks and questions, and scores, by extraction from the text it is given.
     The same text gives the same answer.
     """
-    behaviour = Behaviour(latency=latency, jitter=jitter, error_rate=error_rate,
-                          tokens_per_second=tokens_per_second, seed=seed)
     try:
-        _run(behaviour, host, port)
+        _run(Behaviour(**how), host, port)
     except OSError as exc:
         reason = exc.strerror or str(exc)
         click.echo(f"Cannot listen on {host}:{port}: {reason}. Give another --port, or end what uses it.", err=True)

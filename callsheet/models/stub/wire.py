@@ -1,15 +1,17 @@
-"""OpenAI's chat completions format, from the server's side."""
+"""What the wire forms of the providers have in common, from the server's side: a request, an answer, their errors."""
 
 import json
 import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from callsheet.models.stub.respond import answer
 
-MODEL = "stub-extractive"
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _TOKEN = re.compile(r"\s*(?:[぀-ヿ㐀-鿿가-힯]|\w{1,8}|[^\w\s])|\s+")
+
+Kind = Literal["thinking", "text", "tool"]
 
 
 class BadRequest(ValueError):
@@ -26,42 +28,122 @@ class BadRequest(ValueError):
         self.param = param
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ChatRequest:
-    """A request that is well formed."""
+    """A request that is well formed.
+
+    Attributes:
+        messages: in OpenAI's form.
+        include_usage: whether a stream tells it.
+        choices: answers asked for.
+        max_tokens: of the answer, or None.
+        schema: that the answer must fit, or None.
+        json_object: whether any JSON object will do.
+        tool: the one that must be called: `name` and `parameters`; or None.
+    """
 
     model: str
     messages: list[dict[str, Any]]
     stream: bool
-    include_usage: bool
-    choices: int
-    max_tokens: int | None
-    schema: dict[str, Any] | None
-    json_object: bool
-    tool: dict[str, Any] | None
+    include_usage: bool = True
+    choices: int = 1
+    max_tokens: int | None = None
+    schema: dict[str, Any] | None = None
+    json_object: bool = False
+    tool: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an answer.
+
+    Attributes:
+        tokens: of the text, or of a tool call's arguments; joined they are the whole.
+        name: of the tool.
+    """
+
+    kind: Kind
+    tokens: list[str]
+    name: str = ""
+
+    @property
+    def text(self) -> str:
+        """The whole."""
+        return "".join(self.tokens)
 
 
 @dataclass(frozen=True)
 class Completion:
-    """An answer, in tokens.
+    """An answer.
 
     Attributes:
-        tokens: of the text, or of a tool call's arguments; joined they are the whole.
-        tool: name of the tool called, or None.
         finish: "stop", "length" or "tool_calls".
         prompt_tokens: of all messages.
+        output_tokens: of one answer.
+        cached_tokens: of the prompt's, those that the server says it had in its cache.
     """
 
-    tokens: list[str]
-    tool: str | None
+    parts: list[Part]
     finish: str
     prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
 
-    def usage(self, choices: int) -> dict[str, int]:
-        """As the API tells it."""
-        out = len(self.tokens) * choices
-        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": out,
-                "total_tokens": self.prompt_tokens + out}
+    def pieces(self, step: int) -> Iterator[tuple[int, int, Part, str, bool]]:
+        """The answer in pieces of `step` tokens: tokens up to the piece's end, its part's number, the part, the
+        piece's text, and whether it is the part's first."""
+        before = 0
+        for number, part in enumerate(self.parts):
+            for start in range(0, len(part.tokens) or 1, step):
+                piece = part.tokens[start:start + step]
+                yield before + start + len(piece), number, part, "".join(piece), start == 0
+            before += len(part.tokens)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One call: what was asked, what is answered.
+
+    Attributes:
+        ident: what its id is made of.
+        created: unix time in seconds.
+    """
+
+    request: ChatRequest
+    done: Completion
+    ident: str
+    created: int
+
+
+class Wire(ABC):
+    """A provider's API, from the server's side."""
+
+    #: Where its calls arrive, as aiohttp writes paths.
+    paths: ClassVar[tuple[str, ...]]
+    #: What a stream is.
+    content_type: ClassVar[str] = "text/event-stream"
+    #: The header of a key, and what stands before it there.
+    key_header: ClassVar[tuple[str, str]] = ("Authorization", "Bearer ")
+
+    @abstractmethod
+    def parse(self, body: bytes, match: Mapping[str, str]) -> ChatRequest:
+        """A request's body; `match`: the parts of its path.
+
+        Raises:
+            BadRequest: the body is malformed.
+        """
+
+    @abstractmethod
+    def whole(self, exchange: Exchange) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
+
+    @abstractmethod
+    def events(self, exchange: Exchange, step: int) -> Iterator[tuple[int, bytes]]:
+        """A stream, event by event: tokens that have been sent after it, and its bytes."""
+
+    @abstractmethod
+    def error(self, status: int, message: str, param: str | None = None) -> dict[str, Any]:
+        """The body of an error."""
 
 
 def tokenize(text: str) -> list[str]:
@@ -70,11 +152,11 @@ def tokenize(text: str) -> list[str]:
     return _TOKEN.findall(text)
 
 
-def parse(body: bytes) -> ChatRequest:
-    """A request's body.
+def parsed(body: bytes) -> dict[str, Any]:
+    """A body that is a JSON object.
 
     Raises:
-        BadRequest: the body is malformed.
+        BadRequest: it is not.
     """
     try:
         data = json.loads(body)
@@ -82,16 +164,21 @@ def parse(body: bytes) -> ChatRequest:
         raise BadRequest("We could not parse the JSON body of your request.") from None
     if not isinstance(data, dict):
         raise BadRequest("The body must be a JSON object.")
-    if not isinstance(data.get("model"), str) or not data["model"]:
-        raise BadRequest("You must provide a model parameter.", "model")
-    schema, json_object = _format(data.get("response_format"))
-    options = data.get("stream_options") or {}
-    limit = "max_completion_tokens" if data.get("max_completion_tokens") is not None else "max_tokens"
-    return ChatRequest(
-        model=data["model"], messages=_messages(data.get("messages")), stream=data.get("stream") is True,
-        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
-        choices=_whole(data, "n", 128) or 1, max_tokens=_whole(data, limit, 1_000_000),
-        schema=schema, json_object=json_object, tool=_tool(data.get("tools"), data.get("tool_choice")))
+    return data
+
+
+def whole_number(data: dict[str, Any], name: str, most: int) -> int | None:
+    """A field that is a whole number from 1 to `most`, or None without it.
+
+    Raises:
+        BadRequest: it is something else.
+    """
+    value = data.get(name)
+    if value is None:
+        return None
+    if type(value) is not int or not 1 <= value <= most:
+        raise BadRequest(f"'{name}' must be an integer from 1 to {most}.", name)
+    return value
 
 
 def complete(request: ChatRequest) -> Completion:
@@ -104,109 +191,34 @@ def complete(request: ChatRequest) -> Completion:
         text = json.dumps(result)
     else:
         text = json.dumps({"answer": result}) if request.json_object else result
-    tokens = tokenize(text)
-    prompt = sum(4 + len(tokenize(_flat(message.get("content")))) for message in request.messages)
-    finish = "tool_calls" if request.tool is not None else "stop"
-    if request.max_tokens is not None and len(tokens) > request.max_tokens:
-        tokens, finish = tokens[:request.max_tokens], "length"
-    name = str(request.tool["name"]) if request.tool is not None else None
-    return Completion(tokens, name, finish, prompt)
+    if request.tool is not None:
+        return finished(request, [Part("tool", tokenize(text), str(request.tool["name"]))])
+    return finished(request, [Part("text", tokenize(text))])
 
 
-def whole_body(request: ChatRequest, done: Completion, ident: str, created: int) -> dict[str, Any]:
-    """The body of an answer that is not streamed."""
-    text = "".join(done.tokens)
-    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-    if done.tool is not None:
-        message["content"] = None
-        message["tool_calls"] = [{"id": f"call_{ident}", "type": "function",
-                                  "function": {"name": done.tool, "arguments": text}}]
-    choices = [{"index": index, "message": message, "logprobs": None, "finish_reason": done.finish}
-               for index in range(request.choices)]
-    return {"id": f"chatcmpl-{ident}", "object": "chat.completion", "created": created, "model": request.model,
-            "choices": choices, "usage": done.usage(request.choices)}
+def finished(request: ChatRequest, parts: list[Part]) -> Completion:
+    """An answer of these parts, cut where the request says so."""
+    finish = "tool_calls" if any(part.kind == "tool" for part in parts) else "stop"
+    left = request.max_tokens
+    if left is not None and sum(len(part.tokens) for part in parts) > left:
+        finish, kept = "length", []
+        for part in parts:
+            if left > 0:
+                kept.append(Part(part.kind, part.tokens[:left], part.name))
+                left -= len(part.tokens)
+        parts = kept
+    prompt = sum(4 + len(tokenize(flat(message.get("content")))) for message in request.messages)
+    return Completion(parts, finish, prompt, sum(len(part.tokens) for part in parts))
 
 
-def chunk_body(request: ChatRequest, ident: str, created: int, index: int, delta: dict[str, Any],
-               finish: str | None = None) -> dict[str, Any]:
-    """One event of a stream."""
-    return {"id": f"chatcmpl-{ident}", "object": "chat.completion.chunk", "created": created, "model": request.model,
-            "choices": [{"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}]}
-
-
-def delta_of(done: Completion, ident: str, text: str, first: bool) -> dict[str, Any]:
-    """What a stream adds: text, or a piece of a tool call."""
-    if done.tool is None:
-        return {"content": text}
-    call: dict[str, Any] = {"index": 0, "function": {"arguments": text}}
-    if first:
-        call |= {"id": f"call_{ident}", "type": "function", "function": {"name": done.tool, "arguments": text}}
-    return {"tool_calls": [call]}
-
-
-def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """An error in OpenAI's form."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-def _messages(messages: Any) -> list[dict[str, Any]]:
-    if not isinstance(messages, list) or not messages:
-        raise BadRequest("'messages' must be a list of at least one message.", "messages")
-    for number, message in enumerate(messages):
-        where = f"messages.[{number}]"
-        if not isinstance(message, dict):
-            raise BadRequest(f"{where} must be an object.", where)
-        if message.get("role") not in ROLES:
-            raise BadRequest(f"{where}.role must be one of {', '.join(ROLES)}.", f"{where}.role")
-        content = message.get("content")
-        parts = isinstance(content, list) and all(isinstance(part, dict) for part in content)
-        if not (isinstance(content, str) or parts or (content is None and message["role"] == "assistant")):
-            raise BadRequest(f"{where}.content must be a string or a list of parts.", f"{where}.content")
-    return messages
-
-
-def _whole(data: dict[str, Any], name: str, most: int) -> int | None:
-    value = data.get(name)
-    if value is None:
-        return None
-    if type(value) is not int or not 1 <= value <= most:
-        raise BadRequest(f"'{name}' must be an integer from 1 to {most}.", name)
-    return value
-
-
-def _format(value: Any) -> tuple[dict[str, Any] | None, bool]:
-    """The schema asked for, and whether any JSON object will do."""
-    kind = value.get("type") if isinstance(value, dict) else None
-    if value is None or kind == "text":
-        return None, False
-    if kind == "json_object":
-        return None, True
-    given = value.get("json_schema") if kind == "json_schema" else None
-    schema = given.get("schema") if isinstance(given, dict) else None
-    if not isinstance(schema, dict):
-        raise BadRequest("'response_format' must be text, json_object, or json_schema with a schema.",
-                         "response_format")
-    return schema, False
-
-
-def _tool(tools: Any, choice: Any) -> dict[str, Any] | None:
-    """The tool that must be called. Where calling is free, the stub answers in words."""
-    functions: list[dict[str, Any]]
-    functions = [tool["function"] for tool in tools if isinstance(tool, dict)
-                 and isinstance(tool.get("function"), dict) and isinstance(tool["function"].get("name"), str)
-                 ] if isinstance(tools, list) else []
-    if choice == "required" and functions:
-        return functions[0]
-    wanted = choice.get("function") if isinstance(choice, dict) else None
-    if not isinstance(wanted, dict):
-        return None
-    for function in functions:
-        if function["name"] == wanted.get("name"):
-            return function
-    raise BadRequest(f"tool_choice names {wanted.get('name')!r}, which is not among the tools.", "tool_choice")
-
-
-def _flat(content: Any) -> str:
+def flat(content: Any) -> str:
+    """The text of a message's content."""
     if isinstance(content, list):
-        return " ".join(str(part.get("text") or "") for part in content)
+        return " ".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""
+
+
+def sse(data: dict[str, Any], name: str | None = None) -> bytes:
+    """One server-sent event."""
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {json.dumps(data)}\n\n".encode()
