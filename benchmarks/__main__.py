@@ -22,6 +22,7 @@ NAMES = {
     "latency": "submit to result of one job that does nothing",
     "idle": "CPU of a worker with nothing to do",
     "throughput": "jobs that do nothing, beside taskiq, arq, Ray and Celery",
+    "memory": "memory that one HTTP call in flight takes",
     "cpu": "agents that compute, on two processes",
 }
 PACKAGES = ("callsheet", "celery", "kombu", "redis", "hiredis", "gevent", "requests", "httpx", "aiohttp", "uvloop",

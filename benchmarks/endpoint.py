@@ -1,5 +1,7 @@
 """A slow HTTP endpoint in a process of its own: every GET is answered after a pause; /stats says what came.
 
+/release answers all that wait, at once.
+
 `python -m benchmarks.endpoint PORT SECONDS`. It is written on asyncio's protocols, to take little CPU from what is
 measured beside it.
 """
@@ -26,9 +28,10 @@ class Served:
 class Answers(asyncio.Protocol):
     """One connection, kept open; requests on it come one after another."""
 
-    def __init__(self, served: Served, seconds: float) -> None:
+    def __init__(self, served: Served, seconds: float, waiting: "set[Answers]") -> None:
         self.served = served
         self.seconds = seconds
+        self.waiting = waiting
         self.buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -40,6 +43,10 @@ class Answers(asyncio.Protocol):
             head, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
             if head.startswith(b"GET /stats"):
                 self.write(json.dumps(vars(self.served)).encode())
+            elif head.startswith(b"GET /release"):
+                for waiting in list(self.waiting):
+                    waiting.end()
+                self.write(b"{}")
             else:
                 self.begin()
 
@@ -51,9 +58,12 @@ class Answers(asyncio.Protocol):
         served.requests += 1
         served.in_flight += 1
         served.most_in_flight = max(served.most_in_flight, served.in_flight)
-        asyncio.get_running_loop().call_later(self.seconds, self.end)
+        self.waiting.add(self)
+        self.pause = asyncio.get_running_loop().call_later(self.seconds, self.end)
 
     def end(self) -> None:
+        self.pause.cancel()
+        self.waiting.discard(self)
         self.served.in_flight -= 1
         if not self.transport.is_closing():
             self.write(BODY)
@@ -65,8 +75,9 @@ class Answers(asyncio.Protocol):
 
 async def serve(port: int, seconds: float) -> None:
     served = Served()
+    waiting: set[Answers] = set()
     server = await asyncio.get_running_loop().create_server(
-        lambda: Answers(served, seconds), "127.0.0.1", port, backlog=4096)
+        lambda: Answers(served, seconds, waiting), "127.0.0.1", port, backlog=4096)
     await server.serve_forever()
 
 

@@ -103,9 +103,14 @@ class Usage:
     def _sample(self) -> None:
         while True:
             with suppress(psutil.Error):
-                self.peak_mb = max(self.peak_mb, sum(p.memory_info().rss for p in _tree(self._process)) / 1e6)
+                self.peak_mb = max(self.peak_mb, resident_mb(self._process.pid))
             if self._done.wait(0.05):
                 return
+
+
+def resident_mb(pid: int) -> float:
+    """The resident sets of a process and its children together."""
+    return sum(one.memory_info().rss for one in _tree(psutil.Process(pid))) / 1e6
 
 
 def _tree(process: psutil.Process) -> list[psutil.Process]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import httpx
 from celery import group
@@ -9,6 +10,7 @@ from celery import group
 import callsheet
 from benchmarks.agents import Caller
 from benchmarks.harness import GEVENT, IO, STOCK, Report, Row, Stage, at_least, at_most, usage_of
+from benchmarks.peers import BENCH, importable, left_out, taskiq_worker
 from benchmarks.stock import fetch
 from callsheet import Msg
 from tests.services import free_port
@@ -30,18 +32,34 @@ def tasks(url: str, calls: int) -> None:
     assert len(replies) == calls and replies[-1] == "42"
 
 
-CONTENDERS: dict[str, tuple[Callable[[str, int], None], tuple[str, ...]]] = {
-    "callsheet io --autoscale=1000,1000": (agents, (IO, f"--autoscale={SLOTS},{SLOTS}")),
-    "celery gevent -c 1000, requests": (tasks, (STOCK, *GEVENT, "-c", str(SLOTS))),
-    "callsheet io --autoscale=1000,20": (agents, (IO, f"--autoscale={SLOTS},20")),
+def taskiq_tasks(url: str, calls: int) -> None:
+    from benchmarks.contenders.taskiq_jobs import fetch_all  # it is not always installed
+
+    replies = fetch_all(f"{url}/slow", calls)
+    assert len(replies) == calls and replies[-1] == "42"
+
+
+Contender = tuple[Callable[[str, int], None], Callable[[Stage, str], AbstractContextManager[int]]]
+
+
+def celery(*worker: str) -> Callable[[Stage, str], AbstractContextManager[int]]:
+    return lambda stage, url: stage.worker(*worker, env={"CALLSHEET_ENDPOINTS__BENCH__BASE_URL": url})
+
+
+OURS, PEER = "callsheet io --autoscale=1000,1000", "celery gevent -c 1000, requests"
+CONTENDERS: dict[str, Contender] = {
+    OURS: (agents, celery(IO, f"--autoscale={SLOTS},{SLOTS}")),
+    PEER: (tasks, celery(STOCK, *GEVENT, "-c", str(SLOTS))),
+    "taskiq --max-async-tasks 1000, aiohttp": (taskiq_tasks, lambda stage, url: taskiq_worker(stage, SLOTS)),
+    "callsheet io --autoscale=1000,20": (agents, celery(IO, f"--autoscale={SLOTS},20")),
 }
 
 
-def measure(stage: Stage, row: Row, run: Callable[[str, int], None], worker: tuple[str, ...]) -> None:
+def measure(stage: Stage, row: Row, contender: Contender) -> None:
+    run, worker = contender
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    with (stage.endpoint(port, SECONDS),
-          stage.worker(*worker, env={"CALLSHEET_ENDPOINTS__BENCH__BASE_URL": url}) as pid):
+    with stage.endpoint(port, SECONDS), worker(stage, url) as pid:
         run(url, 20)  # clients and connections to Redis are open, on both sides
         time.sleep(1.0)
         with usage_of(pid) as usage:
@@ -53,11 +71,13 @@ def measure(stage: Stage, row: Row, run: Callable[[str, int], None], worker: tup
 
 
 def run(stage: Stage) -> Report:
-    rows = {name: Row(name) for name in CONTENDERS}
+    found = {name: it for name, it in CONTENDERS.items() if it[0] is not taskiq_tasks or importable("taskiq_redis")}
+    left_out(*CONTENDERS.keys() - found.keys(), install=BENCH)
+    rows = {name: Row(name) for name in found}
     for _ in range(stage.repeat):
-        for name, (contender, worker) in CONTENDERS.items():
-            measure(stage, rows[name], contender, worker)
-    ours, peer, _ = rows.values()
+        for name, contender in found.items():
+            measure(stage, rows[name], contender)
+    ours, peer = rows[OURS], rows[PEER]
     faster = peer.median("seconds") / ours.median("seconds")
     return Report("http_calls", __doc__ or "", list(rows.values()), [
         at_most(f"at most 1.5 times the ideal {IDEAL:g} s", ours.median("to_ideal"), 1.5),

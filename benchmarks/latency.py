@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from benchmarks.agents import Noop
-from benchmarks.harness import GEVENT, IO, STOCK, Report, Row, Stage, at_most, percentile
+from benchmarks.harness import GEVENT, IO, STOCK, Report, Row, Stage, at_most, percentile, usage_of
 from benchmarks.stock import noop
 
 ROUNDS = 300
@@ -53,12 +53,13 @@ def run(stage: Stage) -> Report:
     rows = {name: Row(name) for names in CONTENDERS.values() for name in names}
     for _ in range(stage.repeat):
         for worker, contenders in CONTENDERS.items():
-            with stage.worker(*worker):
+            with stage.worker(*worker) as pid:
                 for name, contender in contenders.items():
                     time.sleep(2.0)
-                    times = [1000 * value for value in contender()[WARM_UP:]]
+                    with usage_of(pid) as usage:
+                        times = [1000 * value for value in contender()[WARM_UP:]]
                     rows[name].add(median_ms=percentile(times, 0.5), p95_ms=percentile(times, 0.95),
-                                   p99_ms=percentile(times, 0.99), max_ms=max(times))
+                                   p99_ms=percentile(times, 0.99), max_ms=max(times), others_cores=usage.others)
     goals = [goal for name in list(rows)[:2] for goal in (
         at_most(f"{name}: median under 8 ms", rows[name].median("median_ms"), 8),
         at_most(f"{name}: p99 under 30 ms", rows[name].median("p99_ms"), 30))]

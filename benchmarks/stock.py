@@ -20,7 +20,7 @@ app.add_defaults(lambda: {"broker_url": os.environ["CALLSHEET_REDIS_URL"],
 def session() -> requests.Session:
     """One session with a connection for each greenlet, as requests advises for many calls to one host."""
     made = requests.Session()
-    made.mount("http://", HTTPAdapter(pool_connections=1, pool_maxsize=1000))
+    made.mount("http://", HTTPAdapter(pool_connections=1, pool_maxsize=4000))
     return made
 
 

@@ -1,6 +1,5 @@
 """Jobs that do nothing: how fast they are published, worked off by one process, and both at once."""
 
-import importlib.util
 import signal
 import sys
 import time
@@ -11,12 +10,10 @@ from pathlib import Path
 
 from benchmarks.drive import driver
 from benchmarks.harness import GEVENT, IO, STOCK, Goal, Report, Row, Stage, Usage, at_least, signal_tree
+from benchmarks.peers import ARQ, BENCH, OWN, arq_worker, importable, left_out, taskiq_worker
+from benchmarks.peers import CONTENDERS as MODULES
 
 SLOTS = 500
-FOLDER = "benchmarks.contenders"
-BENCH = "pip install -e '.[bench]', or all of them with `make bench`"
-OWN = "`make bench` gives it an environment of its own"
-ARQ = Path(sys.prefix) / "peers" / "arq" / "bin" / "python"  # it needs an older redis-py than ours
 
 
 @dataclass(frozen=True)
@@ -40,17 +37,7 @@ class Contender:
     python: str = sys.executable
 
     def found(self) -> bool:
-        return Path(self.python).exists() and importlib.util.find_spec(self.needs) is not None
-
-
-def taskiq_worker(stage: Stage) -> AbstractContextManager[int]:
-    """As many at once as ours; prefetch a quarter of that, as its author advises (taskiq issue 148)."""
-    return stage.process(sys.executable, "-m", "taskiq", "worker", f"{FOLDER}.taskiq_jobs:broker", "--workers", "1",
-                         "--max-async-tasks", str(SLOTS), "--max-prefetch", str(SLOTS // 4), ready="Listening started")
-
-
-def arq_worker(stage: Stage) -> AbstractContextManager[int]:
-    return stage.process(str(ARQ), "-m", "arq", f"{FOLDER}.arq_jobs.WorkerSettings", ready="Starting worker")
+        return Path(self.python).exists() and importable(self.needs)
 
 
 OURS = f"callsheet io --autoscale={SLOTS},{SLOTS}"
@@ -58,7 +45,7 @@ TASKIQ = "taskiq, Redis streams"
 STOCK_GEVENT = f"celery gevent -c {SLOTS}"
 CONTENDERS = [
     Contender(OURS, "callsheet_agents", lambda stage: stage.worker(IO, f"--autoscale={SLOTS},{SLOTS}")),
-    Contender(TASKIQ, "taskiq_jobs", taskiq_worker, "taskiq_redis"),
+    Contender(TASKIQ, "taskiq_jobs", lambda stage: taskiq_worker(stage, SLOTS), "taskiq_redis"),
     Contender("arq", "arq_jobs", arq_worker, install=OWN, python=str(ARQ)),
     Contender("ray, one async actor", "ray_actor", None, "ray"),
     Contender(STOCK_GEVENT, "celery_tasks", lambda stage: stage.worker(STOCK, *GEVENT, "-c", str(SLOTS))),
@@ -67,7 +54,7 @@ CONTENDERS = [
 
 def measure(stage: Stage, row: Row, contender: Contender) -> None:
     worker = contender.worker(stage) if contender.worker else nullcontext(0)
-    with worker as started, driver(f"{FOLDER}.{contender.module}", contender.python) as caller:
+    with worker as started, driver(f"{MODULES}.{contender.module}", contender.python) as caller:
         pid = started or caller.ask("worker")["pid"]
         caller.ask("run", 200)
         time.sleep(1.0)
@@ -101,7 +88,7 @@ def run(stage: Stage) -> Report:
     found = [contender for contender in CONTENDERS if contender.found()]
     for contender in CONTENDERS:
         if contender not in found:
-            print(f"  {contender.name} is left out, as it is not installed: {contender.install}", file=sys.stderr)
+            left_out(contender.name, install=contender.install)
     rows = {contender.name: Row(contender.name) for contender in found}
     for _ in range(stage.repeat):
         for contender in found:

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks import throughput
+from benchmarks import memory, throughput
 from benchmarks.drive import driver
 from benchmarks.harness import Stage
 from benchmarks.throughput import CONTENDERS, OURS, STOCK_GEVENT
+from callsheet import Settings
+from callsheet.settings import use_settings
 from tests.conftest import missing
 from tests.services import redis_binary
 
@@ -20,7 +22,8 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     for name in ("CALLSHEET_REDIS_URL", "CALLSHEET_MODULES", "PYTHONPATH"):
         monkeypatch.setenv(name, "")  # so that what the stage sets is taken back
     made = Stage(repeat=1, jobs=60)
-    yield made
+    with use_settings(Settings.load()):
+        yield made
     made.close()
 
 
@@ -49,3 +52,8 @@ def test_a_peer_that_is_not_installed_is_left_out_by_name(
 def test_a_caller_that_fails_says_so() -> None:
     with driver("no.such.module") as caller, pytest.raises(RuntimeError, match="caller ended with 1 at 'publish'"):
         caller.ask("publish", 1)
+
+
+def test_memory_is_taken_while_calls_are_in_flight(stage: Stage) -> None:
+    submit, worker = next(iter(memory.CONTENDERS.values()))
+    assert memory.resident(stage, submit, worker, calls=30) > 30
