@@ -74,13 +74,15 @@ def measure(stage: Stage, row: Row, contender: Contender) -> None:
 
 def goals(rows: dict[str, Row]) -> list[Goal]:
     ours = rows[OURS]
-    wanted = [at_least("published at 8,000 a second", ours.median("published_per_s"), 8000)]
+    noisy = "the same by CPU, where the machine is noisy"
+    wanted = [at_least("published at 8,000 a second", ours.median("published_per_s"), 8000),
+              at_least(noisy, 1000 / ours.median("caller_cpu_ms_per_job"), 8000)]
     for peer, times in ((TASKIQ, 1.2), (STOCK_GEVENT, 3.0)):
         if peer in rows:
             rate = ours.median("worked_off_per_s") / rows[peer].median("worked_off_per_s")
             cpu = rows[peer].median("worker_cpu_ms_per_job") / ours.median("worker_cpu_ms_per_job")
             wanted += [at_least(f"worked off at least {times:g} times as fast as {peer}", rate, times),
-                       at_least(f"the same by the worker's CPU, where the machine is noisy: {peer}", cpu, times)]
+                       at_least(noisy, cpu, times)]
     return wanted
 
 
