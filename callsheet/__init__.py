@@ -15,6 +15,8 @@ from callsheet.messages import (
     URLSource,
     VideoBlock,
 )
+from callsheet.resources.accounts import JobUsage, Usage
+from callsheet.resources.books import usage
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks.batches import map
 from callsheet.tasks.dispatch import RemoteDispatcher as _RemoteDispatcher  # noqa: F401 - provides the dispatcher
@@ -45,6 +47,7 @@ __all__ = [
     "ImageBlock",
     "Job",
     "JobCancelled",
+    "JobUsage",
     "Msg",
     "ResultTimeout",
     "SequentialPipeline",
@@ -54,6 +57,7 @@ __all__ = [
     "ToolResultBlock",
     "ToolUseBlock",
     "URLSource",
+    "Usage",
     "VideoBlock",
     "errors",
     "fanout_pipeline",
@@ -62,4 +66,5 @@ __all__ = [
     "map",
     "sequential_pipeline",
     "stream_printing_messages",
+    "usage",
 ]

@@ -182,6 +182,7 @@ class Batch:
         except OSError as exc:
             self._fail(click.ClickException(f"{self._results.path} cannot be written: {exc.strerror}."))
             return
+        self._tally.jobs.append(job_id)
         if error:
             self._tally.failed += 1
             if self._tally.failed <= _SHOWN:

@@ -23,6 +23,8 @@ class Tally:
         ok: ended well in this run.
         failed: ended badly.
         running: sent, and not ended.
+        jobs: ids of those that ended in this run.
+        spent: what their outbound calls took, in words.
     """
 
     def __init__(self, total: int, skipped: int) -> None:
@@ -31,6 +33,8 @@ class Tally:
         self.ok = 0
         self.failed = 0
         self.running = 0
+        self.jobs: list[str] = []
+        self.spent = ""
         self._started = time.monotonic()
 
     def begin(self) -> None:

@@ -17,6 +17,7 @@ from callsheet.cli.progress import Display, Tally, clock
 from callsheet.cli.remedies import Remedies
 from callsheet.cli.results import Results
 from callsheet.cli.sent import Sent
+from callsheet.cli.spent import in_words, spent
 from callsheet.cli.stack import Plan, Stack, claimed, write_info
 from callsheet.cli.supervisor import Interrupted, Interrupts
 from callsheet.cli.target import Loaded, load
@@ -222,6 +223,7 @@ class Runner:
 
         with display.shown():
             asyncio.run(main())
+        tally.spent = in_words(spent(tally.jobs, settings))
 
     # After the run ------------------------------------------------------------------------------------
 
@@ -235,6 +237,8 @@ class Runner:
             before = f" ({tally.skipped} of them before)" if tally.skipped else ""
             click.echo(f"{tally.total} inputs: {tally.ok + tally.skipped} ok{before}, {tally.failed} failed, in "
                        f"{clock(tally.elapsed)} ({tally.rate:.1f}/s). Results: {self.order.output}")
+            if tally.spent:
+                click.echo(f"Used: {tally.spent}")
         if survey.skipped:
             click.echo(f"Left out: {survey.skipped}")
         if survey.malformed:

@@ -19,6 +19,8 @@ class CallContext:
         priority: 0 (first) to 9 (last), or None where nobody said.
         deadline: unix time in seconds after which nobody wants the answer, or None.
         local: whether it runs inline, without Redis.
+        parents: ids of the jobs in whose course the job was submitted, the outermost first; what it uses counts as
+            theirs too. Of a chain of over MOST_PARENTS, the outermost and the nearest.
     """
 
     job: str | None = None
@@ -28,7 +30,11 @@ class CallContext:
     priority: int | None = None
     deadline: float | None = None
     local: bool = False
+    parents: tuple[str, ...] = ()
 
+
+MOST_PARENTS = 16
+"""Jobs above a job that are remembered: an agent may submit its own next call for ever."""
 
 NO_CALL = CallContext()
 """The context of a request that no agent makes."""
@@ -50,7 +56,12 @@ def child_context(tenant: str | None, priority: int | None, awaited: bool) -> Ca
         awaited: whether the caller waits for it, and so shares its deadline and its job with it.
     """
     mine = current_call()
-    return CallContext(job=mine.job if awaited else None, tenant=mine.tenant if tenant is None else tenant,
+    parents = mine.parents
+    if mine.job and not awaited:
+        nearest = (*parents, mine.job)
+        parents = nearest if len(nearest) <= MOST_PARENTS else (nearest[0], *nearest[1 - MOST_PARENTS:])
+    return CallContext(job=mine.job if awaited else None, parents=parents,
+                       tenant=mine.tenant if tenant is None else tenant,
                        priority=mine.priority if priority is None else priority,
                        deadline=mine.deadline if awaited else None)
 

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +36,7 @@ class CallRecord:
         cached_tokens: of the input tokens, those that the provider had in its cache; likewise.
         estimate: tokens that the request was reckoned to take, or None where no limit asked.
         error: class of the exception that ended it, or None.
+        fallback: the endpoint or model in whose place this one was asked, or "".
     """
 
     endpoint: str
@@ -53,6 +55,7 @@ class CallRecord:
     cached_tokens: int | None = None
     estimate: int | None = None
     error: str | None = None
+    fallback: str = ""
 
     @property
     def total_tokens(self) -> int | None:
@@ -61,6 +64,9 @@ class CallRecord:
             return None
         return (self.input_tokens or 0) + (self.output_tokens or 0)
 
+
+in_place_of: ContextVar[str] = ContextVar("callsheet_in_place_of", default="")
+"""The endpoint or model in whose place a request that is made here asks another."""
 
 Listener = Callable[[CallRecord], None]
 _listeners: list[Listener] = []
@@ -148,7 +154,7 @@ class Recording(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request on, with its record."""
-        record = CallRecord(endpoint=self._name, context=current_call())
+        record = CallRecord(endpoint=self._name, context=current_call(), fallback=in_place_of.get())
         body = json_body(request)
         if body is not None:
             model = body.get("model")

@@ -12,7 +12,7 @@ from callsheet.settings import Settings
 from callsheet.tasks import payloads
 
 #: What a call has from its options and its caller.
-_HANDED_ON = ("job", "tenant", "priority", "deadline")
+_HANDED_ON = ("job", "tenant", "priority", "deadline", "parents")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class AgentCall:
         job: id of the job to whose events it prints.
         retries: how often it is tried again.
         gathering: set on the step that reduces a fan-out.
-        context: what it has from its options and its caller: job, tenant, priority, deadline.
+        context: what it has from its options and its caller: job, tenant, priority, deadline, parents.
     """
 
     agent: Any
@@ -67,7 +67,7 @@ class AgentCall:
             data["retries"] = self.retries
         if self.gathering:
             data["gather"] = [list(self.gathering.branches), self.gathering.on_error]
-        context = {name: value for name in _HANDED_ON if (value := getattr(self.context, name)) is not None}
+        context = {name: value for name in _HANDED_ON if (value := getattr(self.context, name)) not in (None, ())}
         if context:
             data["context"] = context
         return data
@@ -80,7 +80,7 @@ class AgentCall:
                    label=data["label"], job=data["job"], piped=data.get("piped", False),
                    retries=data.get("retries", 0),
                    gathering=Gathering(branches=tuple(gather[0]), on_error=gather[1]) if gather else None,
-                   context=CallContext(**{name: context.get(name) for name in _HANDED_ON}) if context else NO_CALL)
+                   context=_context(context) if context else NO_CALL)
 
     def running(self, call_id: str | None, timeout: float | None, local: bool = False) -> CallContext:
         """The context in which it runs, from now on.
@@ -93,7 +93,8 @@ class AgentCall:
         given = self.context
         deadlines = [end for end in (given.deadline, time.time() + timeout if timeout else None) if end is not None]
         return CallContext(job=given.job or self.job, call=call_id, agent=self.label, tenant=given.tenant,
-                           priority=given.priority, deadline=min(deadlines, default=None), local=local)
+                           priority=given.priority, deadline=min(deadlines, default=None), local=local,
+                           parents=given.parents)
 
     def build(self, value: Any, settings: Settings, local: list[Any] | None = None
               ) -> tuple[AgentBase, tuple[Any, ...], dict[str, Any]]:
@@ -109,6 +110,11 @@ class AgentCall:
         if self.piped:
             args = [reader.read(value), *args]
         return agent, tuple(args), reader.read(self.kwargs)
+
+
+def _context(data: dict[str, Any]) -> CallContext:
+    given: dict[str, Any] = {name: data[name] for name in _HANDED_ON if name in data}
+    return CallContext(**{**given, "parents": tuple(given.get("parents", ()))})
 
 
 def writer_for(settings: Settings) -> Writer:

@@ -27,6 +27,7 @@ from callsheet.errors import CallsheetError, JobCancelled, JobError, ResultTimeo
 from callsheet.messages import Msg
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader, Writer
+from callsheet.resources.accounts import JobUsage, local_account
 from callsheet.resources.context import call_context
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks import payloads
@@ -95,6 +96,7 @@ class InlineRun:
 
     Attributes:
         records: of its calls that have ended.
+        account: what its outbound calls took.
     """
 
     def __init__(self, target: Target, options: CallOptions, settings: Settings, awaited: bool = False) -> None:
@@ -102,6 +104,7 @@ class InlineRun:
         self.options = options
         self.settings = settings
         self.id = options.job_id or str(uuid4())
+        self.account = local_account(self.id)
         self._awaited = awaited
         self.records: list[CallRecord] = []
         self._running: set[Running] = set()
@@ -325,6 +328,11 @@ class InlineJob(Job):
         """Cancel it, if it still runs."""
         if self._task is not None and not self._over.is_set():
             self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+
+    @property
+    def usage(self) -> JobUsage:
+        """As Job.usage."""
+        return JobUsage.of(dict(self._run.account.rows))
 
     def calls(self) -> list[CallRecord]:
         """As Job.calls; they ran in this process."""

@@ -12,6 +12,8 @@ from celery import Celery, states
 from callsheet.errors import ResultTimeout, UsageError
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader
+from callsheet.resources.accounts import JobUsage
+from callsheet.resources.books import job_usage
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings, get_settings
 from callsheet.settings.keys import Keys
@@ -188,6 +190,14 @@ class Job:
         found = [CallRecord(task_id=meta["task_id"], status=meta["status"], **meta["call"])
                  for meta in metas if "call" in meta]
         return sorted(found, key=lambda call: call.started)
+
+    @property
+    def usage(self) -> JobUsage:
+        """What its agents' outbound calls took so far: tokens, cost, retries, time; complete once it has its result.
+
+        With the calls of agents that its agents called, and of jobs that they submitted. Kept as long as results are.
+        """
+        return job_usage([self.id], self._settings)
 
     def remember(self) -> None:
         """Keep in Redis what `from_id` needs to know beyond the id; for jobs of more than one call."""

@@ -19,6 +19,7 @@ from callsheet.agents.running import checked_reply, run_reply
 from callsheet.errors import BadReply, BranchFailed, CannotTravel, PayloadExpired, UsageError
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Writer
+from callsheet.resources.books import books
 from callsheet.resources.context import call_context
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks import payloads
@@ -28,7 +29,7 @@ from callsheet.tasks.call import AgentCall
 from callsheet.tasks.events import EventWriter, current_stream
 from callsheet.tasks.gather import gathered, piped_input
 from callsheet.tasks.interrupts import Running, interruptible
-from callsheet.tasks.loop import on_process_loop, run_private
+from callsheet.tasks.loop import on_process_loop, run_private, wait_on_process_loop
 from callsheet.tasks.results import AGENT_ATTRIBUTE, STARTED_ATTRIBUTE
 
 #: What trying again cannot mend, and the end of the time that the call was given.
@@ -72,10 +73,13 @@ class ReplyTask(Task):
         call, settings = AgentCall.from_wire(call_data), get_settings()
         try:
             with call_context(call.running(self.request.id, (self.request.timelimit or (None, None))[1])):
-                return self._reply(call, value, settings)
+                out = self._reply(call, value, settings)
+            _settle_usage()
+            return out
         except (Retry, Ignore, Reject):
             raise
         except Exception as exc:
+            _settle_usage()
             setattr(exc, AGENT_ATTRIBUTE, call.label)
             if isinstance(exc, NOT_RETRIED) or self.request.retries >= call.retries:
                 raise
@@ -95,6 +99,16 @@ class ReplyTask(Task):
 
 # `run` is a plain def, but on the asyncio pool its place is the loop.
 ReplyTask.is_async = True
+
+
+def _settle_usage() -> None:
+    """See that what the call's requests took is in Redis before its result, or its next step, is."""
+    if books.idle:
+        return
+    if in_strand():
+        drive(books.settled())
+    else:
+        wait_on_process_loop(books.settled())
 
 
 def retry_pause(retries: int, settings: Settings, error: BaseException | None = None) -> float:
