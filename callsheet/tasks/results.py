@@ -10,26 +10,31 @@ import asyncio
 import json
 import os
 import time
+from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from celery import states
-from celery.backends.redis import RedisBackend
-from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
+from celery.exceptions import TaskRevokedError
+from kombu.exceptions import EncodeError
+from kombu.utils import json as kombu_json
 
 import callsheet.errors as errors_module
 from callsheet.errors import AgentFailed, AgentTimeout, CallRefused, CallsheetError, JobCancelled, JobError, JobExpired
+from callsheet.resources.redis import async_client
+from callsheet.settings import get_settings
 from callsheet.tasks.bridge import drive, in_strand
-from callsheet.tasks.writes import gathered_writes
+from callsheet.tasks.chords import ChordBackend
+from callsheet.tasks.writes import Entry
 
 AGENT_ATTRIBUTE = "__callsheet_agent__"
 STARTED_ATTRIBUTE = "callsheet_started"
-#: Tasks that take branches' failures as values.
-GATHERERS = frozenset({"callsheet.gather", "callsheet.merge", "callsheet.reply"})
 _STORE_TRIES = 16  # with growing pauses: about half a minute
 _TIMEOUTS = frozenset({"SoftTimeLimitExceeded", "TimeLimitExceeded"})
+_to_json = kombu_json.JSONEncoder().encode
 
 
-class ResultBackend(RedisBackend):
+class ResultBackend(ChordBackend):
     """Celery's Redis backend with the additions above."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -41,11 +46,20 @@ class ResultBackend(RedisBackend):
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Subscribe to nothing: who wants a result subscribes when it waits for it."""
 
+    # Reading and writing; on the asyncio pool a call steps aside meanwhile, and the loop goes on
+
+    def get(self, key: Any) -> Any:
+        """The value of a key, or None."""
+        return drive(async_client(get_settings()).get(key)) if in_strand() else super().get(key)
+
+    def mget(self, keys: Any) -> Any:
+        """The values of keys, None for those that are not there."""
+        return drive(async_client(get_settings()).mget(keys)) if in_strand() else super().mget(keys)
+
     def _store_result(self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None,
                       **kwargs: Any) -> Any:
         """Celery's; without the look at what is stored where nothing can be, at the first delivery of a call."""
-        delivery = getattr(request, "delivery_info", None)
-        if not in_strand() or not delivery or delivery.get("redelivered"):
+        if self.may_overwrite(request):
             return super()._store_result(task_id, result, state, traceback=traceback, request=request, **kwargs)
         meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
         meta["task_id"] = task_id
@@ -54,13 +68,7 @@ class ResultBackend(RedisBackend):
 
     def _set(self, key: Any, value: str, expires: float | None = None) -> None:
         expires = self.expires if expires is None else expires
-        if in_strand():  # a call on the asyncio pool steps aside, and its result is stored together with others
-            drive(gathered_writes().write(key, value, int(expires) or None))
-            return
-        with self.client.pipeline() as pipe:  # as Celery's, without the deprecated SETEX
-            pipe.set(key, value, ex=int(expires) or None)
-            pipe.publish(key, value)
-            pipe.execute()
+        self.send(Entry(key, value, int(expires or 0) or None))
 
     def ensure(self, fun: Any, args: Any, **policy: Any) -> Any:
         """Celery's tries again at once; on the asyncio pool only the tries of `_sleep`, which do not block the loop."""
@@ -72,6 +80,8 @@ class ResultBackend(RedisBackend):
             drive(asyncio.sleep(amount))
         else:
             super()._sleep(amount)
+
+    # What is stored
 
     def mark_as_revoked(self, task_id: str, reason: str = "", request: Any = None, store_result: bool = True,
                         state: str = states.REVOKED) -> None:
@@ -91,7 +101,17 @@ class ResultBackend(RedisBackend):
     def _get_result_meta(self, result: Any, state: str, traceback: Any, request: Any, *args: Any,
                          **kwargs: Any) -> dict[str, Any]:
         """Celery's record of a result, with when and where one of our calls ran."""
-        meta: dict[str, Any] = super()._get_result_meta(result, state, traceback, request, *args, **kwargs)
+        if self._extended or args or kwargs:
+            meta: dict[str, Any] = super()._get_result_meta(result, state, traceback, request, *args, **kwargs)
+        else:  # the same, for a tenth of the time
+            done = datetime.now(self.app.timezone).isoformat() if state in states.READY_STATES else None
+            meta = {"status": state, "result": result, "traceback": traceback,
+                    "children": self.current_task_children(request), "date_done": done}
+            if request:
+                if request.group:
+                    meta["group_id"] = request.group
+                if request.parent_id:
+                    meta["parent_id"] = request.parent_id
         started = getattr(request, STARTED_ATTRIBUTE, None)
         if started is not None:
             data = request.args[-1]
@@ -100,27 +120,23 @@ class ResultBackend(RedisBackend):
                             "started": started, "ended": time.time()}
         return meta
 
-    def on_chord_part_return(self, request: Any, state: str, result: Any, propagate: Any = None,
-                             **kwargs: Any) -> Any:
-        """Count a finished branch; a failed one as the record of its failure, where a gathering step follows."""
-        if state in states.PROPAGATE_STATES and _gathers(request.chord):
-            if isinstance(result, (Retry, Ignore, Reject)):
-                return None
-            exc = result if isinstance(result, BaseException) else Exception(str(result))
-            failure = {**self.prepare_exception(exc, "json"), "task_id": request.id, "state": state}
-            state, result = states.SUCCESS, {"$error": failure}
-        return super().on_chord_part_return(request, state, result, propagate, **kwargs)
+    @cached_property
+    def _extended(self) -> bool:
+        return bool(self.app.conf.find_value_for_key("extended", "result"))
 
+    def encode(self, data: Any) -> Any:
+        """Celery's encoding of a result."""
+        if not self._plain:
+            return super().encode(data)
+        try:
+            return _to_json(data)
+        except Exception as exc:
+            raise EncodeError(exc) from exc
 
-def _gathers(body: Any) -> bool:
-    """Whether a chord's body is one of our gathering steps, or a chain that begins with one."""
-    while body:
-        name = body.get("task")
-        if name in GATHERERS:
-            return True
-        inner = (body.get("kwargs") or {}).get("tasks") if name == "celery.chain" else None
-        body = inner[0] if inner else None
-    return False
+    @cached_property
+    def _plain(self) -> bool:
+        """Whether results are kombu's JSON and no more."""
+        return self.serializer == "json" and self.encoder is kombu_json.dumps and not self.compression
 
 
 def ready(meta: dict[str, Any]) -> bool:

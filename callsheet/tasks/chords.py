@@ -1,0 +1,323 @@
+"""The result backend's half of chords: a call's result and its part of a chord are stored in one step.
+
+Keys and values are those of Celery's Redis backend, so that its workers and ours may share a chord's header. What
+differs: a worker that dies leaves either result and part or neither; whoever counts the last part gets all parts
+with it; and on the asyncio pool nothing of this blocks the loop: parts travel with the gathered results, and the
+body is published by a thread.
+"""
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+from uuid import uuid4
+
+from celery import states
+from celery._state import get_current_task, get_current_worker_task, pop_current_task, push_current_task
+from celery.backends.redis import RedisBackend
+from celery.canvas import maybe_signature
+from celery.exceptions import (
+    BackendStoreError,
+    ChordError,
+    Ignore,
+    Reject,
+    Retry,
+    SoftTimeLimitExceeded,
+)
+
+from callsheet.tasks.bridge import SoftLimit, drive, in_strand
+from callsheet.tasks.writes import Entry, Part, gathered_writes, write
+
+logger = logging.getLogger(__name__)
+
+#: Tasks that take branches' failures as values.
+GATHERERS = frozenset({"callsheet.gather", "callsheet.merge", "callsheet.reply"})
+_HOLDS = 30  # seconds within which whoever counted the last part publishes the body, before another may
+_MOST_BYTES = 256 * 1024  # of parts that come with the last one; more are fetched in a thread
+_FETCHED = 1000  # results in one trip
+_AGAIN = 0.5  # seconds between two looks at a chord that another process is finishing
+_BUSY = 1  # the script's answer then
+_THREADS = 8  # that finish chords
+_DUE, _SENT = "callsheet_part_due", "callsheet_part_sent"  # set on a request
+
+
+@dataclass(frozen=True)
+class _Complete:
+    """A chord whose last part this process has counted, and which it is to finish.
+
+    Attributes:
+        request: of the last part's task.
+        keys: as Celery names them: parts, difference, size, counted, shape, finisher.
+        token: that this process holds the chord with.
+        since: time.monotonic() when it asked.
+        shape: the results' saved structure, where the header has groups.
+        parts: encoded; None where they have to be fetched.
+    """
+
+    request: Any
+    keys: list[bytes]
+    token: str
+    since: float
+    shape: bytes | None
+    parts: list[bytes] | None
+
+
+class ChordBackend(RedisBackend):
+    """Celery's Redis backend with other means to store and finish a chord's parts."""
+
+    # A result and its part
+
+    def mark_as_done(self, task_id: str, result: Any, request: Any = None, store_result: bool = True,
+                     state: str = states.SUCCESS) -> None:
+        """Celery's; the part goes with the result."""
+        _part_is_due(request)
+        super().mark_as_done(task_id, result, request=request, store_result=store_result, state=state)
+
+    def mark_as_failure(self, task_id: str, exc: Any, traceback: Any = None, request: Any = None,
+                        store_result: bool = True, call_errbacks: bool = True, state: str = states.FAILURE) -> None:
+        """Celery's; the part goes with the result."""
+        _part_is_due(request)
+        super().mark_as_failure(task_id, exc, traceback=traceback, request=request, store_result=store_result,
+                                call_errbacks=call_errbacks, state=state)
+
+    def mark_as_revoked(self, task_id: str, reason: str = "", request: Any = None, store_result: bool = True,
+                        state: str = states.REVOKED) -> None:
+        """Celery's; the part goes with the result."""
+        _part_is_due(request)
+        super().mark_as_revoked(task_id, reason, request=request, store_result=store_result, state=state)
+
+    def store_result(self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None,
+                     **kwargs: Any) -> Any:
+        """Celery's; what ends a chord's task is stored together with its part."""
+        if request is None or not request.chord or not _takes_part(request):
+            return super().store_result(task_id, result, state, traceback=traceback, request=request, **kwargs)
+        part = self._part(request, state, result)
+        if part is None:
+            return super().store_result(task_id, result, state, traceback=traceback, request=request, **kwargs)
+        encoded = self.encode_result(result, state)
+        self._settle(self._entry(task_id, encoded, state, traceback, request, part), request,
+                     fallback_exc=partial(BackendStoreError, task_id=task_id, state=state),
+                     fallback_msg="failed to store result on the backend")
+        request.__dict__[_SENT] = True
+        return encoded
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any, propagate: Any = None,
+                             **kwargs: Any) -> Any:
+        """Count a finished task's part, unless it went with the result."""
+        request.__dict__.pop(_DUE, None)
+        if request.__dict__.pop(_SENT, False):
+            return
+        part = self._part(request, state, result)
+        if part is not None:
+            self._settle(Entry(self.get_key_for_task(request.id), "", None, part), request)
+
+    def _part(self, request: Any, state: str, result: Any) -> Part | None:
+        """The part that a task's end is of its chord; a failure as a value, where a gathering step follows."""
+        task_id, group_id, place = request.id, request.group, request.group_index
+        if not task_id or not group_id:
+            return None
+        if state in states.PROPAGATE_STATES and _gathers(request.chord):
+            if isinstance(result, (Retry, Ignore, Reject)):
+                return None
+            exc = result if isinstance(result, BaseException) else Exception(str(result))
+            failure = {**self.prepare_exception(exc, "json"), "task_id": task_id, "state": state}
+            state, result = states.SUCCESS, {"$error": failure}
+        place = "+inf" if place is None else place
+        text = self.encode([1, task_id, state, self.encode_result(result, state)])
+        keys = [self.get_key_for_group(group_id, suffix) for suffix in (".j", ".t", ".s", ".d", "", ".c")]
+        keep_back = self._deduplicates and state == states.SUCCESS
+        return Part(text, keys, [f"{task_id}:{place}", int(self._chord_zset), place, self.chord_expires or 0,
+                                 self._chord_result_expires, uuid4().hex, _HOLDS, int(keep_back), _MOST_BYTES])
+
+    @cached_property
+    def _deduplicates(self) -> bool:
+        # Celery then takes a stored success for the end of the task, chord and all: before the body is published
+        # there must be none, or nobody publishes it when this worker dies meanwhile.
+        return bool(self.app.conf.worker_deduplicate_successful_tasks)
+
+    def _entry(self, task_id: str, encoded: Any, state: str, traceback: Any, request: Any, part: Part) -> Entry:
+        key = self.get_key_for_task(task_id)
+        if self.may_overwrite(request) and self._get_task_meta_for(task_id)["status"] == states.SUCCESS:
+            return Entry(key, "", None, part)
+        meta = self._get_result_meta(result=encoded, state=state, traceback=traceback, request=request)
+        meta["task_id"] = task_id
+        expires = self.failure_expires if state == states.FAILURE else self.expires
+        return Entry(key, self.encode(meta), int(expires or 0) or None, part)
+
+    def may_overwrite(self, request: Any) -> bool:
+        """Whether a result may be stored already: not at the first delivery, by the task itself."""
+        delivery = getattr(request, "delivery_info", None)
+        return not in_strand() or not delivery or bool(delivery.get("redelivered"))
+
+    def send(self, entry: Entry) -> Any:
+        """Store an entry, on the asyncio pool together with others; returns the script's answer."""
+        if not in_strand():
+            return write(self.client, entry)
+        while True:
+            try:
+                return drive(gathered_writes().write(entry))
+            except SoftTimeLimitExceeded:  # the task has ended: there is nothing to soften; once at most
+                continue
+
+    def _settle(self, entry: Entry, request: Any, **fallback: Any) -> None:
+        part = entry.part
+        assert part is not None
+        since = time.monotonic()
+        answer = self._ensure_retryable(self.send, entry, **fallback)
+        while answer == _BUSY and (in_strand() or get_current_worker_task() is not None):
+            # Delivered again after a worker died. Should that worker have been the one to publish the body, then it
+            # falls to us once its time is up.
+            self._sleep(_AGAIN)
+            since = time.monotonic()
+            answer = self._ensure_retryable(self.send, Entry(entry.key, "", None, part))
+        if isinstance(answer, list):
+            shape, parts = answer
+            chord = _Complete(request, part.keys, str(part.args[5]), since, shape, parts)
+            if in_strand():
+                drive(_to_the_end(self._finish_aside(chord)))
+            else:
+                self._finish(chord)
+            if part.args[7] and shape is None and entry.value:
+                self._ensure_retryable(self.send, Entry(entry.key, entry.value, entry.expires), **fallback)
+
+    # The end of a chord
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(_THREADS, thread_name_prefix="callsheet-chords", initializer=self.app.set_current)
+
+    def _finish_aside(self, chord: _Complete) -> "Future[None]":
+        """Finish a chord in a thread, as if by the current task: the body is its child."""
+        task = get_current_task()
+        request = task.request_stack.top if task is not None else None
+        context = contextvars.copy_context()
+        return self._threads.submit(context.run, self._finish_as, task, request, chord)
+
+    def _finish_as(self, task: Any, request: Any, chord: _Complete) -> None:
+        if task is None:
+            self._finish(chord)
+            return
+        push_current_task(task)
+        task.request_stack.push(request)
+        try:
+            self._finish(chord)
+        finally:
+            task.request_stack.pop()
+            pop_current_task()
+
+    def _finish(self, chord: _Complete) -> None:
+        """Publish the body with the header's results, or have the chord fail; as Celery does."""
+        group_id = chord.request.group
+        body = maybe_signature(chord.request.chord, app=self.app)
+        try:
+            results = self._nested(self.decode(chord.shape)) if chord.shape else self._flat(chord)
+            if not self._still_ours(chord, body):
+                logger.warning("The body of chord %s is not published here: another worker has taken it over.",
+                               group_id)
+                return
+        except Exception as exc:
+            logger.exception("Chord %r raised: %r", group_id, exc)
+            error = exc if isinstance(exc, ChordError) else ChordError(f"Join error: {exc!r}")
+            try:
+                self.chord_error_from_stack(body, error)
+            finally:
+                self.client.delete(chord.keys[2])  # the size: a part that comes again shall not fail the chord again
+            return
+        try:
+            self.app.amqp._retry_publish(body.delay, results)
+        except Exception as exc:
+            logger.exception("Chord callback for %r raised: %r", group_id, exc)
+            self.chord_error_from_stack(body, ChordError(f"Callback error: {exc!r}"))
+        finally:
+            self._clean_up(chord)
+
+    def _flat(self, chord: _Complete) -> list[Any]:
+        parts = chord.parts
+        if parts is None:
+            fetch = self.client.zrange if self._chord_zset else self.client.lrange
+            parts = fetch(chord.keys[0], 0, -1)
+        return [self._unpack_chord_result(part, self.decode) for part in parts]
+
+    def _nested(self, saved: dict[str, Any]) -> list[Any]:
+        """The results in the header's structure; None for a task that stores no result."""
+        found: dict[str, Any] = {}
+        task_ids = list(_leaves(saved["result"]))
+        for start in range(0, len(task_ids), _FETCHED):
+            ids = task_ids[start:start + _FETCHED]
+            for task_id, text in zip(ids, self.mget([self.get_key_for_task(i) for i in ids]), strict=True):
+                meta = self.decode_result(text) if text else {"status": states.PENDING}
+                if meta["status"] in states.PROPAGATE_STATES:
+                    raise meta["result"]
+                if meta["status"] == states.SUCCESS:
+                    found[task_id] = meta["result"]
+        filled: list[Any] = _filled(saved["result"], found)
+        return filled
+
+    def _still_ours(self, chord: _Complete, body: Any) -> bool:
+        """Whether this process may publish the body: not if what came before took so long that another does."""
+        needed = self._chord_publish_claim_expires(_HOLDS // 2, body)
+        if time.monotonic() + needed < chord.since + _HOLDS:
+            return True
+        return bool(self._chord_claim_extend_script(keys=[chord.keys[5], chord.keys[2]], args=[chord.token, needed],
+                                                    client=self.client))
+
+    def _clean_up(self, chord: _Complete) -> None:
+        parts, diff, size, counted, _, finisher = chord.keys
+        if not self._chord_cleanup_script(keys=[finisher, parts, diff, size, counted], args=[chord.token, 300],
+                                          client=self.client):
+            logger.warning("Chord %s was taken over by another worker before it was cleaned up; its parts are left "
+                           "to expire.", chord.request.group)
+
+
+def _part_is_due(request: Any) -> None:
+    if request and request.chord:
+        request.__dict__[_DUE] = True
+
+
+def _takes_part(request: Any) -> bool:
+    """Whether this result ends a task of a chord, rather than tells how far it is."""
+    if request.__dict__.pop(_DUE, False):
+        return True
+    options = request.__dict__.get("options")  # of a signature: a step that fails with the one before it
+    return isinstance(options, dict) and "chord" in options
+
+
+def _gathers(body: Any) -> bool:
+    """Whether a chord's body is one of our gathering steps, or a chain that begins with one."""
+    while body:
+        name = body.get("task")
+        if name in GATHERERS:
+            return True
+        inner = (body.get("kwargs") or {}).get("tasks") if name == "celery.chain" else None
+        body = inner[0] if inner else None
+    return False
+
+
+async def _to_the_end(future: "Future[Any]") -> Any:
+    """Wait for a thread; past a soft limit, which comes too late for the task."""
+    ours = asyncio.wrap_future(future)
+    while True:
+        try:
+            return await asyncio.shield(ours)
+        except SoftLimit:
+            continue
+
+
+def _leaves(node: Any) -> Iterator[str]:
+    """The ids of the tasks in the written form of a result: [[id, parent], children]."""
+    (task_id, _), children = node
+    if children is None:
+        yield task_id
+    else:
+        for child in children:
+            yield from _leaves(child)
+
+
+def _filled(node: Any, found: dict[str, Any]) -> Any:
+    (task_id, _), children = node
+    return found.get(task_id) if children is None else [_filled(child, found) for child in children]
