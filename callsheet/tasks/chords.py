@@ -30,7 +30,7 @@ from celery.exceptions import (
     SoftTimeLimitExceeded,
 )
 
-from callsheet.tasks.bridge import SoftLimit, drive, in_strand
+from callsheet.tasks.bridge import SoftLimit, drive, in_strand, unseated
 from callsheet.tasks.writes import Entry, Part, gathered_writes, write
 
 logger = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ class ChordBackend(RedisBackend):
         task = get_current_task()
         request = task.request_stack.top if task is not None else None
         context = contextvars.copy_context()
-        return self._threads.submit(context.run, self._finish_as, task, request, chord)
+        return self._threads.submit(context.run, unseated, partial(self._finish_as, task, request, chord))
 
     def _finish_as(self, task: Any, request: Any, chord: _Complete) -> None:
         if task is None:
