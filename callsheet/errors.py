@@ -2,6 +2,7 @@
 
 CallsheetError
 ├── SettingsError               a setting is wrong or missing (also ValueError)
+│   └── MissingKey              an endpoint's key cannot be read
 ├── RedisUnavailable            no Redis answers at the address (also ConnectionError)
 ├── MessageError                something is not a valid Msg (also ValueError)
 ├── CannotTravel                a value cannot be written to the wire (also TypeError)
@@ -50,6 +51,10 @@ class CallsheetError(Exception):
 
 class SettingsError(CallsheetError, ValueError):
     """A setting is wrong or missing."""
+
+
+class MissingKey(SettingsError):
+    """An endpoint's key cannot be read from where the settings say it is."""
 
 
 class RedisUnavailable(CallsheetError, ConnectionError):

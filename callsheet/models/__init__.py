@@ -3,6 +3,7 @@
 from callsheet.models.base import ChatModelBase, ChatResponse, ChatUsage, Content
 from callsheet.models.compatible import DashScopeChatModel, DeepSeekChatModel
 from callsheet.models.errors import EndpointError
+from callsheet.models.fallback import FallbackModel
 from callsheet.models.ollama import OllamaChatModel
 from callsheet.models.openai import OpenAIChatModel
 
@@ -14,6 +15,7 @@ __all__ = [
     "DashScopeChatModel",
     "DeepSeekChatModel",
     "EndpointError",
+    "FallbackModel",
     "OllamaChatModel",
     "OpenAIChatModel",
 ]

@@ -1,16 +1,20 @@
 """What the chat models behind an endpoint share: keys that stay where they are, streams, answers in a given form."""
 
+import copy
+import functools
 import logging
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 from pydantic import BaseModel, SecretStr
 
 from callsheet.errors import UsageError
 from callsheet.models.base import TOOL_CHOICES, ChatModelBase, ChatResponse
+from callsheet.models.fallback import Candidate, first_that_answers
 from callsheet.models.structured import Misfit, added
+from callsheet.resources import find_endpoint
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +22,7 @@ Messages = list[dict[str, Any]]
 Chunks = AsyncGenerator[ChatResponse | None, None]
 """Of one attempt: None once the endpoint has accepted the request, then growing responses, the last one complete."""
 
+_ADDRESSES = ("base_url", "azure_endpoint")
 _SECRET_HEADERS = ("authorization", "api-key", "x-api-key", "x-goog-api-key")
 
 
@@ -67,7 +72,25 @@ class RemoteChatModel(ChatModelBase):
         """
 
     async def _run(self, messages: Messages, options: Any) -> ChatResponse | AsyncGenerator[ChatResponse, None]:
-        """Ask, and once more where the answer has not the form asked for."""
+        """Ask, and once more where the answer has not the form asked for; then the endpoint's fallbacks."""
+        others = () if self._elsewhere() else find_endpoint(self.endpoint).fallback
+        if not others:
+            return await self._ask(messages, options)
+        models = [self, *map(self._at, others)]
+        return await first_that_answers([
+            Candidate(repr(model), functools.partial(model._ask, messages, options)) for model in models])
+
+    def _elsewhere(self) -> bool:
+        """Whether it calls another server than the endpoint's."""
+        return any(self.client_kwargs.get(name) for name in _ADDRESSES)
+
+    def _at(self, endpoint: str) -> Self:
+        """This model on another endpoint, with that one's key."""
+        other = copy.copy(self)
+        other.endpoint, other._api_key = endpoint, None
+        return other
+
+    async def _ask(self, messages: Messages, options: Any) -> ChatResponse | AsyncGenerator[ChatResponse, None]:
         # The generator's first step sends the request and yields None: its errors are raised here, and a stream
         # that nobody reads is closed by the loop like any begun generator.
         chunks = self._repaired(messages, options)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
-from callsheet.errors import SettingsError
+from callsheet.errors import MissingKey
 
 
 def names(value: Any) -> Any:
@@ -172,7 +172,7 @@ class Endpoint(_Part):
         """The key from the settings, its environment variable or its file, as it is now; None where there is none.
 
         Raises:
-            SettingsError: the file cannot be read, or is empty.
+            MissingKey: the file cannot be read, or is empty.
         """
         if self.api_key is not None:
             return self.api_key.get_secret_value()
@@ -186,11 +186,11 @@ class Endpoint(_Part):
             key = path.read_text(encoding="utf-8").strip("\r\n")
         except (OSError, UnicodeDecodeError) as exc:
             why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
-            raise SettingsError(f"The key of the endpoint at {address_of(self.base_url)} cannot be read from {path}: "
+            raise MissingKey(f"The key of the endpoint at {address_of(self.base_url)} cannot be read from {path}: "
                                 f"{why}. Put the key there, readable for this process, or correct "
                                 "api_key_file.") from None
         if not key.strip():
-            raise SettingsError(f"{path}, which should hold the key of the endpoint at {address_of(self.base_url)}, is "
+            raise MissingKey(f"{path}, which should hold the key of the endpoint at {address_of(self.base_url)}, is "
                                 "empty. Put the key there, or correct api_key_file.")
         return key
 
