@@ -25,6 +25,7 @@ from callsheet.resources.redis import async_client
 from callsheet.settings import get_settings
 from callsheet.tasks.bridge import drive, in_strand
 from callsheet.tasks.chords import ChordBackend
+from callsheet.tasks.subscriptions import LateConsumer
 from callsheet.tasks.writes import Entry
 
 AGENT_ATTRIBUTE = "__callsheet_agent__"
@@ -36,6 +37,8 @@ _to_json = kombu_json.JSONEncoder().encode
 
 class ResultBackend(ChordBackend):
     """Celery's Redis backend with the additions above."""
+
+    ResultConsumer = LateConsumer
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
