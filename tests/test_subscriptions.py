@@ -10,6 +10,7 @@ from celery.exceptions import TimeoutError as CeleryTimeout
 from callsheet import FanoutPipeline, Msg
 from callsheet.tasks.app import current_app
 from tests.agents.basic import Echo, Sleeper
+from tests.agents.pipes import Gated
 from tests.fleet import Fleet
 
 
@@ -49,13 +50,15 @@ def test_threads_that_wait_for_different_results_each_get_theirs(fleet):
 
 
 def test_a_wait_that_gave_up_can_be_taken_up_again_and_then_callbacks_are_called(fleet):
-    late = task("late").set(countdown=1.0).apply_async()
+    gate = fleet.key("gate")
+    late = current_app().AsyncResult(Gated("late", gate).submit().id)
     called = []
     late.then(lambda result: called.append(result.result))
     with pytest.raises(CeleryTimeout):
         late.get(timeout=0.05)
-    assert late.get(timeout=30) == "late"
-    assert called == ["late"]
+    fleet.open(gate)
+    assert late.get(timeout=30)["$msg"]["content"] == "late:open"
+    assert called == [late.result]
 
 
 def test_a_chord_is_waited_for(fleet):
