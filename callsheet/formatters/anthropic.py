@@ -21,7 +21,8 @@ class AnthropicChatFormatter(ChatFormatter):
     calls_are_parts: ClassVar[bool] = True
 
     def _thinking(self, block: dict[str, Any]) -> Any:
-        return dict(block)
+        redacted = block.get("redacted")  # what Claude thought and shows to nobody but itself
+        return {"type": "redacted_thinking", "data": redacted} if redacted else dict(block)
 
     async def _medium(self, block: dict[str, Any], msg: Msg) -> Any:
         return await picture(block)

@@ -69,7 +69,7 @@ class Failures:
     def broken(self, what: str, remedy: str, status: int | None = None, *,
                retryable: bool = False) -> EndpointError:
         """An answer that arrived but cannot be used."""
-        return EndpointError(f"{self._clean(what)} ({self.where}, model {self.model!r}). {remedy}", self.name,
+        return EndpointError(f"{self.clean(what)} ({self.where}, model {self.model!r}). {remedy}", self.name,
                              status, retryable)
 
     def needs_key(self) -> bool:
@@ -87,7 +87,7 @@ class Failures:
         retryable = status in RETRIED and not spent
         remedy = "Pay for more with the provider." if spent else self._remedy(status, headers)
         return EndpointError(
-            f"{self.where} refused a call of {self.model!r} with status {status}: {self._clean(said)} {remedy}",
+            f"{self.where} refused a call of {self.model!r} with status {status}: {self.clean(said)} {remedy}",
             self.name, status, retryable, asked_delay(headers) if retryable else None)
 
     def told(self, error: Any, status: int) -> EndpointError:
@@ -96,7 +96,7 @@ class Failures:
         inner = error.get("code") if isinstance(error, dict) else None
         real = inner if isinstance(inner, int) and 400 <= inner < 600 else None
         retryable = real in RETRIED if real else code in TRANSIENT
-        return self.broken(f"The answer has status {status} but is an error: {self._clean(said)}",
+        return self.broken(f"The answer has status {status} but is an error: {self.clean(said)}",
                            "Correct the call, or try it again if the server was at fault.", real or status,
                            retryable=retryable)
 
@@ -111,20 +111,20 @@ class Failures:
                     f"{self.endpoint.timeout:g} s.")
             remedy = f"If {self.model!r} is that slow, raise {prefix}TIMEOUT."
         elif isinstance(exc, httpx.ProxyError):
-            what = f"The proxy before {self.where} does not connect: {self._clean(str(exc))}."
+            what = f"The proxy before {self.where} does not connect: {self.clean(str(exc))}."
             remedy = f"Correct {prefix}PROXY, or HTTPS_PROXY where the endpoint has none of its own."
         elif isinstance(exc.__cause__, aiohttp.ClientSSLError):
-            return EndpointError(f"{self.where} shows a certificate that is not trusted: {self._clean(str(exc))}. Name "
+            return EndpointError(f"{self.where} shows a certificate that is not trusted: {self.clean(str(exc))}. Name "
                                  f"the file of its issuer's certificate in {prefix}CA_FILE, or correct {prefix}"
                                  "BASE_URL.", self.name)
         elif isinstance(exc, httpx.ConnectError):
-            what = f"{self.where} cannot be reached: {self._clean(str(exc))}."
+            what = f"{self.where} cannot be reached: {self.clean(str(exc))}."
             remedy = f"Start the server, or correct {prefix}BASE_URL."
         elif isinstance(exc, httpx.UnsupportedProtocol | httpx.DecodingError):
-            return EndpointError(f"{self.where} cannot be spoken to: {self._clean(str(exc))}. "
+            return EndpointError(f"{self.where} cannot be spoken to: {self.clean(str(exc))}. "
                                  f"Correct {prefix}BASE_URL.", self.name)
         else:
-            what = f"{self.where} broke off {'its answer' if begun else 'the call'}: {self._clean(str(exc))}."
+            what = f"{self.where} broke off {'its answer' if begun else 'the call'}: {self.clean(str(exc))}."
             remedy = "Try again; if it stays so, look into the server's log."
         again = not isinstance(exc, httpx.TransportError) or of_error(exc, after_sent=True) is not None
         return EndpointError(f"{what} {remedy}", self.name, None, again)
@@ -145,7 +145,8 @@ class Failures:
         variable = self.endpoint.api_key_env or f"CALLSHEET_ENDPOINTS__{self.name.upper()}__API_KEY"
         return f"Set a valid key in the environment variable {variable} where the model is called."
 
-    def _clean(self, text: str) -> str:
+    def clean(self, text: str) -> str:
+        """A text for people: on one line, not too long, without the key."""
         shown = " ".join(text.split())
         if self._key:
             shown = shown.replace(self._key, "[key]")

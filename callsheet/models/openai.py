@@ -16,7 +16,6 @@ from callsheet.models.errors import EndpointError, Failures
 from callsheet.models.exchange import read_whole, stream_answer
 from callsheet.models.remote import Chunks, Messages, RemoteChatModel, check_messages, is_mode, one_of
 from callsheet.models.schema import as_tool, response_format
-from callsheet.resources import find_endpoint
 from callsheet.settings import Endpoint
 
 
@@ -175,17 +174,11 @@ class OpenAIChatModel(RemoteChatModel):
         return Call(endpoint, self._path(endpoint), body, headers, timeout, failures, answer, options.structured,
                     self._by_tool)
 
-    def _endpoint(self) -> Endpoint:
-        """The endpoint; a stranger to the settings' one where `client_kwargs` give another address."""
-        endpoint = find_endpoint(self.endpoint)
-        base_url = self.client_kwargs.get("base_url")
+    def _base_url(self) -> str | None:
         azure = self.client_kwargs.get("azure_endpoint")
-        if base_url is None and azure:
-            base_url = f"{azure.rstrip('/')}/openai/v1"
-        if base_url is None or base_url.rstrip("/") == endpoint.base_url:
-            return endpoint
-        return Endpoint(base_url=base_url, timeout=endpoint.timeout, connect_timeout=endpoint.connect_timeout,
-                        max_connections=endpoint.max_connections)
+        if azure and "base_url" not in self.client_kwargs:
+            return f"{azure.rstrip('/')}/openai/v1"
+        return super()._base_url()
 
     def _path(self, endpoint: Endpoint) -> str:
         version = self.client_kwargs.get("api_version")

@@ -15,6 +15,7 @@ from callsheet.models.base import TOOL_CHOICES, ChatModelBase, ChatResponse
 from callsheet.models.fallback import Candidate, first_that_answers
 from callsheet.models.structured import Misfit, added
 from callsheet.resources import find_endpoint
+from callsheet.settings import Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -123,9 +124,24 @@ class RemoteChatModel(ChatModelBase):
                 async for chunk in chunks:
                     if chunk is not None:
                         chunk.usage = added(misfit.usage, chunk.usage)
+                    if chunk is not None or not accepted:
                         yield chunk
+                    accepted = True
         except Misfit as again:
             raise again.error from again
+
+    def _base_url(self) -> str | None:
+        """The address that `client_kwargs` give, or None."""
+        found = self.client_kwargs.get("base_url")
+        return None if found is None else str(found)
+
+    def _endpoint(self) -> Endpoint:
+        """The endpoint; a stranger to the settings' one where `client_kwargs` give another address."""
+        endpoint = find_endpoint(self.endpoint)
+        base_url = self._base_url()
+        if base_url is None or base_url.rstrip("/") == endpoint.base_url:
+            return endpoint
+        return _stranger(base_url, endpoint.timeout, endpoint.connect_timeout, endpoint.max_connections)
 
     def _told(self, misfit: Misfit) -> Messages:
         """The messages that have a model correct its answer."""
@@ -160,6 +176,13 @@ class RemoteChatModel(ChatModelBase):
         return dict(client_kwargs)
 
 
+@functools.lru_cache(maxsize=64)
+def _stranger(base_url: str, timeout: float, connect_timeout: float, max_connections: int) -> Endpoint:
+    """An endpoint that the settings do not name; the same object each time, since connections belong to it."""
+    return Endpoint(base_url=base_url, timeout=timeout, connect_timeout=connect_timeout,
+                    max_connections=max_connections)
+
+
 def one_of(client_kwargs: dict[str, Any] | None, client_args: dict[str, Any] | None) -> dict[str, Any] | None:
     """`client_kwargs`, which AgentScope called `client_args` before.
 
@@ -176,18 +199,20 @@ def is_mode(choice: str) -> bool:
     return choice in TOOL_CHOICES
 
 
-def check_messages(messages: Any, needed: str = "content") -> None:
-    """Refuse what cannot be a conversation.
+def check_messages(messages: Any, *needed: str) -> None:
+    """Refuse what cannot be a conversation: dictionaries with a role and one of the `needed` keys.
 
     Raises:
         ValueError: says which message is wrong.
     """
+    keys = needed or ("content",)
+    wanted = f"'role' and {' or '.join(map(repr, keys))}"
     if not isinstance(messages, list):
         raise ValueError(f"messages is {type(messages).__name__}: a list of dictionaries is needed.")
     if not messages:
-        raise ValueError(f"messages is empty: give at least one dictionary with 'role' and {needed!r}.")
+        raise ValueError(f"messages is empty: give at least one dictionary with {wanted}.")
     for number, message in enumerate(messages):
-        if not isinstance(message, dict) or "role" not in message or needed not in message:
-            raise ValueError(f"messages[{number}] is no dictionary with 'role' and {needed!r}. Give messages through a "
+        if not isinstance(message, dict) or "role" not in message or not any(key in message for key in keys):
+            raise ValueError(f"messages[{number}] is no dictionary with {wanted}. Give messages through a "
                              "formatter of callsheet.formatters, or as "
                              '{"role": msg.role, "content": msg.get_text_content()}.')

@@ -74,7 +74,7 @@ class ScriptedModel(ChatModelBase):
             ValueError: `messages` or `tool_choice` cannot be right, or the answer does not fit `structured_model`.
             Exception: what the script says.
         """
-        check_messages(messages, "parts" if messages and "parts" in messages[0] else "content")
+        check_messages(messages, "content", "parts")
         if tool_choice:
             self._validate_tool_choice(tool_choice, tools)
         form = structured_model.__name__ if structured_model else None

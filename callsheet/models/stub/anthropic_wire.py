@@ -27,7 +27,7 @@ class AnthropicWire(Wire):
     """Messages."""
 
     paths: ClassVar[tuple[str, ...]] = ("/v1/messages",)
-    key_header: ClassVar[tuple[str, str]] = ("x-api-key", "")
+    key_headers: ClassVar[tuple[str, ...]] = ("x-api-key",)
 
     def parse(self, body: bytes, match: Mapping[str, str]) -> ChatRequest:
         """A request's body."""

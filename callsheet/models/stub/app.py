@@ -167,8 +167,9 @@ class StubApp:
 
     def _refused(self, request: web.Request, wire: Wire) -> web.Response | None:
         how = self.behaviour
-        header, before = wire.key_header
-        if how.api_key is not None and request.headers.get(header) != f"{before}{how.api_key}":
+        keys = [request.headers.get("Authorization", "").removeprefix("Bearer "),
+                *(request.headers.get(name) for name in wire.key_headers)]
+        if how.api_key is not None and how.api_key not in keys:
             return self._error(wire, 401, "Incorrect API key provided.")
         if how.max_concurrent and self.in_flight > how.max_concurrent:
             return self._error(wire, 429, "Rate limit reached for concurrent requests.", 1)

@@ -13,9 +13,9 @@ _STATUS = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DEN
 class GeminiWire(Wire):
     """generateContent, whole and as a stream."""
 
-    paths: ClassVar[tuple[str, ...]] = ("/v1beta/models/{model}:generateContent",
-                                        "/v1beta/models/{model}:streamGenerateContent")
-    key_header: ClassVar[tuple[str, str]] = ("x-goog-api-key", "")
+    paths: ClassVar[tuple[str, ...]] = ("/{version:v1(?:alpha|beta)?}/models/{model}:generateContent",
+                                        "/{version:v1(?:alpha|beta)?}/models/{model}:streamGenerateContent")
+    key_headers: ClassVar[tuple[str, ...]] = ("x-goog-api-key",)
 
     def parse(self, body: bytes, match: Mapping[str, str]) -> ChatRequest:
         """A request's body."""
@@ -26,7 +26,7 @@ class GeminiWire(Wire):
         config = data.get("generationConfig") or {}
         system = data.get("systemInstruction")
         messages = [_message({**system, "role": "system"})] if isinstance(system, dict) else []
-        schema = config.get("responseJsonSchema") or config.get("responseSchema")
+        schema = _either(config, "responseJsonSchema", "response_json_schema", "responseSchema")
         return ChatRequest(
             model=match["model"], messages=messages + [_message(content) for content in contents],
             stream=match.get("stream") == "1", max_tokens=whole_number(config, "maxOutputTokens", 1_000_000),
@@ -91,9 +91,14 @@ def _tool(tools: Any, config: Any) -> dict[str, Any] | None:
     for tool in tools or ():
         for function in tool.get("functionDeclarations") or ():
             if not allowed or function["name"] in allowed:
-                schema = function.get("parametersJsonSchema") or function.get("parameters")
+                schema = _either(function, "parametersJsonSchema", "parameters_json_schema", "parameters")
                 return {"name": function["name"], "parameters": _lower(schema)}
     raise BadRequest(f"allowed_function_names {allowed} are not among the tools")
+
+
+def _either(data: dict[str, Any], *names: str) -> Any:
+    """The first of these fields that is there; the API takes names in both cases."""
+    return next((data[name] for name in names if data.get(name)), None)
 
 
 def _lower(schema: Any) -> Any:

@@ -24,6 +24,7 @@ class OpenAIWire(Wire):
     """Chat completions."""
 
     paths: ClassVar[tuple[str, ...]] = ("/v1/chat/completions",)
+    key_headers: ClassVar[tuple[str, ...]] = ("api-key",)  # Azure's
 
     def parse(self, body: bytes, match: Mapping[str, str]) -> ChatRequest:
         """A request's body."""

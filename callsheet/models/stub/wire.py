@@ -122,8 +122,8 @@ class Wire(ABC):
     paths: ClassVar[tuple[str, ...]]
     #: What a stream is.
     content_type: ClassVar[str] = "text/event-stream"
-    #: The header of a key, and what stands before it there.
-    key_header: ClassVar[tuple[str, str]] = ("Authorization", "Bearer ")
+    #: The headers that may hold a key, beside "Authorization: Bearer".
+    key_headers: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def parse(self, body: bytes, match: Mapping[str, str]) -> ChatRequest:

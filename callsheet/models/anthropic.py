@@ -1,0 +1,276 @@
+"""Anthropic's models, through Anthropic's SDK (`pip install 'callsheet[anthropic]'`)."""
+
+import importlib
+import inspect
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import httpx
+from pydantic import BaseModel, SecretStr
+
+from callsheet.models.answer import block, tool_block
+from callsheet.models.base import ChatResponse, ChatUsage
+from callsheet.models.exchange import fitting
+from callsheet.models.remote import Messages, check_messages, one_of
+from callsheet.models.schema import as_tool
+from callsheet.models.sdk import HEADER, SdkCall, SdkChatModel, unusable
+from callsheet.settings import Endpoint
+
+log = logging.getLogger(__name__)
+
+_FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "tool_use": "tool_calls",
+           "refusal": "content_filter", "model_context_window_exceeded": "length"}
+_MODES = {"auto": {"type": "auto"}, "none": {"type": "none"}, "required": {"type": "any"}}
+
+
+@dataclass(frozen=True)
+class _Options:
+    parameters: dict[str, Any]
+    structured: type[BaseModel] | None
+
+
+class AnthropicChatModel(SdkChatModel):
+    """A Claude model. Thinking comes as thinking blocks, with the signature under which Claude takes them back.
+
+    Args:
+        model_name: as Anthropic knows it.
+        api_key: a key to use instead of the endpoint's. A model that has one cannot travel to a worker.
+        max_tokens: of an answer.
+        stream: answer with a generator of growing responses.
+        thinking: e.g. {"type": "enabled", "budget_tokens": 1024}.
+        stream_tool_parsing: whether a stream shows a tool call's input as it grows; {} until it is complete if not.
+        client_kwargs: `base_url`, `timeout` (seconds) and `default_headers`. To another `base_url` than the
+            endpoint's, neither the endpoint's key nor its headers are sent.
+        generate_kwargs: parameters of every call, e.g. `temperature`; a call's own beat them.
+        endpoint: name of the endpoint in the settings.
+        client_args: the old name of `client_kwargs`.
+
+    Raises:
+        UsageError: `client_kwargs` has what is not supported.
+    """
+
+    sdk_module: ClassVar[str] = "anthropic"
+    extra: ClassVar[str] = "anthropic"
+
+    def __init__(self, model_name: str, api_key: str | SecretStr | None = None, max_tokens: int = 2048,
+                 stream: bool = True, thinking: dict[str, Any] | None = None, stream_tool_parsing: bool = True,
+                 client_kwargs: dict[str, Any] | None = None, generate_kwargs: dict[str, Any] | None = None,
+                 *, endpoint: str = "anthropic", client_args: dict[str, Any] | None = None) -> None:
+        super().__init__(model_name, stream, api_key=api_key, endpoint=endpoint,
+                         client_kwargs=one_of(client_kwargs, client_args), generate_kwargs=generate_kwargs,
+                         stream_tool_parsing=stream_tool_parsing)
+        self.max_tokens = max_tokens
+        self.thinking = thinking
+
+    async def __call__(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None,
+                       tool_choice: str | None = None, structured_model: type[BaseModel] | None = None,
+                       **generate_kwargs: Any) -> ChatResponse | AsyncGenerator[ChatResponse, None]:
+        """Ask the model.
+
+        Args:
+            messages: as AnthropicChatFormatter gives them; the first may be the system's.
+            tools: JSON schemas of the tools that it may call, in OpenAI's form.
+            tool_choice: "auto", "none", "required" or a tool's name.
+            structured_model: the answer's form; see OpenAIChatModel.
+            generate_kwargs: parameters of the API; those that the SDK does not know are sent all the same.
+
+        Returns:
+            The response; with `stream`, a generator of growing ones. `usage.input_tokens` includes what was read from
+            Anthropic's cache or written to it; `usage.metadata` tells them apart.
+
+        Raises:
+            ValueError: `messages` or `tool_choice` cannot be right.
+            EndpointError: as OpenAIChatModel.
+            UsageError: the SDK is not installed, or refuses the parameters.
+            SettingsError: the settings know no such endpoint.
+        """
+        check_messages(messages)
+        self._warn_of_tools(tools, tool_choice, structured_model)
+        choice = self._choice(tool_choice, tools)
+        parameters = {"max_tokens": self.max_tokens, **self.generate_kwargs, **generate_kwargs}
+        if self.thinking:
+            parameters.setdefault("thinking", self.thinking)
+        if structured_model is not None:
+            form = as_tool(structured_model)
+            parameters["tools"] = [_tool(form)]
+            # A model that thinks cannot be made to call a tool.
+            thinks = (parameters.get("thinking") or {}).get("type") not in (None, "disabled")
+            parameters["tool_choice"] = ({"type": "auto"} if thinks
+                                         else {"type": "tool", "name": form["function"]["name"]})
+        elif tools:
+            parameters["tools"] = [_tool(tool) for tool in tools]
+            if choice:
+                parameters["tool_choice"] = _MODES.get(choice, {"type": "tool", "name": choice})
+        return await self._run(messages, _Options(parameters, structured_model))
+
+    def _call(self, messages: Messages, options: _Options) -> SdkCall:
+        parameters = {"model": self.model_name, "messages": messages, "stream": self.stream, **options.parameters}
+        if messages[0]["role"] == "system":
+            parameters["system"] = messages[0]["content"]
+            parameters["messages"] = messages[1:]
+        call = self._begin(parameters, options.structured, parameters.pop("timeout", None))
+        httpx2: Any = importlib.import_module("httpx2")
+        parameters["timeout"] = httpx2.Timeout(call.timeout, connect=call.failures.endpoint.connect_timeout, pool=None)
+        parameters["extra_headers"] = {**self.client_kwargs.get("default_headers", {}),
+                                       **(parameters.get("extra_headers") or {}), HEADER: call.ident}
+        known = inspect.signature(call.client.messages.create).parameters
+        strange = {name: parameters.pop(name) for name in list(parameters) if name not in known}
+        if strange:
+            parameters["extra_body"] = {**strange, **(parameters.get("extra_body") or {})}
+        return call
+
+    def _client(self, endpoint: Endpoint, key: str | None, through: httpx.AsyncBaseTransport) -> Any:
+        from callsheet.resources.httpx2 import Httpx2Transport, httpx2  # comes with the SDK
+
+        sdk = self.sdk()
+        headers = dict(endpoint.headers)
+        if not key:  # an endpoint without one; the SDK would look for keys of its own in files
+            headers |= {"X-Api-Key": sdk.Omit(), "Authorization": sdk.Omit()}
+        return sdk.AsyncAnthropic(
+            api_key=key or "none", base_url=endpoint.base_url.removesuffix("/v1"), max_retries=0,
+            default_headers=headers,
+            http_client=httpx2.AsyncClient(transport=Httpx2Transport(through), trust_env=False))
+
+    async def _send(self, call: SdkCall) -> Any:
+        return await call.client.messages.create(**call.arguments)
+
+    def _status_error(self, exc: BaseException) -> int | None:
+        return int(exc.status_code) if isinstance(exc, self.sdk().APIStatusError) else None
+
+    def _whole(self, call: SdkCall, answer: Any) -> ChatResponse:
+        message = _Message(call.started, self.stream_tool_parsing)
+        message.begin(answer)
+        for index, part in enumerate(answer.content):
+            message.part(index, part)
+        if not message.blocks and not message.finish:
+            raise unusable(call)
+        return self._finished(call, message)
+
+    async def _responses(self, call: SdkCall, events: AsyncIterator[Any]) -> AsyncGenerator[ChatResponse, None]:
+        message = _Message(call.started, self.stream_tool_parsing)
+        ended = False
+        async for event in events:
+            if event.type == "message_stop":
+                ended = True
+            elif message.take(event):
+                yield message.response()
+        if not message.finish and not ended:
+            if message.blocks or not call.seen.head.lstrip().startswith((b"<", b"{", b"[")):
+                raise call.failures.broken("The stream broke off before the answer was complete", "Try again.",
+                                           call.seen.status, retryable=True)
+            raise unusable(call)
+        yield self._finished(call, message)
+
+    def _finished(self, call: SdkCall, message: "_Message") -> ChatResponse:
+        response = message.response(final=True)
+        if response.finish_reason == "content_filter" and not response.content:
+            raise call.failures.broken("The model refused", "Ask for something else.", call.seen.status)
+        if call.structured is not None:
+            response.metadata = fitting(call.structured, message.form or message.text, call.failures, call.seen.status,
+                                        cut=response.finish_reason == "length", usage=response.usage)
+        return response
+
+
+class _Message:
+    """What has come of one answer so far."""
+
+    def __init__(self, started: float, tool_parsing: bool) -> None:
+        self.blocks: dict[int, dict[str, Any]] = {}
+        self.finish: str | None = None
+        self._tool_parsing = tool_parsing
+        self._started = started
+        self._id: str | None = None
+        self._usage: dict[str, Any] = {}
+
+    @property
+    def text(self) -> str:
+        """All text."""
+        return "".join(part["text"] for part in self.blocks.values() if part["type"] == "text")
+
+    @property
+    def form(self) -> str | None:
+        """The first tool call's arguments, or None."""
+        return next((str(part["arguments"]) for part in self.blocks.values() if part["type"] == "tool_use"), None)
+
+    def begin(self, message: Any) -> None:
+        """The head of an answer."""
+        self._id = message.id
+        self.finish = message.stop_reason or self.finish
+        self._count(message.usage)
+
+    def part(self, index: int, part: Any) -> None:
+        """A part of an answer, whole or at its beginning."""
+        kind = part.type
+        if kind == "text":
+            self.blocks[index] = {"type": kind, "text": part.text}
+        elif kind == "thinking":
+            self.blocks[index] = {"type": kind, "thinking": part.thinking, "signature": part.signature}
+        elif kind == "redacted_thinking":
+            self.blocks[index] = {"type": "thinking", "thinking": "", "redacted": part.data}
+        elif kind == "tool_use":
+            self.blocks[index] = {"type": kind, "id": part.id, "name": part.name,
+                                  "arguments": json.dumps(part.input) if part.input else ""}
+        else:
+            log.warning("model_part_left_out kind=%s: only text, thinking and tool calls are kept", kind)
+
+    def take(self, event: Any) -> bool:
+        """One event of a stream; says whether there is news."""
+        if event.type == "message_start":
+            self.begin(event.message)
+        elif event.type == "content_block_start":
+            self.part(event.index, event.content_block)
+            return str(event.content_block.type) == "tool_use"
+        elif event.type == "content_block_delta":
+            return self._grow(self.blocks.get(event.index), event.delta)
+        elif event.type == "message_delta":
+            self.finish = event.delta.stop_reason or self.finish
+            self._count(event.usage)
+        return False
+
+    def _grow(self, part: dict[str, Any] | None, delta: Any) -> bool:
+        name = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json",
+                "signature_delta": "signature"}.get(str(delta.type))
+        if part is None or name is None:
+            return False
+        part["arguments" if name == "partial_json" else name] += getattr(delta, name) or ""
+        return name != "signature"
+
+    def response(self, *, final: bool = False) -> ChatResponse:
+        """The answer so far."""
+        content: list[Any] = []
+        for number, (_, part) in enumerate(sorted(self.blocks.items())):
+            if part["type"] == "tool_use":
+                content.append(tool_block(part, number, final, self._tool_parsing))
+            elif part.get("text") or part["type"] == "thinking":
+                content.append(block(**{"kind": part["type"], **{k: v for k, v in part.items() if k != "type"}}))
+        finish = _FINISH.get(self.finish, self.finish) if self.finish else None
+        response = ChatResponse(content=content, usage=self._told(), finish_reason=finish)
+        response.id = self._id or response.id
+        return response
+
+    def _count(self, usage: Any) -> None:
+        found = usage.to_dict() if hasattr(usage, "to_dict") else {}
+        self._usage.update({name: value for name, value in found.items() if value is not None})
+
+    def _told(self) -> ChatUsage | None:
+        if "input_tokens" not in self._usage and "output_tokens" not in self._usage:
+            return None
+        usage = self._usage
+        # What is read from the cache or written to it is counted apart.
+        read = sum(int(usage.get(name) or 0) for name in ("input_tokens", "cache_read_input_tokens",
+                                                          "cache_creation_input_tokens"))
+        return ChatUsage(read, int(usage.get("output_tokens") or 0), time.monotonic() - self._started,
+                         metadata=dict(usage))
+
+
+def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+    """A tool's schema in Anthropic's form, from OpenAI's; others are its own tools and stay as they are."""
+    function = tool.get("function")
+    if not isinstance(function, dict):
+        return tool
+    return {"name": function["name"], "description": function.get("description") or "",
+            "input_schema": function.get("parameters") or {"type": "object"}}

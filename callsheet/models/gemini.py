@@ -1,0 +1,289 @@
+"""Google's Gemini models, through Google's SDK (`pip install 'callsheet[gemini]'`)."""
+
+import base64
+import importlib
+import json
+import re
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import httpx
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from callsheet.errors import UsageError
+from callsheet.models.base import ChatResponse, ChatUsage
+from callsheet.models.exchange import fitting
+from callsheet.models.remote import Messages, check_messages, one_of
+from callsheet.models.sdk import HEADER, SdkCall, SdkChatModel, unusable
+from callsheet.models.structured import Misfit, problems_of
+from callsheet.settings import Endpoint
+
+_MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
+_FINISH = {"STOP": "stop", "MAX_TOKENS": "length", **dict.fromkeys(
+    ("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "IMAGE_SAFETY"), "content_filter")}
+
+
+@dataclass(frozen=True)
+class _Options:
+    config: dict[str, Any]
+    structured: type[BaseModel] | None
+    timeout: float | None
+
+
+class GeminiChatModel(SdkChatModel):
+    """A Gemini model. Its thoughts' signatures are kept in the blocks, since Gemini wants them back.
+
+    Args:
+        model_name: as Google knows it.
+        api_key: a key to use instead of the endpoint's. A model that has one cannot travel to a worker.
+        stream: answer with a generator of growing responses.
+        thinking_config: e.g. {"include_thoughts": True, "thinking_budget": 1024}.
+        client_kwargs: `base_url`, `timeout` (seconds) and `default_headers`. To another `base_url` than the
+            endpoint's, neither the endpoint's key nor its headers are sent.
+        generate_kwargs: fields of the SDK's GenerateContentConfig for every call, e.g. `temperature`; a call's own
+            beat them.
+        endpoint: name of the endpoint in the settings.
+        client_args: the old name of `client_kwargs`.
+
+    Raises:
+        UsageError: `client_kwargs` has what is not supported.
+    """
+
+    sdk_module: ClassVar[str] = "google.genai"
+    extra: ClassVar[str] = "gemini"
+
+    def __init__(self, model_name: str, api_key: str | SecretStr | None = None, stream: bool = True,
+                 thinking_config: dict[str, Any] | None = None, client_kwargs: dict[str, Any] | None = None,
+                 generate_kwargs: dict[str, Any] | None = None, *, endpoint: str = "gemini",
+                 client_args: dict[str, Any] | None = None) -> None:
+        super().__init__(model_name, stream, api_key=api_key, endpoint=endpoint,
+                         client_kwargs=one_of(client_kwargs, client_args), generate_kwargs=generate_kwargs)
+        self.thinking_config = thinking_config
+
+    async def __call__(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None,
+                       tool_choice: str | None = None, structured_model: type[BaseModel] | None = None,
+                       **config_kwargs: Any) -> ChatResponse | AsyncGenerator[ChatResponse, None]:
+        """Ask the model.
+
+        Args:
+            messages: as GeminiChatFormatter gives them, with `role` and `parts`; `content` with text is taken too, and
+                a first message of the role "system" is the system instruction.
+            tools: JSON schemas of the tools that it may call, in OpenAI's form.
+            tool_choice: "auto", "none", "required" or a tool's name.
+            structured_model: the answer's form; see OpenAIChatModel.
+            config_kwargs: fields of the SDK's GenerateContentConfig; `timeout` in seconds.
+
+        Returns:
+            The response; with `stream`, a generator of growing ones.
+
+        Raises:
+            ValueError: `messages` or `tool_choice` cannot be right.
+            EndpointError: as OpenAIChatModel.
+            UsageError: the SDK is not installed, or refuses the parameters.
+            SettingsError: the settings know no such endpoint.
+        """
+        check_messages(messages, "parts", "content")
+        self._warn_of_tools(tools, tool_choice, structured_model)
+        choice = self._choice(tool_choice, tools)
+        config = {**self.generate_kwargs, **config_kwargs}
+        timeout = config.pop("timeout", None)
+        if self.thinking_config:
+            config.setdefault("thinking_config", self.thinking_config)
+        if structured_model is not None:
+            config |= {"response_mime_type": "application/json",
+                       "response_json_schema": structured_model.model_json_schema()}
+        elif tools:
+            config["tools"] = [{"function_declarations": [_declared(tool) for tool in tools]}]
+            if choice:
+                named = {} if choice in _MODES else {"allowed_function_names": [choice]}
+                config["tool_config"] = {"function_calling_config": {"mode": _MODES.get(choice, "ANY"), **named}}
+        return await self._run(messages, _Options(config, structured_model, timeout))
+
+    def _call(self, messages: Messages, options: _Options) -> SdkCall:
+        contents = [_content(message) for message in messages]
+        config = {**options.config, "automatic_function_calling": {"disable": True}}
+        if messages[0]["role"] == "system":
+            config["system_instruction"] = {"parts": contents.pop(0)["parts"]}
+        arguments: dict[str, Any] = {"model": self.model_name, "contents": contents}
+        call = self._begin(arguments, options.structured, options.timeout)
+        options_of_http = {**(config.pop("http_options", None) or {}), "timeout": max(int(call.timeout * 1000), 1)}
+        options_of_http["headers"] = {**self.client_kwargs.get("default_headers", {}),
+                                      **(options_of_http.get("headers") or {}), HEADER: call.ident}
+        types = importlib.import_module("google.genai.types")
+        try:
+            arguments["config"] = types.GenerateContentConfig(**config, http_options=options_of_http)
+        except ValidationError as exc:
+            raise UsageError(f"The parameters of this call of {self.model_name!r} are wrong: {problems_of(exc)}. Give "
+                             "fields of google.genai.types.GenerateContentConfig.") from None
+        return call
+
+    def _client(self, endpoint: Endpoint, key: str | None, through: httpx.AsyncBaseTransport) -> Any:
+        sdk = self.sdk()
+        # An httpx client of ours, so that the SDK opens no connections of its own; it is never used without the
+        # asynchronous one, but would be made, with certificates and all.
+        never = httpx.Client(transport=httpx.BaseTransport())
+        base, _, version = endpoint.base_url.rpartition("/")
+        versioned = re.fullmatch(r"v\d+(alpha|beta)?\d*", version) is not None  # the SDK's own version if not
+        where = {"base_url": base, "api_version": version} if versioned else {"base_url": endpoint.base_url}
+        options = {**where, "headers": dict(endpoint.headers),
+                   "httpx_client": never, "httpx_async_client": httpx.AsyncClient(transport=through, trust_env=False)}
+        return sdk.Client(api_key=key or "none", vertexai=False, http_options=options)
+
+    async def _send(self, call: SdkCall) -> Any:
+        models = call.client.aio.models
+        if not self.stream:
+            return await models.generate_content(**call.arguments)
+        events = await models.generate_content_stream(**call.arguments)
+        first = await anext(events, None)  # only this sends the request
+        return _from(first, events)
+
+    def _status_error(self, exc: BaseException) -> int | None:
+        errors = importlib.import_module("google.genai.errors")
+        return int(exc.code or 0) if isinstance(exc, errors.APIError) else None
+
+    def _whole(self, call: SdkCall, answer: Any) -> ChatResponse:
+        found = _Answer(call.started)
+        found.take(answer)
+        return self._finished(call, found)
+
+    async def _responses(self, call: SdkCall, events: AsyncIterator[Any]) -> AsyncGenerator[ChatResponse, None]:
+        found = _Answer(call.started)
+        async for event in events:
+            if found.take(event):
+                yield found.response()
+        if not found.finish and found.content:
+            raise call.failures.broken("The stream broke off before the answer was complete", "Try again.",
+                                       call.seen.status, retryable=True)
+        yield self._finished(call, found)
+
+    def _finished(self, call: SdkCall, found: "_Answer") -> ChatResponse:
+        if found.blocked and not found.content:
+            raise call.failures.broken(f"The model refused: {found.blocked}", "Ask for something else.",
+                                       call.seen.status)
+        if not found.finish and not found.content:
+            raise unusable(call)
+        response = found.response()
+        if call.structured is not None:
+            response.metadata = fitting(call.structured, found.text, call.failures, call.seen.status,
+                                        cut=response.finish_reason == "length", usage=response.usage)
+        return response
+
+    def _told(self, misfit: Misfit) -> Messages:
+        return [{"role": "model", "parts": [{"text": misfit.answer}]},
+                {"role": "user", "parts": [{"text": misfit.request()}]}]
+
+
+async def _from(first: Any, rest: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
+    if first is not None:
+        yield first
+    async for event in rest:
+        yield event
+
+
+class _Answer:
+    """What has come of one answer so far."""
+
+    def __init__(self, started: float) -> None:
+        self.content: list[dict[str, Any]] = []
+        self.finish: str | None = None
+        self.blocked = ""
+        self._started = started
+        self._id: str | None = None
+        self._usage: dict[str, Any] = {}
+
+    @property
+    def text(self) -> str:
+        """All text."""
+        return "".join(part["text"] for part in self.content if part["type"] == "text")
+
+    def take(self, answer: Any) -> bool:
+        """One event of a stream, or a whole answer; says whether there is news."""
+        self._id = self._id or answer.response_id
+        if answer.usage_metadata is not None:
+            self._usage = answer.usage_metadata.model_dump(mode="json", exclude_none=True)
+        feedback = answer.prompt_feedback
+        if feedback is not None and feedback.block_reason:
+            self.blocked = f"the prompt was blocked: {_word(feedback.block_reason)}"
+        if not answer.candidates:
+            return False
+        candidate = answer.candidates[0]
+        if candidate.finish_reason:
+            self.finish = _word(candidate.finish_reason)
+            if _FINISH.get(self.finish) == "content_filter":
+                self.blocked = candidate.finish_message or self.finish
+        parts = (candidate.content.parts if candidate.content else None) or ()
+        news = False
+        for part in parts:
+            news = self._part(part) or news
+        return news
+
+    def _part(self, part: Any) -> bool:
+        signature = base64.b64encode(part.thought_signature).decode() if part.thought_signature else None
+        if part.function_call is not None:
+            call = part.function_call
+            made = {"type": "tool_use", "id": call.id or f"call_{secrets.token_hex(8)}", "name": call.name,
+                    "input": json.loads(json.dumps(call.args or {}))}
+        elif part.inline_data is not None and part.inline_data.data is not None:
+            source = {"type": "base64", "media_type": part.inline_data.mime_type,
+                      "data": base64.b64encode(part.inline_data.data).decode()}
+            made = {"type": (part.inline_data.mime_type or "audio/").partition("/")[0], "source": source}
+        elif part.text or signature:
+            return self._text(part, signature)
+        else:
+            return False
+        self.content.append({**made, "thought_signature": signature} if signature else made)
+        return True
+
+    def _text(self, part: Any, signature: str | None) -> bool:
+        kind = "thinking" if part.thought else "text"
+        if part.text:
+            if not self.content or self.content[-1]["type"] != kind:
+                self.content.append({"type": kind, kind: ""})
+            self.content[-1][kind] += part.text
+        if signature and self.content:
+            self.content[-1]["thought_signature"] = signature
+        return bool(part.text)
+
+    def response(self) -> ChatResponse:
+        """The answer so far."""
+        finish = _FINISH.get(self.finish, self.finish.lower()) if self.finish else None
+        if finish == "stop" and any(part["type"] == "tool_use" for part in self.content):
+            finish = "tool_calls"
+        content: Any = [dict(part) for part in self.content]
+        response = ChatResponse(content=content, usage=self._told(), finish_reason=finish)
+        response.id = self._id or response.id
+        return response
+
+    def _told(self) -> ChatUsage | None:
+        usage = self._usage
+        if "prompt_token_count" not in usage:
+            return None
+        asked = usage["prompt_token_count"] + usage.get("tool_use_prompt_token_count", 0)
+        said = usage.get("candidates_token_count", 0) + usage.get("thoughts_token_count", 0)
+        return ChatUsage(asked, said, time.monotonic() - self._started, metadata=usage)
+
+
+def _word(value: Any) -> str:
+    """An enumeration's value as the API writes it."""
+    return str(getattr(value, "value", value))
+
+
+def _content(message: dict[str, Any]) -> dict[str, Any]:
+    """A message in the SDK's form."""
+    role = {"assistant": "model", "system": "user"}.get(message["role"], message["role"])
+    if "parts" in message:
+        return {"role": role, "parts": message["parts"]}
+    content = message["content"]
+    texts = content if isinstance(content, list) else [{"text": content}]
+    return {"role": role, "parts": [{"text": part["text"]} for part in texts if part.get("text")]}
+
+
+def _declared(tool: dict[str, Any]) -> dict[str, Any]:
+    """A tool's schema in Gemini's form, from OpenAI's."""
+    function = tool.get("function", tool)
+    declared = {"name": function["name"], "description": function.get("description") or ""}
+    schema = function.get("parameters")
+    return {**declared, "parameters_json_schema": schema} if schema else declared

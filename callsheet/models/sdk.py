@@ -1,0 +1,298 @@
+"""What the models that call a provider's SDK share: its client over our transports, its errors in our words."""
+
+import asyncio
+import importlib
+import json
+import time
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+from uuid import uuid4
+from weakref import WeakValueDictionary
+
+import httpx
+from pydantic import BaseModel
+
+from callsheet.errors import CallsheetError, UsageError
+from callsheet.models.base import ChatResponse
+from callsheet.models.errors import EndpointError, Failures
+from callsheet.models.remote import Chunks, Messages, RemoteChatModel
+from callsheet.models.structured import Misfit
+from callsheet.resources import transport
+from callsheet.settings import Endpoint
+
+HEADER = "x-callsheet-call"
+"""Tells our transport which call a request is of; never sent."""
+
+KEPT = 4096
+"""Bytes of an answer's beginning that are kept, to say what it was if the SDK cannot."""
+
+_CLIENTS = 64
+"""SDK clients that a process keeps."""
+
+
+class Seen:
+    """What came back for one call, as far as an error needs it.
+
+    Attributes:
+        status: of the last response, or None.
+        head: the first bytes of its body.
+    """
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.headers = httpx.Headers()
+        self.head = bytearray()
+        self.body: httpx.AsyncByteStream | None = None
+
+    async def aclose(self) -> None:
+        """Close the answer's body: an SDK whose stream is dropped may leave it open."""
+        body, self.body = self.body, None
+        if body is not None:
+            await body.aclose()
+
+
+@dataclass
+class SdkCall:
+    """One call under way.
+
+    Attributes:
+        client: of the SDK.
+        arguments: of the SDK's method.
+        timeout: seconds for the whole answer; in a stream, between two chunks.
+        structured: what the answer must be, if anything.
+        ident: what its requests carry in HEADER.
+        started: `time.monotonic()` of its beginning.
+    """
+
+    client: Any
+    arguments: dict[str, Any]
+    timeout: float
+    failures: Failures
+    structured: type[BaseModel] | None
+    ident: str
+    seen: Seen = field(default_factory=Seen)
+    started: float = field(default_factory=time.monotonic)
+
+
+_seen: WeakValueDictionary[str, Seen] = WeakValueDictionary()
+_clients: dict[Hashable, Any] = {}
+
+
+class SdkChatModel(RemoteChatModel):
+    """Base of the chat models that call a provider's SDK."""
+
+    #: The SDK's module, and the extra that installs it.
+    sdk_module: ClassVar[str]
+    extra: ClassVar[str]
+
+    def sdk(self) -> Any:
+        """The SDK.
+
+        Raises:
+            UsageError: it is not installed; names the extra.
+        """
+        try:
+            return importlib.import_module(self.sdk_module)
+        except ImportError as exc:
+            raise UsageError(f"{type(self).__name__} needs {self.sdk_module}, which cannot be imported here ({exc}). "
+                             f"Install it where the model is called: pip install 'callsheet[{self.extra}]'.") from exc
+
+    @abstractmethod
+    def _client(self, endpoint: Endpoint, key: str | None, through: httpx.AsyncBaseTransport) -> Any:
+        """The SDK's client, without retries of its own."""
+
+    @abstractmethod
+    def _whole(self, call: SdkCall, answer: Any) -> ChatResponse:
+        """The response of a whole answer."""
+
+    @abstractmethod
+    def _responses(self, call: SdkCall, events: AsyncIterator[Any]) -> AsyncGenerator[ChatResponse, None]:
+        """Growing responses to the events of a stream; the last is complete."""
+
+    @abstractmethod
+    async def _send(self, call: SdkCall) -> Any:
+        """What the SDK answers: an answer, or a stream of events."""
+
+    @abstractmethod
+    def _status_error(self, exc: BaseException) -> int | None:
+        """The status that an exception of the SDK stands for, if it stands for one."""
+
+    def _begin(self, arguments: dict[str, Any], structured: type[BaseModel] | None, timeout: Any) -> SdkCall:
+        """A call with everything but its messages."""
+        sdk = self.sdk()
+        endpoint = self._endpoint()
+        key = self._api_key.get_secret_value() if self._api_key else endpoint.key()
+        seconds = float(timeout or self.client_kwargs.get("timeout") or endpoint.timeout)
+        failures = Failures(self.endpoint, endpoint.model_copy(update={"timeout": seconds}), self.model_name, key)
+        if not key and failures.needs_key():
+            raise failures.missing_key()
+        through = transport(endpoint)
+        identity = (sdk.__name__, id(through), key)
+        client = _clients.get(identity)
+        if client is None:
+            if len(_clients) >= _CLIENTS:
+                _clients.clear()
+            # The tuple keeps the transport, so that its id stays its own.
+            client = _clients[identity] = through, self._client(endpoint, key, _Watching(through))
+        call = SdkCall(client[1], arguments, seconds, failures, structured, uuid4().hex)
+        _seen[call.ident] = call.seen
+        return call
+
+    async def _exchange(self, call: SdkCall) -> Chunks:
+        """Send the call and read the answer, in our errors alone."""
+        begun = False
+        try:
+            async with asyncio.timeout(call.timeout):
+                answer = await self._send(call)
+                if not self.stream:
+                    begun = True
+                    whole = self._whole(call, answer)
+            begun = True
+            yield None
+            if not self.stream:
+                yield whole
+                return
+            async with aclosing(self._responses(call, _patiently(answer, call.timeout))) as responses:
+                async for response in responses:
+                    yield response
+        except Misfit:
+            raise
+        except Exception as exc:
+            ours = self._translated(exc, call, begun)
+            if ours is exc:
+                raise
+            raise ours from exc
+        finally:
+            await call.seen.aclose()
+
+    def _translated(self, exc: Exception, call: SdkCall, begun: bool) -> Exception:
+        for cause in _chain(exc):
+            if isinstance(cause, CallsheetError):
+                return cause
+        for cause in _chain(exc):
+            if isinstance(cause, httpx.HTTPError | TimeoutError):
+                return call.failures.transport(cause, begun or call.seen.status is not None)
+        status = self._status_error(exc)
+        if status is not None and not 200 <= status < 300:
+            return call.failures.refused(status, bytes(call.seen.head), call.seen.headers)
+        if not begun and call.seen.status is None:
+            return _not_sent(exc, call)
+        return unusable(call, exc)
+
+    async def _attempt(self, messages: Messages, options: Any) -> Chunks:
+        async with aclosing(self._exchange(self._call(messages, options))) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    @abstractmethod
+    def _call(self, messages: Messages, options: Any) -> SdkCall:
+        """The call of these messages."""
+
+
+class _Watching(httpx.AsyncBaseTransport):
+    """Keeps the beginning of what comes back for a call."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self._inner = inner
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send the request."""
+        seen = _seen.get(request.headers.pop(HEADER, ""))
+        response = await self._inner.handle_async_request(request)
+        if seen is not None:
+            seen.status, seen.headers, seen.head = response.status_code, response.headers, bytearray()
+            assert isinstance(response.stream, httpx.AsyncByteStream)
+            response.stream = seen.body = _Body(response.stream, seen)
+        return response
+
+    async def aclose(self) -> None:
+        """The transport under it is others' too."""
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, stream: httpx.AsyncByteStream, seen: Seen) -> None:
+        self._stream = stream
+        self._seen = seen
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._stream:
+            left = KEPT - len(self._seen.head)
+            if left > 0:
+                self._seen.head += chunk[:left]
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def _patiently(events: Any, timeout: float) -> AsyncGenerator[Any, None]:
+    """The events, each within `timeout` seconds of the one before; closes the stream at its end."""
+    iterator = aiter(events)
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(timeout):
+                    event = await anext(iterator)
+            except StopAsyncIteration:
+                return
+            yield event
+    finally:
+        close = getattr(events, "close", None) or getattr(iterator, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _chain(exc: BaseException) -> Iterator[BaseException]:
+    """The exception and what it came of."""
+    found: BaseException | None = exc
+    for _ in range(10):
+        if found is None:
+            return
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def _not_sent(exc: Exception, call: SdkCall) -> Exception:
+    """What the SDK would not even send."""
+    try:
+        json.dumps(call.arguments, allow_nan=False, default=_model)
+    except (TypeError, ValueError) as wrong:
+        return ValueError(f"The call of {call.failures.model!r} is not JSON: {wrong}. Give strings, numbers, lists and "
+                          "dictionaries.")
+    return UsageError(f"The SDK takes this call of {call.failures.model!r} amiss: {type(exc).__name__}: "
+                      f"{call.failures.clean(str(exc))}. Correct its parameters and messages.")
+
+
+def _model(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, bytes):
+        return ""
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def unusable(call: SdkCall, exc: BaseException | None = None) -> EndpointError:
+    """What is wrong with an answer that the SDK could not read, or that holds nothing."""
+    status = call.seen.status
+    text = call.seen.head.decode("utf-8", "replace").strip()
+    if text[:1] == "<":
+        return call.failures.broken(f"The answer is an HTML page: {text[:200]!r}",
+                                    "Check that the endpoint's base_url is an API's.", status)
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        half = isinstance(exc, ValueError) or text[:1] in "{["
+        why = f" ({type(exc).__name__}: {str(exc)[:200]})" if exc is not None else ""
+        return call.failures.broken(
+            f"The answer {'is not JSON, or half of it' if half else 'cannot be read'}: {text[-200:]!r}{why}",
+            "Try again; if it stays so, look at the server.", status, retryable=half)
+    error = data.get("error") if isinstance(data, dict) else None
+    if error:
+        return call.failures.told(error, status or 0)
+    return call.failures.broken(f"The answer is no chat completion: {text[:200]}",
+                                "Check that the endpoint speaks this provider's API.", status)
+
+
