@@ -11,6 +11,10 @@ CallsheetError
 ├── UnknownQueue                a queue that the settings do not name (also ValueError)
 ├── PayloadExpired              a large payload is no longer stored
 ├── BadReply                    an agent's reply is not a Msg, a list of them or None (also TypeError)
+├── StateError                  an agent's state cannot be kept or read
+│   ├── StateMissing            a part of it, or all, is not there (also KeyError)
+│   ├── StateMismatch           it is of another class, or of a newer version (also ValueError)
+│   └── TurnLost                a worker lost an agent's turn while its reply ran
 ├── ModelError                  a chat model's endpoint refused or broke off a call
 │   └── CircuitOpen             an endpoint that fails is left alone for a while
 ├── JobError                    something about one job
@@ -87,6 +91,25 @@ class PayloadExpired(CallsheetError):
 
 class BadReply(CallsheetError, TypeError):
     """An agent's reply is not a Msg, a list of them or None."""
+
+
+class StateError(CallsheetError):
+    """An agent's state cannot be kept or read."""
+
+
+class StateMissing(StateError, KeyError):
+    """A part of a state, or all of it, is not there."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""  # KeyError would quote it
+
+
+class StateMismatch(StateError, ValueError):
+    """Stored state is of another class, or was written by a newer version."""
+
+
+class TurnLost(StateError):
+    """A worker lost an agent's turn while the reply ran; what the reply changed is not kept."""
 
 
 class ModelError(CallsheetError):

@@ -15,14 +15,14 @@ from callsheet.agents.dispatch import dispatcher
 from callsheet.agents.hooks import Hooked
 from callsheet.agents.options import OPTION_NAMES, CallOptions
 from callsheet.errors import UsageError
-from callsheet.messages import Msg, Recorded
+from callsheet.messages import Msg, Recorded, StateModule
 from callsheet.settings.queues import wrong_with_name
 
 #: Where `print` goes while a call runs as a job: (agent, message, last). Set by who runs the call.
 printer: ContextVar[Callable[["AgentBase", Msg, bool], None] | None] = ContextVar("callsheet_printer", default=None)
 
 
-class AgentBase(Hooked, Recorded):
+class AgentBase(Hooked, StateModule, Recorded):
     """An agent: give it a `reply`, and call it.
 
     `async def reply` runs on the asyncio pool of an io worker, `def reply` on a process of a cpu worker; the class
@@ -165,6 +165,18 @@ class AgentBase(Hooked, Recorded):
     def set_msg_queue_enabled(self, enabled: bool, queue: "asyncio.Queue[Any] | None" = None) -> None:
         """Whether `print` also puts (message, last) into `queue`, or into a new one of 100 places."""
         self.msg_queue = (queue or self.msg_queue or asyncio.Queue(maxsize=100)) if enabled else None
+
+    # State --------------------------------------------------------------------------------------------
+
+    def has_state(self) -> bool:
+        """Whether it registered attributes, or has a memory or another module with state; agents in it have their own.
+
+        Calls of an agent with state run one at a time, and each finds what the calls before it left.
+        """
+        if self.__dict__.get("_registered") or type(self).state_dict is not StateModule.state_dict:
+            return True
+        return any(module.has_state() for module in vars(self).values()
+                   if isinstance(module, StateModule) and not isinstance(module, AgentBase))
 
     # How it travels -----------------------------------------------------------------------------------
 

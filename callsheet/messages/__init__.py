@@ -14,6 +14,7 @@ from callsheet.messages.blocks import (
 )
 from callsheet.messages.msg import Msg
 from callsheet.messages.recorded import Recorded
+from callsheet.messages.state import StateModule
 
 __all__ = [
     "AudioBlock",
@@ -22,6 +23,7 @@ __all__ = [
     "ImageBlock",
     "Msg",
     "Recorded",
+    "StateModule",
     "TextBlock",
     "ThinkingBlock",
     "ToolResultBlock",

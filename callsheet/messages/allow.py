@@ -14,8 +14,9 @@ from callsheet.messages.recorded import Recorded
 #: Where Callsheet's own functions may be named from.
 OWN_FUNCTIONS = ("callsheet.tools",)
 #: Where its own classes may be named from, and what they have to be: what is made to travel.
-OWN_CLASSES = ("callsheet.agents", "callsheet.formatters", "callsheet.hub", "callsheet.mcp", "callsheet.messages",
-               "callsheet.models", "callsheet.tasks.pipelines", "callsheet.testing", "callsheet.tools")
+OWN_CLASSES = ("callsheet.agents", "callsheet.formatters", "callsheet.hub", "callsheet.mcp", "callsheet.memory",
+               "callsheet.messages", "callsheet.models", "callsheet.tasks.pipelines", "callsheet.testing",
+               "callsheet.tools")
 MADE_TO_TRAVEL = (Recorded, Msg)
 _MOST_RESOLVED = 4096
 _resolved: dict[tuple[tuple[str, ...], str, str], Any] = {}
