@@ -23,6 +23,7 @@ NAMES = {
     "idle": "CPU of a worker with nothing to do",
     "throughput": "jobs that do nothing, beside taskiq, arq, Ray and Celery",
     "memory": "memory that one HTTP call in flight takes",
+    "overhead": "CPU that records, retries, breaker and limits add to an outbound call",
     "cpu": "agents that compute, on two processes",
 }
 PACKAGES = ("callsheet", "celery", "kombu", "redis", "hiredis", "gevent", "requests", "httpx", "aiohttp", "uvloop",

@@ -15,19 +15,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from callsheet import AgentFailed, Msg
 from callsheet.errors import CallsheetError, CircuitOpen
 from callsheet.resources import boards, client
+from callsheet.resources import breaker as breaker_module
 from callsheet.resources.boards import Board, FleetBoard, LocalBoard
 from callsheet.resources.breaker import Breaker, Breaking
 from callsheet.resources.context import CallContext, call_context
 from callsheet.resources.record import record_of
 from callsheet.resources.redis import async_client
 from callsheet.resources.subscriptions import Subscriptions
-from callsheet.settings import Endpoint, Settings
+from callsheet.settings import Endpoint, Settings, use_settings
 from callsheet.settings.endpoints import BreakerPolicy
 from callsheet.settings.keys import Keys
+from tests.agents.spenders import Spends
+from tests.model_server import whole
 from tests.servers import Part, Playing, answer, break_off, hang_up, silence
-from tests.services import RedisServer, free_port
+from tests.services import RedisServer, free_port, worker
 
 POLICY = BreakerPolicy(failure_rate=0.5, minimum=4, window=10, cooldown=5)
 
@@ -415,7 +419,7 @@ def test_the_fleet_probes_with_one_request(own_redis: RedisServer) -> None:
 
 
 def test_a_long_probe_stays_the_only_one(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (boards, __import__("callsheet.resources.breaker", fromlist=["x"])):
+    for module in (boards, breaker_module):
         monkeypatch.setattr(module, "LEASE", 0.3)
 
     async def main() -> None:
@@ -534,7 +538,11 @@ def test_both_boards_say_the_same(redis_server: RedisServer, cooldown: float, st
     asyncio.run(main())
 
 
-def test_agents_on_workers_use_the_fleets_breaker_and_others_their_own(own_redis: RedisServer) -> None:
+def test_agents_on_workers_use_the_fleets_breaker_and_others_their_own(own_redis: RedisServer,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    listening: list[Any] = []
+    monkeypatch.setattr(breaker_module, "on_lasting_loop", listening.append)
+
     async def main() -> None:
         async with Playing(answer(500)) as server:
             at = endpoint(server.url)
@@ -548,7 +556,37 @@ def test_agents_on_workers_use_the_fleets_breaker_and_others_their_own(own_redis
                 response = await http.get("x")
                 assert record_of(response.request) is not None
                 await until(lambda: own_redis.client().exists(Keys(settings.key_prefix).breaker("e")))
+                assert len(listening) == 1
             with call_context(CallContext(job="j", call="c", local=True)), pytest.raises(CircuitOpen):
                 await http.get("x")
+
+    asyncio.run(main())
+
+
+def test_a_worker_leaves_alone_what_another_found_failing(own_redis: RedisServer) -> None:
+    async def main() -> None:
+        fine = answer(200, whole({"content": "hello"}))
+        async with Playing(fine, answer(500)) as server:
+            prefix = "CALLSHEET_ENDPOINTS__OPENAI__"
+            env = {"CALLSHEET_MODULES": "tests.agents", "CALLSHEET_QUEUES": "extra",
+                   f"{prefix}BASE_URL": server.url, f"{prefix}RETRY__ATTEMPTS": "1", f"{prefix}BREAKER__MINIMUM": "4",
+                   f"{prefix}BREAKER__COOLDOWN": "3600"}
+            with (worker("callsheet.workers.io", own_redis.url, "-c", "5", env=env),
+                  worker("callsheet.workers.io", own_redis.url, "-c", "5", "-Q", "extra", env=env) as other,
+                  use_settings(Settings.load(redis_url=own_redis.url, queues="extra"))):
+
+                async def fails(queue: str) -> AgentFailed:
+                    with pytest.raises(AgentFailed) as caught:
+                        await Spends("a").options(queue=queue).submit(Msg("u", "x", "user"))
+                    return caught.value
+
+                await Spends("a").options(queue="extra").submit(Msg("u", "x", "user"))  # it works, and listens
+                told = [(await fails("io")).remote_type.rpartition(".")[2] for _ in range(5)]
+                assert told[:3] == ["EndpointError"] * 3 and told[-1] == "CircuitOpen"
+                await until(lambda: "breaker_open endpoint=openai" in other.log)
+                asked = len(server.requests)
+                for queue in ("extra", "io"):
+                    assert (await fails(queue)).remote_type == "callsheet.errors.CircuitOpen"
+                assert len(server.requests) == asked <= 5
 
     asyncio.run(main())

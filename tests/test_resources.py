@@ -9,10 +9,13 @@ import httpx
 import pytest
 from aiohttp import web
 
+from callsheet import Msg
 from callsheet.errors import SettingsError, UsageError
+from callsheet.models.stub import StubModelServer
 from callsheet.resources import aclose_all, client, find_endpoint
-from callsheet.settings import Endpoint, Settings
-from tests.services import free_port
+from callsheet.settings import Endpoint, Settings, use_settings
+from tests.agents.spenders import Spends
+from tests.services import RedisServer, free_port, worker
 
 
 class Counting:
@@ -213,3 +216,16 @@ def test_the_environment_names_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
             assert [head["Host"] for head in proxy.seen] == ["models.invalid", proxy.url[7:]]
 
     asyncio.run(main())
+
+
+def test_a_thousand_agents_with_models_of_their_own_share_a_workers_connections(own_redis: RedisServer) -> None:
+    """1,000 calls by 1,000 agents, each with a model object of its own, at 100 at once."""
+    with StubModelServer(latency=0.02) as server:
+        env = {"CALLSHEET_MODULES": "tests.agents", "CALLSHEET_ENDPOINTS__OPENAI__BASE_URL": server.base_url}
+        with (worker("callsheet.workers.io", own_redis.url, "--autoscale=100,100", env=env),
+              use_settings(Settings.load(redis_url=own_redis.url))):
+            jobs = [Spends(f"agent {number}").submit(Msg("u", "hello", "user")) for number in range(1000)]
+            for job in jobs:
+                job.get(timeout=60)
+        assert server.requests == 1000
+        assert 1 <= server.connections <= 100
