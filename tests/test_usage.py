@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 import callsheet
 from callsheet import AgentFailed, FanoutPipeline, Job, Msg, SequentialPipeline, Usage
+from callsheet.cli.main import main
 from callsheet.cli.spent import in_words
 from callsheet.errors import UsageError
 from callsheet.models.stub import StubModelServer
@@ -24,6 +26,7 @@ from callsheet.settings import Settings, use_settings
 from tests.agents.spenders import Idle, Spends, SpendsInProcess
 from tests.services import RedisServer, Worker, wait_for, worker
 
+DEMO = Path(__file__).parent / "demo_files"
 HELLO = Msg("u", "hello", "user")
 PRICES = '{"gpt-*": {"input": 2, "output": 8}}'
 
@@ -164,6 +167,15 @@ def test_of_a_killed_worker_what_had_ended_is_counted(own_redis: RedisServer) ->
             assert job.usage.calls == 4
 
 
+def test_a_run_ends_with_what_it_used(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.jsonl").write_text('"one"\n"two"\n"three"\n')
+    done = CliRunner().invoke(main, ["run", str(DEMO / "spending.py"), "--input", "in.jsonl"])
+    assert done.exit_code == 0, done.output
+    [used] = [line for line in done.stdout.splitlines() if line.startswith("Used:")]
+    assert used.startswith("Used: 6 model calls, ") and " tokens in, " in used and ", cost 0." in used
+
+
 # Inline -----------------------------------------------------------------------------------------------------------
 
 @pytest.fixture
@@ -178,13 +190,13 @@ def inline_endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
 
 @pytest.mark.parametrize("submit", [False, True])
 def test_inline_jobs_have_their_usage(inline_endpoint: StubModelServer, submit: bool) -> None:
-    async def main() -> None:
+    async def steps() -> None:
         job = Spends("top", 1, [Spends("child", 2)], submit).submit(HELLO, tenant="t")
         assert told(await job) == spent(job)
         assert job.usage.calls == 3 and job.usage.cost > 0
         assert list(job.usage.by("tenant")) == ["t"]
 
-    asyncio.run(main())
+    asyncio.run(steps())
     job = Spends("plain").submit(HELLO)
     assert told(job.get()) == spent(job)
     assert callsheet.usage("agent")["Spends(plain)"].calls >= 1
@@ -290,7 +302,7 @@ def test_counts_wait_for_a_redis_that_is_away(own_redis: RedisServer, monkeypatc
     monkeypatch.setattr(books, "TOGETHER", 0.01)
     settings = Settings.load(redis_url=own_redis.url)
 
-    async def main() -> None:
+    async def steps() -> None:
         mine, loop = Books(), asyncio.get_running_loop()
         monkeypatch.setattr(books, "on_lasting_loop", lambda work: loop.call_soon(lambda: tasks.append(
             loop.create_task(work()))))
@@ -308,7 +320,7 @@ def test_counts_wait_for_a_redis_that_is_away(own_redis: RedisServer, monkeypatc
         assert len(tasks) == 1
 
     with use_settings(settings):
-        asyncio.run(main())
+        asyncio.run(steps())
     assert job_usage(["j"], settings).calls == job_usage(["top"], settings).calls == 3
     assert caplog.text.count("usage_unsent") == 1
 
@@ -317,7 +329,7 @@ def test_counts_of_many_threads_are_all_there(redis_server: RedisServer) -> None
     settings = Settings.load(redis_url=redis_server.url, key_prefix="threads:")
     mine = Books()
 
-    async def main() -> None:
+    async def steps() -> None:
         def post() -> None:
             for _ in range(500):
                 mine.post(record(), ("a", "", "e", "m"), [1] * len(NAMES))
@@ -332,7 +344,7 @@ def test_counts_of_many_threads_are_all_there(redis_server: RedisServer) -> None
         assert mine.idle
 
     with use_settings(settings):
-        asyncio.run(main())
+        asyncio.run(steps())
     assert job_usage(["j"], settings).calls == 2000
 
 
