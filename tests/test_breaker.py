@@ -19,6 +19,7 @@ from callsheet import AgentFailed, Msg
 from callsheet.errors import CallsheetError, CircuitOpen
 from callsheet.resources import boards, client
 from callsheet.resources import breaker as breaker_module
+from callsheet.resources.accounts import snapshot
 from callsheet.resources.boards import Board, FleetBoard, LocalBoard
 from callsheet.resources.breaker import Breaker, Breaking
 from callsheet.resources.context import CallContext, call_context
@@ -220,6 +221,7 @@ def test_what_counts_as_failure(part: Part, told: int | str) -> None:
             await asyncio.sleep(0.01)
             assert await get(at) == "CircuitOpen"
             assert len(server.requests) == 3  # refused without a request
+            assert server.url in snapshot()["left_alone"]
 
     asyncio.run(main())
 

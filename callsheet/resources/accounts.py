@@ -14,6 +14,7 @@ from typing import Any, Literal
 from weakref import WeakValueDictionary
 
 from callsheet.errors import UsageError
+from callsheet.resources.breaker import left_alone
 from callsheet.resources.counters import counts
 from callsheet.resources.record import CallRecord, on_finished
 from callsheet.settings import get_settings
@@ -239,8 +240,8 @@ def snapshot() -> dict[str, Any]:
 
     Returns:
         `usage`: a dictionary for each agent, tenant, endpoint and model, with the numbers of Usage; `latency`: by
-        endpoint, calls by their seconds, `bounds` being the classes' upper ones and the last class open; `counters`:
-        dictionaries with name, endpoint, detail and value.
+        endpoint, calls by their seconds, `bounds` being the classes' upper ones and the last class open; `left_alone`:
+        names of endpoints whose breaker is open; `counters`: dictionaries with name, endpoint, detail and value.
     """
     with _lock:
         rows, latencies = list(_process.items()), {name: list(classes) for name, classes in _latencies.items()}
@@ -248,6 +249,7 @@ def snapshot() -> dict[str, Any]:
         "usage": [{**dict(zip(LABELS, row, strict=True)), **asdict(Usage.from_numbers(numbers))}
                   for row, numbers in rows],
         "latency": {name: {"bounds": list(LATENCIES), "counts": classes} for name, classes in latencies.items()},
+        "left_alone": left_alone(),
         "counters": [{"name": name, "endpoint": endpoint, "detail": detail, "value": value}
                      for (name, endpoint, detail), value in sorted(counts().items())],
     }

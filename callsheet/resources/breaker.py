@@ -269,6 +269,11 @@ def breakers(name: str, endpoint: Endpoint, settings: Settings) -> Chooser:
     return choose
 
 
+def left_alone() -> list[str]:
+    """The endpoints that this process does not call now, by name."""
+    return sorted({breaker.name for breaker in list(_kept.values()) if not breaker.closed})
+
+
 def _breaker(key: Hashable, name: str, policy: BreakerPolicy, board: Callable[[], Board]) -> Breaker:
     if key not in _kept:
         if len(_kept) >= _MOST_KEPT:

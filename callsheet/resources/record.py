@@ -97,6 +97,11 @@ def json_body(request: httpx.Request) -> dict[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
+def model_in(path: str) -> str:
+    """The model that an address names, as Gemini's do: `/v1beta/models/NAME:generateContent`; or ""."""
+    return path.rpartition("/models/")[2].partition(":")[0] if "/models/" in path else ""
+
+
 class WatchedBody(httpx.AsyncByteStream):
     """A response's body that tells when it has ended.
 
@@ -158,7 +163,7 @@ class Recording(httpx.AsyncBaseTransport):
         body = json_body(request)
         if body is not None:
             model = body.get("model")
-            record.model = model if isinstance(model, str) else ""
+            record.model = model if isinstance(model, str) else model_in(request.url.path)
         request.extensions = {**request.extensions, EXTENSION: record}
         try:
             response = await self._inner.handle_async_request(request)
