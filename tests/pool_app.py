@@ -28,13 +28,17 @@ app.conf.update(
     worker_cancel_long_running_tasks_on_connection_loss=False,
     task_acks_late=True,
     broker_connection_retry_on_startup=True,
+    worker_soft_shutdown_timeout=float(os.environ.get("SOFT_SHUTDOWN", "0")),
+    worker_enable_soft_shutdown_on_idle="SOFT_ON_IDLE" in os.environ,
     callsheet_cancel_grace=float(os.environ.get("CANCEL_GRACE", "0.4")),
     callsheet_parked_grace=float(os.environ.get("PARKED_GRACE", "30")),
 )
 app.steps["consumer"].add("callsheet.workers.steps:AttachPool")
 if os.environ.get("PARTS") == "callsheet":  # Celery's and kombu's own otherwise
     app.conf.update(broker_transport="callsheet.workers.transport:Transport", result_backend_thread_safe=True,
-                    result_backend=f"callsheet.tasks.results:ResultBackend+{URL}")
+                    result_backend=f"callsheet.tasks.results:ResultBackend+{URL}",
+                    worker_consumer="callsheet.workers.consumer:Consumer")
+    app.Worker = app.subclass_with_self("callsheet.workers.controller:Worker")
 
 
 class OnRequest(Autoscaler):
@@ -383,3 +387,13 @@ async def stubborn(key):
             await asyncio.sleep(30)
         except asyncio.CancelledError:
             note(f"{key}:swallowed")
+
+
+@app.task(bind=True)
+async def hold_counted(self, key, gate):
+    """Count the runs of each task, in three trips."""
+    store.hincrby(f"{key}:runs", self.request.id, 1)
+    note(f"{key}:in")
+    await opened(gate)
+    note(f"{key}:out")
+    return "held"

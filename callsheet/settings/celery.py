@@ -39,6 +39,7 @@ def celery_config(settings: Settings, queue: str = "io") -> dict[str, Any]:
         "task_store_errors_even_if_ignored": True,
         "task_track_started": settings.track_started,
         "worker_prefetch_multiplier": 1,
+        "worker_soft_shutdown_timeout": settings.soft_shutdown,
         # With it on, an autoscaled worker stays at its minimum prefetch after a reconnect.
         "worker_enable_prefetch_count_reduction": False,
         "worker_cancel_long_running_tasks_on_connection_loss": False,

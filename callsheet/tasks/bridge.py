@@ -8,6 +8,7 @@ Celery's are right inside the coroutine; Celery's also in the subtasks that it s
 """
 
 import asyncio
+import contextlib
 import contextvars
 import threading
 import types
@@ -60,9 +61,13 @@ class Crossing:
     Args:
         function: called with `args` in the greenlet, in a copy of the context in which `run` is awaited.
         seat: the slot that `parked()` gives back.
+
+    Attributes:
+        ending: its result is being stored.
     """
 
-    __slots__ = ("_args", "_function", "_strand", "_task", "_thrown", "cancelled", "driving", "seat", "thread")
+    __slots__ = ("_args", "_function", "_strand", "_task", "_thrown", "cancelled", "driving", "ending", "seat",
+                 "thread")
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...] = (), seat: Seat | None = None) -> None:
         self._function = function
@@ -70,6 +75,7 @@ class Crossing:
         self.seat = seat
         self.thread = 0
         self.driving = 0  # coroutines, one below the other
+        self.ending = False
         self.cancelled = False
         self._strand: Strand | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -173,12 +179,27 @@ def drive(coro: Coroutine[Any, Any, T]) -> T:
     crossing = strand.crossing
     crossing.driving += 1
     try:
-        return _driven(coro, crossing, strand.parent.switch)
+        if not crossing.cancelled:
+            result = _stepped(coro, strand.parent.switch)
+            if not crossing.cancelled:
+                return result
+    except SoftLimit as exc:
+        if not crossing.cancelled:
+            raise SoftTimeLimitExceeded(*exc.args).with_traceback(exc.__traceback__) from None
+    except asyncio.CancelledError as exc:
+        if not crossing.cancelled:
+            raise JobError(OWN_CANCEL) from exc
+    except BaseException:
+        if not crossing.cancelled:
+            raise
     finally:
         crossing.driving -= 1
+        coro.close()
+    # A BaseException, so that the tracer stores neither a result nor a failure over REVOKED or the time limit.
+    raise asyncio.CancelledError("cancelled by the pool")
 
 
-def _driven(coro: Coroutine[Any, Any, T], crossing: Crossing, switch: Callable[[Any], Any]) -> T:
+def _stepped(coro: Coroutine[Any, Any, T], switch: Callable[[Any], Any]) -> T:
     try:
         waits_for = coro.send(None)
         while True:
@@ -191,20 +212,25 @@ def _driven(coro: Coroutine[Any, Any, T], crossing: Crossing, switch: Callable[[
                 continue
             waits_for = coro.throw(problem)
     except StopIteration as stop:
-        if not crossing.cancelled:
-            result: T = stop.value
-            return result
-    except SoftLimit as exc:
-        if not crossing.cancelled:
-            raise SoftTimeLimitExceeded(*exc.args).with_traceback(exc.__traceback__) from None
-    except asyncio.CancelledError as exc:
-        if not crossing.cancelled:
-            raise JobError(OWN_CANCEL) from exc
-    except BaseException:
-        if not crossing.cancelled:
-            raise
-    # A BaseException, so that the tracer stores neither a result nor a failure over REVOKED or the time limit.
-    raise asyncio.CancelledError("cancelled by the pool")
+        result: T = stop.value
+        return result
+
+
+def drive_unbroken(future: asyncio.Future[T]) -> T:
+    """Wait for a future that stores the call's end. A cancellation is too late for it, and strikes what comes after."""
+    strand: Strand = getcurrent()
+    strand.crossing.ending = True
+    try:
+        return _stepped(_unbroken(future), strand.parent.switch)
+    finally:
+        strand.crossing.ending = False
+
+
+async def _unbroken(future: asyncio.Future[T]) -> T:
+    while not future.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(future)
+    return future.result()
 
 
 class parked:

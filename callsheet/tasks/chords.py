@@ -21,16 +21,9 @@ from celery import states
 from celery._state import get_current_task, get_current_worker_task, pop_current_task, push_current_task
 from celery.backends.redis import RedisBackend
 from celery.canvas import maybe_signature
-from celery.exceptions import (
-    BackendStoreError,
-    ChordError,
-    Ignore,
-    Reject,
-    Retry,
-    SoftTimeLimitExceeded,
-)
+from celery.exceptions import BackendStoreError, ChordError, Ignore, Reject, Retry
 
-from callsheet.tasks.bridge import SoftLimit, drive, in_strand, unseated
+from callsheet.tasks.bridge import drive_unbroken, in_strand, unseated
 from callsheet.tasks.writes import Entry, Part, gathered_writes, write
 
 logger = logging.getLogger(__name__)
@@ -158,11 +151,7 @@ class ChordBackend(RedisBackend):
         """Store an entry, on the asyncio pool together with others; returns the script's answer."""
         if not in_strand():
             return write(self.client, entry)
-        while True:
-            try:
-                return drive(gathered_writes().write(entry))
-            except SoftTimeLimitExceeded:  # the task has ended: there is nothing to soften; once at most
-                continue
+        return drive_unbroken(gathered_writes().write(entry))
 
     def _settle(self, entry: Entry, request: Any, **fallback: Any) -> None:
         part = entry.part
@@ -179,7 +168,7 @@ class ChordBackend(RedisBackend):
             shape, parts = answer
             chord = _Complete(request, part.keys, str(part.args[5]), since, shape, parts)
             if in_strand():
-                drive(_to_the_end(self._finish_aside(chord)))
+                drive_unbroken(asyncio.wrap_future(self._finish_aside(chord)))
             else:
                 self._finish(chord)
             if part.args[7] and shape is None and entry.value:
@@ -296,16 +285,6 @@ def _gathers(body: Any) -> bool:
         inner = (body.get("kwargs") or {}).get("tasks") if name == "celery.chain" else None
         body = inner[0] if inner else None
     return False
-
-
-async def _to_the_end(future: "Future[Any]") -> Any:
-    """Wait for a thread; past a soft limit, which comes too late for the task."""
-    ours = asyncio.wrap_future(future)
-    while True:
-        try:
-            return await asyncio.shield(ours)
-        except SoftLimit:
-            continue
 
 
 def _leaves(node: Any) -> Iterator[str]:

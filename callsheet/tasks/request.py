@@ -19,6 +19,12 @@ class SecondChanceRequest(Request):
     `reject_on_worker_lost` would have it kill processes for ever.
     """
 
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """Celery's, at a shutdown; a call that has ended, of which Celery has yet to hear, is left as it ended."""
+        give_up = getattr(pool, "give_up", None)
+        if give_up is None or give_up(self):
+            super().cancel(pool, signal, emit_retry)
+
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Celery's, after the second chance; the error tells which agent it was, if it was one."""
         error = exc_info.exception

@@ -1,6 +1,6 @@
 -- Stores results and tells who waits for them; counts the parts that they are of chords. Many in one call.
 --
--- KEYS: for each entry the result's key; with a part also the chord's parts, its size's difference, its size, the
+-- KEYS: the ids of cancelled calls; for each entry the result's key; with a part also the chord's parts, its size's difference, its size, the
 --       parts counted, the saved shape of its results, and who finishes it.
 -- ARGV: for each entry the text of the result ("" to store none), seconds that it is kept ("" for ever), the text of
 --       the part ("" for none). With a part also its name, "1" where parts keep their order, its place, seconds that
@@ -10,8 +10,10 @@
 --       or, where the token's owner has to finish the chord, a list of the saved shape and the parts. Either is nil:
 --       there is no shape, or it says where the results are, or the parts are too many.
 --
+-- The first end that is told stays: a success, and the cancellation or termination of a call, are not overwritten. A
+-- task of Celery's that is merely flagged as revoked, or that failed, may yet end well: another worker may be running it.
 -- Keys and parts are as in Celery's own script, so that its workers can count parts of the same chord.
-local k, a, answers = 0, 0, {}
+local k, a, answers, cancelled = 1, 0, {}, KEYS[1]
 
 local function key()
     k = k + 1
@@ -21,6 +23,14 @@ end
 local function arg()
     a = a + 1
     return ARGV[a]
+end
+
+local function has_ended(result)
+    local head = redis.call('GETRANGE', result, 0, 127)
+    if string.find(head, '^{"status": "SUCCESS"') then return true end
+    if not string.find(head, '^{"status": "REVOKED"') then return false end
+    local id = string.match(result, 'celery%-task%-meta%-(.+)$')
+    return string.find(head, '["terminated"]', 1, true) or (id and redis.call('ZSCORE', cancelled, id))
 end
 
 local function parts_of(list, ordered, most)
@@ -65,7 +75,7 @@ while a < #ARGV do
         if not well then answer = {err = type(answer) == 'table' and answer.err or tostring(answer)} end
         held = well and args[8] == '1' and type(answer) == 'table' and not answer[1]
     end
-    if value ~= '' and not held then
+    if value ~= '' and not held and not has_ended(result) then
         if expires ~= '' then
             redis.call('SET', result, value, 'EX', expires)
         else

@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 from callsheet.resources.redis import async_client
 from callsheet.resources.scripts import Script
 from callsheet.settings import Settings, get_settings
+from callsheet.settings.keys import Keys
 
 SETTLE = Script(Path(__file__).parent / "settle.lua")
 _MOST = 500  # entries in one trip
@@ -57,8 +58,8 @@ class Entry:
         return len(self.value) + (len(self.part.text) if self.part else 0)
 
 
-def _command(entries: list[Entry]) -> tuple[list[bytes], list[Any]]:
-    keys: list[bytes] = []
+def _command(entries: list[Entry]) -> tuple[list[str | bytes], list[Any]]:
+    keys: list[str | bytes] = [Keys(get_settings().key_prefix).revoked()]
     args: list[Any] = []
     for entry in entries:
         part = entry.part
@@ -93,18 +94,14 @@ class GatheredWrites:
         self._waiting: list[tuple[Entry, asyncio.Future[Any]]] = []
         self._writing: asyncio.Task[None] | None = None
 
-    async def write(self, entry: Entry) -> Any:
-        """Store an entry; returns the script's answer for it, once it is stored.
-
-        Raises:
-            RedisError: Redis did not take it.
-        """
+    def write(self, entry: Entry) -> asyncio.Future[Any]:
+        """Store an entry. The future gives the script's answer for it, or raises the RedisError if it is not taken."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._waiting.append((entry, future))
         if self._writing is None:
             self._writing = loop.create_task(self._write_all(), name="callsheet-results")
-        return await future
+        return future
 
     def _next_batch(self) -> list[tuple[Entry, asyncio.Future[Any]]]:
         count, size = 0, 0
@@ -124,6 +121,10 @@ class GatheredWrites:
                 try:
                     keys, args = _command([entry for entry, _ in batch])
                     answers = await SETTLE.arun(async_client(self._settings), keys, args)
+                except asyncio.CancelledError:  # the loop ends
+                    for _, future in [*batch, *self._waiting]:
+                        future.cancel()
+                    raise
                 except Exception as exc:  # whatever it is, those who wait for this batch must hear of it
                     answers = [exc] * len(batch)
                 for (_, future), answer in zip(batch, answers, strict=True):

@@ -22,6 +22,7 @@ from callsheet.workers.revoked import ReadRevoked
 from callsheet.workers.steps import AttachPool
 
 TRANSPORT = "callsheet.workers.transport:Transport"
+WORKER = "callsheet.workers.controller:Worker"
 POOL = "callsheet.workers.pool:AsyncioPool"
 
 
@@ -29,6 +30,7 @@ def io_app(settings: Settings | None = None) -> Celery:
     """The app of io workers: the asyncio pool, queue `io`."""
     app = _app(settings, "io")
     app.conf.worker_pool = POOL
+    app.Worker = app.subclass_with_self(WORKER)
     app.steps["consumer"].add(AttachPool)
     after_setup_logger.connect(_gather_lines, weak=False)
     after_setup_task_logger.connect(_gather_lines, weak=False)

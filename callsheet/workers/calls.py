@@ -20,6 +20,7 @@ from callsheet.workers.threads import ThreadCrew
 logger = logging.getLogger(__name__)
 
 Callback = Callable[..., Any] | None
+ENDING = 0.1  # seconds between two looks at a call that is over its time while its result is stored
 
 
 class Fate(enum.Enum):
@@ -154,15 +155,21 @@ class Call:
             timer.cancel()
         self._timers.clear()
 
+    def is_ending(self) -> bool:
+        """Whether its result is being stored, which nothing breaks off; loop thread."""
+        return False
+
     def _soft_limit(self) -> None:
-        if self.done or self.fate is not None:
+        if self.done or self.fate is not None or self.is_ending():
             return
         if self.timeout_callback is not None:
             self.home.to_hub.post(self.timeout_callback, True, self.soft)
         self.soften(float(self.soft or 0))
 
     def _hard_limit(self) -> None:
-        if self.home.end(self, Fate.TIMED_OUT) and self.timeout_callback is not None:
+        if self.is_ending():
+            self._timers.append(self.home.loop.call_later(ENDING, self._hard_limit))
+        elif self.home.end(self, Fate.TIMED_OUT) and self.timeout_callback is not None:
             self.home.to_hub.post(self.timeout_callback, False, self.hard)
 
     def check_gone(self) -> None:
@@ -185,9 +192,10 @@ class Call:
             self._post(self.error_callback, info_of(Terminated(self.signum)))
         elif self.fate is None and self.failure is not None:
             self._post(self.error_callback, self.failure)
-        elif self.fate is None:
+        elif self.fate is None or (self.fate is Fate.DROPPED and self.value is not None):
             self._post(self.callback, self.value)
-        # After a hard time limit Celery has settled the request in timeout_callback; a dropped one stays unsettled.
+        # After a hard time limit Celery has settled the request in timeout_callback; a dropped one stays unsettled,
+        # unless its result was stored all the same.
 
     def report_as(self, first: "Call") -> None:
         """Report what came of `first`, whose message was delivered a second time as this call."""
@@ -238,6 +246,10 @@ class CoroutineCall(Call):
         if not self.done and self.fate is not None:
             self._crossing.cancel(self.fate.value)
             self._timers.append(self.home.loop.call_later(self.home.cancel_grace, self.check_gone))
+
+    def is_ending(self) -> bool:
+        """Whether its result is being stored."""
+        return self._crossing.ending
 
     def soften(self, seconds: float) -> None:
         """Raise SoftLimit at the await point."""

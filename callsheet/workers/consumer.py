@@ -6,12 +6,15 @@ from typing import Any
 
 from celery import signals
 from celery.app.task import Context
+from celery.bootsteps import CLOSE, TERMINATE
 from celery.exceptions import NotRegistered
 from celery.worker.consumer import consumer
 from kombu.exceptions import ContentDisallowed
 
 from callsheet.errors import CallRefused
 from callsheet.workers.broker.layout import OVERSIZE
+from callsheet.workers.broker.ledger import begin_shutdown
+from callsheet.workers.handback import hand_back, unbegun
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +49,15 @@ class Consumer(consumer.Consumer):
                 return self.on_invalid_task(None, message, exc)
 
         return on_task_received
+
+    def on_close(self) -> None:
+        """When the connection is lost, or the worker ends, whose messages then go to others at once."""
+        leaving = self.controller.blueprint.state in (CLOSE, TERMINATE)
+        waiting = unbegun(self) if leaving else []
+        if leaving:
+            begin_shutdown()
+        super().on_close()
+        hand_back(waiting)
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Refuse a task that this worker does not know; the result is Celery's NotRegistered."""

@@ -109,6 +109,11 @@ class AsyncioPool(BasePool):
         if self._started:
             self._shutdown.stop()
 
+    def wait(self, seconds: float, idle: bool) -> None:
+        """Soft shutdown: let what runs end, for `seconds` at most, and for all of them if `idle`."""
+        if self._started:
+            self._shutdown.wait(seconds, idle)
+
     def on_terminate(self) -> None:
         """Cold shutdown: cancel what runs and leave its messages to be delivered again."""
         if self._started:
@@ -243,6 +248,15 @@ class AsyncioPool(BasePool):
         if call is not None:
             self.end(call, Fate.TERMINATED, int(signal or 0))
 
+    def give_up(self, request: Any) -> bool:
+        """End a call to have its message delivered again, as a shutdown does; False when it has ended meanwhile."""
+        self.to_hub.drain()
+        call = self._calls.get(request.worker_pid)
+        if call is None or call.done or request not in state.active_requests:
+            return False
+        self.end(call, Fate.DROPPED)
+        return True
+
     def flush(self) -> None:
         """After a lost connection: drop what has not started; the broker delivers it again."""
         with self.slots.lock:
@@ -258,6 +272,12 @@ class AsyncioPool(BasePool):
                 call.fate, call.done = Fate.DROPPED, True
                 self._forget(call)
             return dropped
+
+    @property
+    def line(self) -> list[Call]:
+        """The calls that wait for a slot, the next one first."""
+        with self.slots.lock:
+            return list(self.slots.waiting)
 
     # Size
 

@@ -31,6 +31,7 @@ class Shutdown:
     def __init__(self, pool: "AsyncioPool") -> None:
         self._pool = pool
         self._over = False
+        self._terminating = False
         self._last_busy = 0.0
         self._handed_back = False
 
@@ -54,17 +55,26 @@ class Shutdown:
         else:
             self._finish()
 
+    def wait(self, seconds: float, idle: bool) -> None:
+        """Let what runs end, acknowledging as it does, for `seconds` at most; if `idle`, also when nothing runs."""
+        pool, end = self._pool, time.monotonic() + seconds
+        while time.monotonic() < end and (idle or pool.running):
+            self._pump(timers=False)
+            pool.pause()
+        self._pump(timers=False)
+
     def terminate(self) -> None:
         """Cancel what runs, without a word to Celery, so that unacknowledged messages are delivered again."""
         pool = self._pool
         if self._over:
             return
+        hard, self._terminating = self._terminating, True  # an exception of Celery's has left the wait below
         pool.drop_line()
         pool.to_hub.drain()
         started = time.monotonic()
         for call in pool.running:
             pool.end(call, Fate.DROPPED)
-        while not self._over and pool.running:
+        while not self._over and not hard and pool.running:
             self._pump()
             waited = time.monotonic() - started
             threads_only = all(isinstance(call, ThreadCall) for call in pool.running)
@@ -82,13 +92,13 @@ class Shutdown:
             self._pool.halt()
             self._pump()
 
-    def _pump(self) -> None:
+    def _pump(self, timers: bool = True) -> None:
         pool = self._pool
         pool.to_hub.drain()
         if pool.hub is None:
             return
         try:
-            if not pool.cold:  # a signal handler may have interrupted the timers
+            if timers and not pool.cold:  # a signal handler may have interrupted the timers
                 pool.hub.fire_timers()
             _run_ready_callbacks(pool.hub)  # the acknowledgements that Celery's callbacks left for the hub
         except Exception:

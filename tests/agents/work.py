@@ -206,3 +206,14 @@ class Catches(AgentBase):
         return msg
 
 
+
+
+class SleeperOnCpu(AgentBase):
+    """Sleeps in a process of a cpu worker."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def reply(self, msg: Msg | None = None) -> Msg:
+        time.sleep(self.seconds)
+        return Msg("sleeper", "awake", "assistant")

@@ -274,9 +274,18 @@ def running_tags() -> set[str]:
     return {request.message.delivery_tag for request in tuple(state.active_requests)}
 
 
+_leaving = threading.Event()
+
+
+def begin_shutdown() -> None:
+    """This process's worker is on its way out; a `shutdown` command leaves no sign of that with Celery."""
+    _leaving.set()
+
+
 def shutting_down() -> bool:
     """Whether Celery's worker in this process is on its way out."""
-    return any(flag is not None and flag is not False for flag in (state.should_stop, state.should_terminate))
+    flags = state.should_stop, state.should_terminate
+    return _leaving.is_set() or any(flag is not None and flag is not False for flag in flags)
 
 
 _ledgers: dict[tuple[Any, ...], Ledger] = {}

@@ -27,9 +27,9 @@ class QoS(stock.QoS):
             self.channel.ledger.ack(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Drop a message, or put it back behind what is on its queue."""
+        """Drop a message, or put it back: behind what is on its queue, or as the next if the worker ends."""
         if self._is_ours(delivery_tag) and requeue:
-            self.channel.ledger.give_back([delivery_tag], "last")
+            self.channel.ledger.give_back([delivery_tag], "next" if shutting_down() else "last")
             virtual.QoS.ack(self, delivery_tag)
         elif requeue or self.channel.ledger is None:
             super().reject(delivery_tag, requeue)
