@@ -134,7 +134,8 @@ class Call:
         try:
             self.value = self.target(*self.args, **self.kwargs)
         except BaseException as exc:
-            self.failure = info_of(exc)
+            if self.fate is None:  # else nobody asks, and a shutdown would format the same traceback for each call
+                self.failure = info_of(exc)
 
     def set_timers(self) -> None:
         """Start the time limits; loop thread."""
@@ -235,7 +236,8 @@ class CoroutineCall(Call):
         try:
             await self._crossing.run()
         except BaseException as exc:  # cancelled before it began
-            self.failure = info_of(exc)
+            if self.fate is None:
+                self.failure = info_of(exc)
         self.home.finish(self)
 
     def cancel(self) -> None:
