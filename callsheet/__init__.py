@@ -30,6 +30,8 @@ from callsheet.tasks.pipelines import (
     sequential_pipeline,
     stream_printing_messages,
 )
+from callsheet.tasks.toolcalls import ToolCall as _ToolCall  # noqa: F401 - provides the queues of tools
+from callsheet.tools import Toolkit, ToolResponse
 
 __version__ = "0.1.0"
 
@@ -54,8 +56,10 @@ __all__ = [
     "Settings",
     "TextBlock",
     "ThinkingBlock",
+    "ToolResponse",
     "ToolResultBlock",
     "ToolUseBlock",
+    "Toolkit",
     "URLSource",
     "Usage",
     "VideoBlock",

@@ -17,6 +17,8 @@ CallsheetError
 │   └── TurnLost                a worker lost an agent's turn while its reply ran
 ├── ModelError                  a chat model's endpoint refused or broke off a call
 │   └── CircuitOpen             an endpoint that fails is left alone for a while
+├── ToolError                   a toolkit is used in a way that cannot be right (also ValueError)
+├── ToolFailed                  a tool failed, with a text for the model
 ├── JobError                    something about one job
 │   ├── ResultTimeout           no result within the time given (also TimeoutError)
 │   ├── JobCancelled            the job was cancelled or revoked
@@ -132,6 +134,14 @@ class CircuitOpen(ModelError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class ToolError(CallsheetError, ValueError):
+    """A toolkit is used in a way that cannot be right: a name taken twice, a group that is not there."""
+
+
+class ToolFailed(CallsheetError):
+    """A tool failed; the model gets the error's text as it is. For tools to raise."""
 
 
 class UsageError(CallsheetError, TypeError):

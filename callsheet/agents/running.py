@@ -7,6 +7,7 @@ from typing import Any
 from callsheet.agents.base import AgentBase
 from callsheet.errors import BadReply
 from callsheet.messages import Msg
+from callsheet.tools.interrupts import reply_interrupted
 
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
 
@@ -31,6 +32,7 @@ async def run_reply(agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, A
     task = asyncio.current_task()
     assert task is not None
     agent._replies.add(task)
+    told = reply_interrupted.set(lambda: task in agent._interrupted)
     try:
         reply = await agent.reply(*args, **kwargs)
         if task in agent._interrupted:  # too late: the reply is there
@@ -41,6 +43,7 @@ async def run_reply(agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, A
         task.uncancel()
         reply = await agent.handle_interrupt(*args, **kwargs)
     finally:
+        reply_interrupted.reset(told)
         agent._replies.discard(task)
         agent._interrupted.discard(task)
     return checked_reply(agent, reply)

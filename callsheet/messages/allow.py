@@ -15,8 +15,8 @@ from callsheet.messages.recorded import Recorded
 OWN_FUNCTIONS = ("callsheet.tools",)
 #: Where its own classes may be named from, and what they have to be: what is made to travel.
 OWN_CLASSES = ("callsheet.agents", "callsheet.formatters", "callsheet.hub", "callsheet.mcp", "callsheet.memory",
-               "callsheet.messages", "callsheet.models", "callsheet.tasks.pipelines", "callsheet.testing",
-               "callsheet.tools")
+               "callsheet.messages", "callsheet.models", "callsheet.tasks.pipelines", "callsheet.tasks.toolcalls",
+               "callsheet.testing", "callsheet.tools")
 MADE_TO_TRAVEL = (Recorded, Msg)
 _MOST_RESOLVED = 4096
 _resolved: dict[tuple[tuple[str, ...], str, str], Any] = {}

@@ -1,10 +1,12 @@
 """Whose call it is that an outbound request belongs to; set by whatever runs an agent."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,3 +114,21 @@ def provide_parking(place: ParkingPlace) -> None:
 def parking() -> Parking:
     """The context manager to put around a wait of unknown length."""
     return _parking[0]()
+
+
+def _called(function: Callable[[], Any]) -> Any:
+    return function()
+
+
+_unseating: list[Callable[[Callable[[], Any]], Any]] = [_called]
+
+
+def provide_unseating(run: Callable[[Callable[[], Any]], Any]) -> None:
+    """Have `run` call what runs in a thread of its own; called once by the layer that owns the slots."""
+    _unseating[0] = run
+
+
+def unseated(function: Callable[[], T]) -> T:
+    """Run a function that was handed a call's context but not its slot: one in a thread of its own."""
+    result: T = _unseating[0](function)
+    return result

@@ -56,6 +56,7 @@ class Settings(BaseSettings):
         visibility_timeout: seconds after which a call that a stock worker has not acknowledged is delivered again.
         max_parked: calls in one io worker that may wait for child jobs at once, beyond its slots.
         soft_shutdown: seconds that a cold shutdown (SIGQUIT) leaves to running calls before it cancels them.
+        tool_threads: tools that are plain functions and run at once in one process, each in a thread.
         loop_block_warning: seconds that code may block an io worker's loop before it is logged.
         endpoints: model servers by name; the public providers are there from the start.
         prices: of models on any endpoint, by name or pattern such as `gpt-4o*`, for a million tokens.
@@ -83,6 +84,7 @@ class Settings(BaseSettings):
     visibility_timeout: int = Field(3600, gt=0)
     max_parked: int = Field(10_000, ge=0)
     soft_shutdown: float = Field(0.0, ge=0)
+    tool_threads: int = Field(200, ge=1)
     loop_block_warning: float = Field(0.25, gt=0)
     endpoints: dict[str, Endpoint] = Field(default_factory=default_endpoints, validate_default=True)
     prices: Prices = Field(default_factory=dict)

@@ -19,7 +19,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from greenlet import getcurrent, greenlet
 
 from callsheet.errors import JobError
-from callsheet.resources.context import provide_parking
+from callsheet.resources.context import provide_parking, provide_unseating
 
 T = TypeVar("T")
 
@@ -267,3 +267,4 @@ def unseated(function: Callable[[], T]) -> T:
 
 
 provide_parking(parked)
+provide_unseating(unseated)

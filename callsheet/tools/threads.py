@@ -1,0 +1,96 @@
+"""The threads of a process in which tools run that are plain functions."""
+
+import asyncio
+import contextvars
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from callsheet.resources.context import unseated
+from callsheet.settings import get_settings
+
+T = TypeVar("T")
+_IDLE = 30.0  # seconds after which an idle thread ends
+
+
+class ToolThreads:
+    """Daemon threads up to a number; more work than that waits its turn.
+
+    Daemons because nothing can end a thread that does not return, and a worker must still be able to exit.
+
+    Args:
+        most: threads at once.
+        idle: seconds after which an idle thread ends.
+    """
+
+    def __init__(self, most: int, idle: float = _IDLE) -> None:
+        self._most = most
+        self._idle = idle
+        self._work: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._changed = threading.Condition()
+        self._waiting = 0
+        self.count = 0
+
+    def submit(self, function: Callable[[], T]) -> "Future[T]":
+        """Run `function` in a thread, unless its future is cancelled before that begins."""
+        future: Future[T] = Future()
+        with self._changed:
+            self._work.append((future, function))
+            if len(self._work) <= self._waiting:
+                self._changed.notify()
+            elif self.count < self._most:
+                self.count += 1
+                threading.Thread(target=self._main, name="callsheet-tool", daemon=True).start()
+        return future
+
+    def _main(self) -> None:
+        while (item := self._next()) is not None:
+            future, function = item
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function())
+                except BaseException as exc:
+                    future.set_exception(exc)
+            del item, future, function  # nothing is kept while the thread waits
+
+    def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
+        with self._changed:
+            while not self._work:
+                self._waiting += 1
+                woken = self._changed.wait(self._idle)
+                self._waiting -= 1
+                if not woken and not self._work:
+                    self.count -= 1
+                    return None
+            return self._work.popleft()
+
+
+_of_process: dict[int, ToolThreads] = {}
+
+
+def tool_threads() -> ToolThreads:
+    """This process's; as many as the settings say."""
+    found = _of_process.get(os.getpid())
+    if found is None:
+        _of_process.clear()  # a forked child has none of its parent's threads
+        found = _of_process.setdefault(os.getpid(), ToolThreads(get_settings().tool_threads))
+    return found
+
+
+async def in_thread(function: Callable[[], T], context: contextvars.Context | None = None) -> T:
+    """Run a plain function in a thread of its own, with this context's variables or the given ones.
+
+    Where the wait is cancelled the function goes on, and what it gives is dropped.
+    """
+    held = context or contextvars.copy_context()
+    return await asyncio.wrap_future(tool_threads().submit(lambda: _contained(held, function)))
+
+
+def _contained(context: contextvars.Context, function: Callable[[], T]) -> T:
+    try:
+        return context.run(unseated, function)
+    except (StopIteration, SystemExit) as exc:  # neither may reach the loop
+        raise RuntimeError(f"it raised {exc!r}") from exc
