@@ -4,6 +4,7 @@ CallsheetError
 ├── SettingsError               a setting is wrong or missing (also ValueError)
 │   └── MissingKey              an endpoint's key cannot be read
 ├── RedisUnavailable            no Redis answers at the address (also ConnectionError)
+│   └── LimiterUnavailable      the limits of an endpoint cannot be kept without it
 ├── MessageError                something is not a valid Msg (also ValueError)
 ├── CannotTravel                a value cannot be written to the wire (also TypeError)
 │   ├── ModuleNotAllowed        a class or function outside the allowed modules
@@ -16,7 +17,8 @@ CallsheetError
 │   ├── StateMismatch           it is of another class, or of a newer version (also ValueError)
 │   └── TurnLost                a worker lost an agent's turn while its reply ran
 ├── ModelError                  a chat model's endpoint refused or broke off a call
-│   └── CircuitOpen             an endpoint that fails is left alone for a while
+│   ├── CircuitOpen             an endpoint that fails is left alone for a while
+│   └── RateLimited             a call would wait longer for its turn at an endpoint than it has
 ├── ToolError                   a toolkit is used in a way that cannot be right (also ValueError)
 ├── ToolFailed                  a tool failed, with a text for the model
 ├── JobError                    something about one job
@@ -65,6 +67,10 @@ class MissingKey(SettingsError):
 
 class RedisUnavailable(CallsheetError, ConnectionError):
     """No Redis answers at the address in the settings."""
+
+
+class LimiterUnavailable(RedisUnavailable):
+    """An endpoint has limits, and the Redis that keeps them for all workers does not answer."""
 
 
 class MessageError(CallsheetError, ValueError):
@@ -142,6 +148,27 @@ class ToolError(CallsheetError, ValueError):
 
 class ToolFailed(CallsheetError):
     """A tool failed; the model gets the error's text as it is. For tools to raise."""
+
+
+class RateLimited(ModelError):
+    """A call would have to wait longer for its turn at an endpoint than it has.
+
+    Args:
+        message: what happened and the remedy, for people.
+        endpoint: its name in the settings.
+        limit: which one: "rpm", "tpm", "max_concurrency" or "pause", which the endpoint asked for.
+        retry_after: seconds after which it may go, as far as can be told, or None.
+    """
+
+    def __init__(self, message: str = "", endpoint: str = "", limit: str = "",
+                 retry_after: float | None = None) -> None:
+        super().__init__(message, endpoint, limit, retry_after)
+        self.endpoint = endpoint
+        self.limit = limit
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class UsageError(CallsheetError, TypeError):

@@ -1,6 +1,6 @@
 """How many tokens a request will take, reckoned before it is sent."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 CHARACTERS = 4
 """Characters a token, in English text; the usage that comes back corrects what this gets wrong."""
@@ -14,15 +14,32 @@ _CONTENT = ("messages", "input", "contents", "system", "systemInstruction", "ins
 _MEDIA = ("image_url", "input_audio", "inlineData", "inline_data", "fileData", "file_data", "file", "source")
 
 
-def estimate(body: dict[str, Any], default_output: int) -> int:
-    """Tokens of a request's JSON body and of the answer it allows; at least 1.
+class Estimate(NamedTuple):
+    """Tokens of a request.
+
+    Attributes:
+        input: of what is sent, at least 1.
+        output: of the answer that it allows.
+    """
+
+    input: int
+    output: int
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.input + self.output
+
+
+def estimate(body: dict[str, Any], default_output: int) -> Estimate:
+    """Tokens of a request's JSON body and of the answer it allows.
 
     Args:
         body: of a chat, responses, messages, generateContent or embeddings call.
         default_output: tokens of an answer where the body bounds none.
     """
     characters, media = _size([body[name] for name in _CONTENT if name in body])
-    return max(1, -(-characters // CHARACTERS) + media * MEDIA + _output(body, default_output))
+    return Estimate(max(1, -(-characters // CHARACTERS) + media * MEDIA), _output(body, default_output))
 
 
 def _output(body: dict[str, Any], default: int) -> int:

@@ -91,12 +91,17 @@ def provide_process_loop(give: Callable[[], asyncio.AbstractEventLoop]) -> None:
     _process_loop[:] = [give]
 
 
+def lasting_loop() -> asyncio.AbstractEventLoop:
+    """The process's loop, which outlasts the calls of agents; without one the running loop."""
+    return _process_loop[0]() if _process_loop else asyncio.get_running_loop()
+
+
 def on_lasting_loop(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Have the process's loop run a coroutine, and do not wait for it; any thread.
 
     What is left to run on another loop may be cancelled with the call that left it there.
     """
-    loop = _process_loop[0]() if _process_loop else asyncio.get_running_loop()
+    loop = lasting_loop()
 
     def begin() -> None:
         task = loop.create_task(work())

@@ -8,6 +8,7 @@ import httpx
 from callsheet.errors import UsageError
 from callsheet.resources.breaker import Breaking, breakers
 from callsheet.resources.endpoints import resolved
+from callsheet.resources.limits.transport import Limiting
 from callsheet.resources.loops import PerLoop
 from callsheet.resources.record import Recording
 from callsheet.resources.retries import Retrying, budget_for
@@ -49,7 +50,7 @@ def transport(endpoint: str | Endpoint, settings: Settings | None = None) -> "En
 def build(name: str, endpoint: Endpoint, settings: Settings) -> httpx.AsyncBaseTransport:
     """The stack of one loop, from the connections up."""
     inner: httpx.AsyncBaseTransport = Sniffing(pooled_transport(endpoint))
-    # Limits go here.
+    inner = Limiting(inner, name, endpoint, settings)
     if endpoint.breaker.enabled:
         inner = Breaking(inner, breakers(name, endpoint, settings))
     policy = endpoint.retry

@@ -1,6 +1,7 @@
 """One Redis pub/sub connection of a process, for all channels that it listens to; on the process's loop."""
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from redis.exceptions import RedisError
 from callsheet.settings import Settings
 
 logger = logging.getLogger(__name__)
-_SLOWEST_RETRY = 5.0  # seconds
+_SHORTEST_RETRY, _SLOWEST_RETRY = 0.1, 5.0  # seconds
 _SIGN_OF_LIFE = 30.0  # seconds between two pings of a silent connection
 Listener = Callable[[bytes], None]
 
@@ -23,6 +24,7 @@ class Subscriptions:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._listeners: dict[str, set[Listener]] = {}
+        self._quiet: set[Listener] = set()
         self._new: set[str] = set()
         self._gone: set[str] = set()
         self._wake = asyncio.Event()
@@ -30,8 +32,13 @@ class Subscriptions:
         self._heard = False  # anything, since the last sign of life was asked for
         self.healthy = False
 
-    def add(self, channel: str, listener: Listener) -> None:
-        """Call `listener` with each message on `channel`, from soon after now on."""
+    def add(self, channel: str, listener: Listener, quiet: bool = False) -> None:
+        """Call `listener` with each message on `channel`, from soon after now on.
+
+        `quiet`: it can do without, so that a broken connection is not worth a warning for it.
+        """
+        if quiet:
+            self._quiet.add(listener)
         self._listeners.setdefault(channel, set()).add(listener)
         self._gone.discard(channel)
         self._new.add(channel)
@@ -44,6 +51,7 @@ class Subscriptions:
         listeners = self._listeners.get(channel)
         if listeners:
             listeners.discard(listener)
+            self._quiet.discard(listener)
             if not listeners:
                 del self._listeners[channel]
                 self._new.discard(channel)
@@ -51,7 +59,7 @@ class Subscriptions:
                 self._wake.set()
 
     async def _run(self) -> None:
-        pause = 0.1
+        pause = _SHORTEST_RETRY
         while True:
             client = redis.asyncio.Redis.from_url(
                 self._settings.redis_url.get_secret_value(), socket_connect_timeout=5, socket_timeout=None)
@@ -59,18 +67,27 @@ class Subscriptions:
             try:
                 await self._serve(pubsub)
             except (RedisError, OSError) as exc:
-                pause = 0.1 if self.healthy else min(pause * 2, _SLOWEST_RETRY)
+                pause = _SHORTEST_RETRY if self.healthy else min(pause * 2, _SLOWEST_RETRY)
                 self.healthy = False
                 # Where nobody waits, Redis may well have been stopped on purpose.
-                level = logging.WARNING if self._listeners else logging.DEBUG
+                waited_for = any(listeners - self._quiet for listeners in self._listeners.values())
+                level = logging.WARNING if waited_for else logging.DEBUG
                 logger.log(level, "The subscription broke (%s); it is opened again in %.1f s.",
                            type(exc).__name__, pause)
-                await asyncio.sleep(pause)
+                await self._rest(pause)
             finally:
                 await _closed(pubsub, client)
             if not self._listeners:
                 return  # the next `add` begins anew
             self._new |= set(self._listeners)
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait before the next try; less where somebody begins to listen."""
+        await asyncio.sleep(_SHORTEST_RETRY)
+        self._wake.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds - _SHORTEST_RETRY):
+                await self._wake.wait()
 
     async def _serve(self, pubsub: Any) -> None:
         await pubsub.connect()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from callsheet.errors import MissingKey
@@ -119,6 +119,8 @@ class Endpoint(_Part):
         rpm: requests that all workers together send in any minute; None sets no limit, here and below.
         tpm: tokens, of requests and answers, that they use in any minute.
         max_concurrency: calls that they have under way at once.
+        window: seconds within which the provider counts; where it counts the second, 1 keeps `rpm / 60` in each.
+        burst: the share of a window's requests and tokens that may go at once after a quiet time, over 0 to 1.
         priority: of waiting calls that have none of their own, 0 (first) to 9 (last).
         default_output_tokens: tokens of an answer, as reckoned before a request that does not bound them.
         proxy: address of an HTTP proxy, with user and password if it wants them; without, HTTPS_PROXY and its kin.
@@ -140,6 +142,8 @@ class Endpoint(_Part):
     rpm: int | None = Field(None, gt=0)
     tpm: int | None = Field(None, gt=0)
     max_concurrency: int | None = Field(None, gt=0)
+    window: float = Field(60.0, gt=0, le=3600)
+    burst: float = Field(0.2, gt=0, le=1)
     priority: int = Field(5, ge=0, le=9)
     default_output_tokens: int = Field(512, ge=0)
     proxy: SecretStr | None = None
@@ -166,6 +170,15 @@ class Endpoint(_Part):
             right = False
         if not right:
             raise ValueError("an address such as http://proxy:3128 or http://user:password@proxy:3128 is needed")
+        return value
+
+    @field_validator("window")
+    @classmethod
+    def _holds_one(cls, value: float, info: ValidationInfo) -> float:
+        for limit in ("rpm", "tpm"):
+            allowed = info.data.get(limit)
+            if allowed is not None and allowed * value < 60:
+                raise ValueError(f"{limit}={allowed} allows less than one in a window of so few seconds")
         return value
 
     def key(self) -> str | None:

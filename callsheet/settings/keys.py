@@ -9,6 +9,9 @@ breaker_channel(e)  channel  its changes: "open <ms>", "closed", "suspect"
 usage(job)          hash     what a job's outbound calls took, described in accounts.py; expires `result_expires`
 usage_day(day)      hash     likewise of the whole fleet on a day, "2026-01-31" in UTC; expires `usage_expires`
 usage_batch(id)     string   a batch of counts that was added; expires, so that none is added twice
+limits(name, …)     several  of the limiter of one endpoint, see resources/limits/exchange.lua; expire when unused
+limits_wake(gate)   channel  tells a gate, an event loop's queue for an endpoint, that it may have a turn
+limits_pause()      channel  [endpoint, seconds], JSON: nobody may send to it for so long
 revoked()           zset     task id -> unix time of its cancellation; workers read it when they start
 """
 
@@ -56,6 +59,18 @@ class Keys:
     def usage_batch(self, batch: str) -> str:
         """A mark that a batch of counts was added."""
         return f"{self.prefix}usage-batch:{batch}"
+
+    def limits(self, name: str, window: float, part: str) -> str:
+        """A part of an endpoint's limiter; all parts are in one slot of a cluster."""
+        return f"{self.prefix}limits:{{{name}/{window:g}}}:{part}"
+
+    def limits_wake(self, gate: str) -> str:
+        """Where a gate is told that it may have a turn."""
+        return f"{self.prefix}limits-wake:{gate}"
+
+    def limits_pause(self) -> str:
+        """Where pauses of endpoints are told."""
+        return f"{self.prefix}limits-pause"
 
     def revoked(self) -> str:
         """Cancelled task ids, for workers that start later."""

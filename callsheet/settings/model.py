@@ -58,6 +58,7 @@ class Settings(BaseSettings):
         soft_shutdown: seconds that a cold shutdown (SIGQUIT) leaves to running calls before it cancels them.
         tool_threads: tools that are plain functions and run at once in one process, each in a thread.
         loop_block_warning: seconds that code may block an io worker's loop before it is logged.
+        tenant_weights: by tenant, how much of an endpoint each gets where several wait for it; 1 where none is given.
         endpoints: model servers by name; the public providers are there from the start.
         prices: of models on any endpoint, by name or pattern such as `gpt-4o*`, for a million tokens.
         usage_expires: seconds that the fleet's counts of tokens and cost are kept.
@@ -86,6 +87,7 @@ class Settings(BaseSettings):
     soft_shutdown: float = Field(0.0, ge=0)
     tool_threads: int = Field(200, ge=1)
     loop_block_warning: float = Field(0.25, gt=0)
+    tenant_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     endpoints: dict[str, Endpoint] = Field(default_factory=default_endpoints, validate_default=True)
     prices: Prices = Field(default_factory=dict)
     usage_expires: int = Field(35 * 86_400, gt=0)
