@@ -14,6 +14,18 @@ class Caller(AgentBase):
         return Msg(self.name, answer.json()["answer"], "assistant")
 
 
+class Listener(AgentBase):
+    """Reads a stream that does not end."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    async def reply(self, msg: Msg | None = None) -> None:
+        async with resources.client("bench").stream("GET", self.path) as answer:
+            async for _ in answer.aiter_bytes():
+                pass
+
+
 class Noop(AgentBase):
     """Gives nothing, at once."""
 
