@@ -25,9 +25,10 @@ NAMES = {
     "throughput": "jobs that do nothing, beside taskiq, arq, Ray and Celery",
     "memory": "memory that one HTTP call in flight takes",
     "overhead": "CPU that records, retries, breaker and limits add to an outbound call",
+    "model_calls": "4,000 calls of a chat model in one process, beside OpenAI's SDK",
     "cpu": "agents that compute, on two processes",
 }
-PACKAGES = ("callsheet", "celery", "kombu", "redis", "hiredis", "gevent", "requests", "httpx", "aiohttp", "uvloop",
+PACKAGES = ("callsheet", "celery", "kombu", "redis", "hiredis", "gevent", "requests", "httpx", "aiohttp", "uvloop", "openai",
             "taskiq", "taskiq-redis", "ray")
 FOLDER = Path(".callsheet/benchmarks")
 

@@ -1,6 +1,6 @@
-"""A slow HTTP endpoint in a process of its own: every GET is answered after a pause; /stats says what came.
+"""A slow HTTP endpoint in a process of its own: every call is answered after a pause; /stats says what came.
 
-/release answers all that wait, at once.
+A POST gets a chat completion. /release answers all that wait, at once.
 
 `python -m benchmarks.endpoint PORT SECONDS`. It is written on asyncio's protocols, to take little CPU from what is
 measured beside it.
@@ -8,11 +8,20 @@ measured beside it.
 
 import asyncio
 import json
+import re
 import sys
 
 import uvloop
 
 BODY = b'{"answer": "42"}'
+COMPLETION = json.dumps({
+    "id": "chatcmpl-1", "object": "chat.completion", "created": 1700000000, "model": "bench",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Whales are mammals that sing.", "refusal": None},
+                 "logprobs": None, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 24, "completion_tokens": 7, "total_tokens": 31}}).encode()
+
+
+LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 
 
 class Served:
@@ -33,6 +42,7 @@ class Answers(asyncio.Protocol):
         self.seconds = seconds
         self.waiting = waiting
         self.buffer = b""
+        self.body = BODY
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -40,7 +50,12 @@ class Answers(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.buffer += data
         while b"\r\n\r\n" in self.buffer:
-            head, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
+            head, _, rest = self.buffer.partition(b"\r\n\r\n")
+            length = LENGTH.search(head)
+            if length is not None and len(rest) < int(length[1]):
+                return
+            self.buffer = rest[int(length[1]):] if length is not None else rest
+            self.body = COMPLETION if head.startswith(b"POST") else BODY
             if head.startswith(b"GET /stats"):
                 self.write(json.dumps(vars(self.served)).encode())
             elif head.startswith(b"GET /release"):
@@ -66,7 +81,7 @@ class Answers(asyncio.Protocol):
         self.waiting.discard(self)
         self.served.in_flight -= 1
         if not self.transport.is_closing():
-            self.write(BODY)
+            self.write(self.body)
 
     def write(self, body: bytes) -> None:
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
