@@ -28,8 +28,8 @@ NAMES = {
     "model_calls": "4,000 calls of a chat model in one process, beside OpenAI's SDK",
     "cpu": "agents that compute, on two processes",
 }
-PACKAGES = ("callsheet", "celery", "kombu", "redis", "hiredis", "gevent", "requests", "httpx", "aiohttp", "uvloop", "openai",
-            "taskiq", "taskiq-redis", "ray")
+PACKAGES = ("callsheet", "celery", "kombu", "redis", "hiredis", "gevent", "requests", "httpx", "aiohttp", "uvloop",
+            "openai", "taskiq", "taskiq-redis", "ray")
 FOLDER = Path(".callsheet/benchmarks")
 
 

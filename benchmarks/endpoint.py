@@ -16,8 +16,8 @@ import uvloop
 BODY = b'{"answer": "42"}'
 COMPLETION = json.dumps({
     "id": "chatcmpl-1", "object": "chat.completion", "created": 1700000000, "model": "bench",
-    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Whales are mammals that sing.", "refusal": None},
-                 "logprobs": None, "finish_reason": "stop"}],
+    "choices": [{"index": 0, "logprobs": None, "finish_reason": "stop",
+                 "message": {"role": "assistant", "content": "Whales are mammals that sing.", "refusal": None}}],
     "usage": {"prompt_tokens": 24, "completion_tokens": 7, "total_tokens": 31}}).encode()
 
 

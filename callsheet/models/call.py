@@ -1,9 +1,9 @@
 """One call of an endpoint's chat API: the request, and the response while it is read."""
 
-import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import httpx
@@ -12,17 +12,21 @@ from pydantic import BaseModel
 from callsheet.models.answer import Answer
 from callsheet.models.errors import Failures
 from callsheet.models.exchange import read_body
-from callsheet.resources import client
+from callsheet.resources import transport
+from callsheet.resources.post import post
 from callsheet.settings import Endpoint
 
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
-@dataclass
+
+@dataclass(slots=True)
 class Call:
     """One call under way.
 
     Attributes:
-        endpoint: whom it goes to.
+        target: whom it goes to: an endpoint's name in the settings, or an endpoint.
         path: under the endpoint's address, or an address of its own.
+        key: the endpoint's, or None.
         body: of the request; JSON data.
         headers: beside the endpoint's own.
         timeout: seconds for the whole answer; in a stream, between two chunks.
@@ -33,8 +37,9 @@ class Call:
         translate: makes an event one of OpenAI's API.
     """
 
-    endpoint: Endpoint
+    target: str | Endpoint
     path: str
+    key: str | None
     body: dict[str, Any]
     headers: dict[str, str]
     timeout: float
@@ -47,23 +52,47 @@ class Call:
     translate: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
 
-@contextlib.asynccontextmanager
-async def opened(call: Call) -> AsyncIterator[httpx.Response]:
-    """The response of an accepted request; what goes wrong until it is closed becomes an EndpointError."""
-    try:
-        content = json.dumps(call.body, allow_nan=False)
-    except (TypeError, ValueError) as exc:
-        raise ValueError(f"The call of {call.body['model']!r} is not JSON: {exc}. Give strings, numbers, lists and "
-                         "dictionaries.") from exc
-    http = client(call.endpoint)
-    limit = httpx.Timeout(call.timeout, connect=call.endpoint.connect_timeout, pool=None)
-    begun = False
-    try:
-        async with http.stream("POST", call.path, content=content, timeout=limit,
-                               headers={"Content-Type": "application/json", **call.headers}) as response:
-            begun = True
-            if not response.is_success:
-                raise call.failures.refused(response.status_code, await read_body(response, call), response.headers)
-            yield response
-    except (httpx.HTTPError, TimeoutError) as exc:
-        raise call.failures.transport(exc, begun) from exc
+class Opened:
+    """`async with Opened(call) as response`: the response of an accepted request.
+
+    What goes wrong until it is closed becomes an EndpointError.
+
+    Raises:
+        ValueError: the request is not JSON.
+    """
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._response: httpx.Response | None = None
+
+    async def __aenter__(self) -> httpx.Response:
+        call = self._call
+        try:
+            content = _encode(call.body).encode()
+        except (TypeError, ValueError) as exc:
+            raise ValueError(f"The call of {call.body['model']!r} is not JSON: {exc}. Give strings, numbers, lists and "
+                             "dictionaries.") from exc
+        shared = transport(call.target)
+        request = post(shared, call.path, call.key, call.headers, content, call.timeout)
+        try:
+            self._response = response = await shared.handle_async_request(request)
+            response.request = request
+            if response.is_success:
+                return response
+            raise call.failures.refused(response.status_code, await read_body(response, call), response.headers)
+        except (httpx.HTTPError, TimeoutError) as exc:
+            await self._close()
+            raise call.failures.transport(exc, self._response is not None) from exc
+        except BaseException:
+            await self._close()
+            raise
+
+    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None,
+                        trace: TracebackType | None) -> None:
+        await self._close()
+        if isinstance(exc, httpx.HTTPError | TimeoutError):
+            raise self._call.failures.transport(exc, True) from exc
+
+    async def _close(self) -> None:
+        if self._response is not None and not self._response.is_closed:
+            await self._response.aclose()

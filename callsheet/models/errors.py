@@ -53,13 +53,17 @@ class Failures:
         endpoint: its settings.
         model: the model asked for.
         key: the key sent, so that no message repeats it.
+        timeout: seconds that the call may take.
     """
 
-    def __init__(self, name: str, endpoint: Endpoint, model: str, key: str | None) -> None:
+    __slots__ = ("_key", "endpoint", "model", "name", "timeout")
+
+    def __init__(self, name: str, endpoint: Endpoint, model: str, key: str | None, timeout: float) -> None:
         self.name = name
         self.endpoint = endpoint
         self.model = model
         self._key = key
+        self.timeout = timeout
 
     @property
     def where(self) -> str:
@@ -108,7 +112,7 @@ class Failures:
             remedy = f"Check the address and the network, or raise {prefix}CONNECT_TIMEOUT."
         elif isinstance(exc, httpx.TimeoutException | TimeoutError):
             what = (f"{self.where} {'fell silent within its answer' if begun else 'did not answer'} for "
-                    f"{self.endpoint.timeout:g} s.")
+                    f"{self.timeout:g} s.")
             remedy = f"If {self.model!r} is that slow, raise {prefix}TIMEOUT."
         elif isinstance(exc, httpx.ProxyError):
             what = f"The proxy before {self.where} does not connect: {self.clean(str(exc))}."

@@ -49,13 +49,21 @@ async def read_body(response: httpx.Response, call: Exchange) -> bytes:
     parts: list[bytes] = []
     size = 0
     async with asyncio.timeout(call.timeout):
-        async for chunk in response.aiter_bytes():
+        async for chunk in pieces_of(response):
             parts.append(chunk)
             size += len(chunk)
             if size > MAX_BODY:
                 raise call.failures.broken(f"The answer has over {MAX_BODY} bytes", "Ask for less.",
                                            response.status_code)
     return b"".join(parts)
+
+
+def pieces_of(response: httpx.Response) -> AsyncIterator[bytes]:
+    """The body's bytes as they come, decompressed."""
+    if response.headers.get("content-encoding", "identity") != "identity":
+        return response.aiter_bytes()
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    return aiter(response.stream)  # without httpx's buffers and counts
 
 
 async def read_whole(response: httpx.Response, call: Exchange) -> ChatResponse:
@@ -78,7 +86,7 @@ async def stream_answer(response: httpx.Response, call: Exchange) -> AsyncGenera
         return
     done = False
     shown = None
-    pieces = response.aiter_bytes()
+    pieces = pieces_of(response)
     async for data in _events(pieces, call, response.status_code):
         if data.strip() == "[DONE]":
             done = True

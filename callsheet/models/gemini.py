@@ -171,7 +171,7 @@ class GeminiChatModel(SdkChatModel):
                                         cut=response.finish_reason == "length", usage=response.usage)
         return response
 
-    def _told(self, misfit: Misfit) -> Messages:
+    def _correction(self, misfit: Misfit) -> Messages:
         return [{"role": "model", "parts": [{"text": misfit.answer}]},
                 {"role": "user", "parts": [{"text": misfit.request()}]}]
 

@@ -69,7 +69,7 @@ class OllamaChatModel(OpenAIChatModel):
         for name, value in own.items():
             if value is not None:
                 body.setdefault(name, value)
-        call.path = f"{call.endpoint.base_url.removesuffix('/v1')}/api/chat"
+        call.path = f"{call.failures.endpoint.base_url.removesuffix('/v1')}/api/chat"
         call.answer = Answer(time.monotonic(), tool_parsing=self.stream_tool_parsing)
         call.speaks, call.lines, call.translate = "Ollama's API", True, _Events()
         return call

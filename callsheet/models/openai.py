@@ -11,11 +11,12 @@ from pydantic import BaseModel, SecretStr
 from callsheet.errors import UsageError
 from callsheet.models.answer import Answer
 from callsheet.models.base import ChatResponse
-from callsheet.models.call import Call, opened
+from callsheet.models.call import Call, Opened
 from callsheet.models.errors import EndpointError, Failures
 from callsheet.models.exchange import read_whole, stream_answer
 from callsheet.models.remote import Chunks, Messages, RemoteChatModel, check_messages, is_mode, one_of
 from callsheet.models.schema import as_tool, response_format
+from callsheet.resources import find_endpoint
 from callsheet.settings import Endpoint
 
 
@@ -114,9 +115,19 @@ class OpenAIChatModel(RemoteChatModel):
             body.setdefault("stream_options", {"include_usage": True})
         return await self._run(messages, Options(body, structured_model))
 
+    async def _once(self, messages: Messages, options: Options) -> ChatResponse:
+        while True:
+            call = self._call(messages, options)
+            try:
+                async with Opened(call) as response:
+                    return await read_whole(response, call)
+            except EndpointError as exc:
+                if not self._learns(exc, call):
+                    raise
+
     async def _attempt(self, messages: Messages, options: Options) -> Chunks:
-        for _ in range(3):
-            accepted = False
+        accepted = False
+        while True:
             call = self._call(messages, options)
             try:
                 async with aclosing(self._exchange(call)) as chunks:
@@ -129,13 +140,10 @@ class OpenAIChatModel(RemoteChatModel):
                     raise
 
     async def _exchange(self, call: Call) -> Chunks:
-        async with opened(call) as response:
+        async with Opened(call) as response:
             yield None
-            if call.body["stream"]:
-                async for chunk in stream_answer(response, call):
-                    yield chunk
-            else:
-                yield await read_whole(response, call)
+            async for chunk in stream_answer(response, call):
+                yield chunk
 
     def _learns(self, exc: EndpointError, call: Call) -> bool:
         """Whether the call may be made in another way: not every server knows `response_format`, nor lets one
@@ -164,15 +172,16 @@ class OpenAIChatModel(RemoteChatModel):
             headers["Authorization"] = f"Bearer {key}"
         timeout = float(body.pop("timeout", None) or self.client_kwargs.get("timeout") or endpoint.timeout)
         body.update(body.pop("extra_body", None) or {})
-        failures = Failures(self.endpoint, endpoint.model_copy(update={"timeout": timeout}), self.model_name, key)
+        failures = Failures(self.endpoint, endpoint, self.model_name, key, timeout)
         if not key and failures.needs_key():
             raise failures.missing_key()
         if options.structured:
             self._ask_for(options.structured, body)
         audio = body.get("audio") or {}
         answer = Answer(time.monotonic(), str(audio.get("format") or "wav"), self.stream_tool_parsing)
-        return Call(endpoint, self._path(endpoint), body, headers, timeout, failures, answer, options.structured,
-                    self._by_tool)
+        target = self.endpoint if find_endpoint(self.endpoint) is endpoint else endpoint
+        return Call(target, self._path(endpoint), None if self._api_key else key, body, headers, timeout, failures,
+                    answer, options.structured, self._by_tool)
 
     def _base_url(self) -> str | None:
         azure = self.client_kwargs.get("azure_endpoint")

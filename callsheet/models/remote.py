@@ -65,8 +65,16 @@ class RemoteChatModel(ChatModelBase):
         return f"{type(self).__name__}({self.model_name!r}, endpoint={self.endpoint!r})"
 
     @abstractmethod
+    async def _once(self, messages: Messages, options: Any) -> ChatResponse:
+        """Ask once, where answers do not stream. `options` is what `_run` was given.
+
+        Raises:
+            Misfit: the answer does not have the form asked for.
+        """
+
+    @abstractmethod
     def _attempt(self, messages: Messages, options: Any) -> Chunks:
-        """Ask once. `options` is what `_run` was given.
+        """Ask once, where answers stream.
 
         Raises:
             Misfit: the complete answer does not have the form asked for.
@@ -92,16 +100,21 @@ class RemoteChatModel(ChatModelBase):
         return other
 
     async def _ask(self, messages: Messages, options: Any) -> ChatResponse | AsyncGenerator[ChatResponse, None]:
-        # The generator's first step sends the request and yields None: its errors are raised here, and a stream
-        # that nobody reads is closed by the loop like any begun generator.
-        chunks = self._repaired(messages, options)
-        await anext(chunks)
         if self.stream:
+            # The generator's first step sends the request and yields None: its errors are raised here, and a stream
+            # that nobody reads is closed by the loop like any begun generator.
+            chunks = self._repaired(messages, options)
+            await anext(chunks)
             return cast("AsyncGenerator[ChatResponse, None]", chunks)
-        async with aclosing(chunks):
-            async for last in chunks:
-                response = last
-        assert response is not None
+        try:
+            return await self._once(messages, options)
+        except Misfit as exc:
+            misfit = exc
+        try:
+            response = await self._once([*messages, *self._told(misfit)], options)
+        except Misfit as again:
+            raise again.error from again
+        response.usage = added(misfit.usage, response.usage)
         return response
 
     async def _repaired(self, messages: Messages, options: Any) -> Chunks:
@@ -117,8 +130,6 @@ class RemoteChatModel(ChatModelBase):
             misfit = exc
         if misfit is None:
             return
-        log.warning("model_answer_repair model=%s endpoint=%s: the answer does not fit and is asked for again: %s",
-                    self.model_name, self.endpoint, misfit.problems)
         try:
             async with aclosing(self._attempt([*messages, *self._told(misfit)], options)) as chunks:
                 async for chunk in chunks:
@@ -145,6 +156,12 @@ class RemoteChatModel(ChatModelBase):
 
     def _told(self, misfit: Misfit) -> Messages:
         """The messages that have a model correct its answer."""
+        log.warning("model_answer_repair model=%s endpoint=%s: the answer does not fit and is asked for again: %s",
+                    self.model_name, self.endpoint, misfit.problems)
+        return self._correction(misfit)
+
+    def _correction(self, misfit: Misfit) -> Messages:
+        """The answer as the model's, and what it is told."""
         return [{"role": "assistant", "content": misfit.answer}, {"role": "user", "content": misfit.request()}]
 
     def _choice(self, tool_choice: str | None, tools: Sequence[dict[str, Any]] | None) -> str | None:

@@ -126,7 +126,7 @@ class SdkChatModel(RemoteChatModel):
         endpoint = self._endpoint()
         key = self._api_key.get_secret_value() if self._api_key else endpoint.key()
         seconds = float(timeout or self.client_kwargs.get("timeout") or endpoint.timeout)
-        failures = Failures(self.endpoint, endpoint.model_copy(update={"timeout": seconds}), self.model_name, key)
+        failures = Failures(self.endpoint, endpoint, self.model_name, key, seconds)
         if not key and failures.needs_key():
             raise failures.missing_key()
         through = transport(endpoint)
@@ -141,51 +141,53 @@ class SdkChatModel(RemoteChatModel):
         _seen[call.ident] = call.seen
         return call
 
-    async def _exchange(self, call: SdkCall) -> Chunks:
-        """Send the call and read the answer, in our errors alone."""
-        begun = False
+    async def _once(self, messages: Messages, options: Any) -> ChatResponse:
+        call = self._call(messages, options)
         try:
             async with asyncio.timeout(call.timeout):
-                answer = await self._send(call)
-                if not self.stream:
-                    begun = True
-                    whole = self._whole(call, answer)
-            begun = True
-            yield None
-            if not self.stream:
-                yield whole
-                return
-            async with aclosing(self._responses(call, _patiently(answer, call.timeout))) as responses:
-                async for response in responses:
-                    yield response
+                return self._whole(call, await self._send(call))
         except Misfit:
             raise
         except Exception as exc:
-            ours = self._translated(exc, call, begun)
+            ours = self._translated(exc, call)
             if ours is exc:
                 raise
             raise ours from exc
         finally:
             await call.seen.aclose()
 
-    def _translated(self, exc: Exception, call: SdkCall, begun: bool) -> Exception:
+    async def _attempt(self, messages: Messages, options: Any) -> Chunks:
+        call = self._call(messages, options)
+        try:
+            async with asyncio.timeout(call.timeout):
+                answer = await self._send(call)
+            yield None
+            async with aclosing(self._responses(call, _patiently(answer, call.timeout))) as responses:
+                async for response in responses:
+                    yield response
+        except Misfit:
+            raise
+        except Exception as exc:
+            ours = self._translated(exc, call)
+            if ours is exc:
+                raise
+            raise ours from exc
+        finally:
+            await call.seen.aclose()
+
+    def _translated(self, exc: Exception, call: SdkCall) -> Exception:
         for cause in _chain(exc):
             if isinstance(cause, CallsheetError):
                 return cause
         for cause in _chain(exc):
             if isinstance(cause, httpx.HTTPError | TimeoutError):
-                return call.failures.transport(cause, begun or call.seen.status is not None)
+                return call.failures.transport(cause, call.seen.status is not None)
         status = self._status_error(exc)
         if status is not None and not 200 <= status < 300:
             return call.failures.refused(status, bytes(call.seen.head), call.seen.headers)
-        if not begun and call.seen.status is None:
+        if call.seen.status is None:
             return _not_sent(exc, call)
         return unusable(call, exc)
-
-    async def _attempt(self, messages: Messages, options: Any) -> Chunks:
-        async with aclosing(self._exchange(self._call(messages, options))) as chunks:
-            async for chunk in chunks:
-                yield chunk
 
     @abstractmethod
     def _call(self, messages: Messages, options: Any) -> SdkCall:
