@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-celery check bench clean
+.PHONY: demo test test-celery test-model check bench clean
 
 # Reviews a folder of documents on real workers: make demo INPUT=folder MODEL=name
 demo: $(VENV)/.demo
@@ -15,6 +15,10 @@ test: check
 # Celery's own integration tests on the asyncio pool, a quarter of an hour: make test-celery ARGS="--pool prefork"
 test-celery: $(VENV)/.dev
 	$(BIN)/python -m tests.celery_integration $(ARGS)
+
+# A small real model behind llama.cpp's server, compiled under .callsheet the first time (needs a C++ compiler): make test-model
+test-model: $(VENV)/.dev
+	$(BIN)/python -m tests.real_model $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

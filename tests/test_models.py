@@ -103,6 +103,27 @@ def test_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen[2][0]["stream_options"] == {"include_usage": True} and "tool_choice" not in seen[2][0]
 
 
+def test_content_that_is_nothing_but_text_is_sent_as_one() -> None:
+    seen: list[Any] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append((await request.json())["messages"])
+        return web.Response(text=whole({"content": "ok"}), content_type="application/json")
+
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    kept = [[*parts, {"type": "image_url", "image_url": {"url": "x"}}],
+            [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}], [], None, "plain"]
+    messages = [{"role": "user", "content": content} for content in [parts, *kept]]
+
+    async def main() -> None:
+        async with serving(handler):
+            await OpenAIChatModel("m", stream=False)(messages)
+
+    asyncio.run(main())
+    assert [message["content"] for message in seen[0]] == ["a\nb", *kept]
+    assert messages[0]["content"] == parts  # the caller's own are left as they are
+
+
 def test_another_base_url_does_not_get_the_endpoints_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-environment")
     seen: list[Any] = []

@@ -89,6 +89,17 @@ def test_an_answer_that_was_cut_is_not_asked_for_again() -> None:
         ask(handler, OpenAIChatModel("m", stream=False), structured_model=Verdict)
 
 
+def test_a_server_that_fails_over_a_form_is_asked_by_tool() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if "response_format" in await request.json():
+            return web.json_response({"error": {"message": "[{'loc': ('body', 'response_format')}]"}}, status=500)
+        calls = [{"id": "t", "function": {"name": "Verdict", "arguments": '{"score": 3}'}}]
+        return web.Response(text=whole({"tool_calls": calls}), content_type="application/json")
+
+    [response] = ask(handler, OpenAIChatModel("m", stream=False), structured_model=Verdict)
+    assert response.metadata == {"score": 3, "why": "none"}
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_server_that_lets_nobody_choose_a_tool_is_asked_without(stream: bool) -> None:
     bodies: list[dict[str, Any]] = []

@@ -149,7 +149,7 @@ class OpenAIChatModel(RemoteChatModel):
         """Whether the call may be made in another way: not every server knows `response_format`, nor lets one
         choose a tool for its model. What is learnt holds for later calls."""
         said = str(exc).lower()
-        if call.structured is None or exc.status not in (200, 400, 422):
+        if call.structured is None or exc.status is None:  # llama.cpp's says 500 where others say 400
             return False
         if not call.by_tool and any(word in said for word in ("response_format", "json_schema")):
             self._by_tool = True
@@ -160,7 +160,7 @@ class OpenAIChatModel(RemoteChatModel):
         return False
 
     def _call(self, messages: Messages, options: Options) -> Call:
-        body = {"model": self.model_name, "messages": messages, **options.body}
+        body = {"model": self.model_name, "messages": [_plain(message) for message in messages], **options.body}
         endpoint = self._endpoint()
         headers = {**self.client_kwargs.get("default_headers", {}), **(body.pop("extra_headers", None) or {})}
         if self.organization:
@@ -205,6 +205,18 @@ class OpenAIChatModel(RemoteChatModel):
         tool = as_tool(structured)
         body["tools"] = [tool]
         body["tool_choice"] = "auto" if self._tools_not_forced else _named(tool["function"]["name"])
+
+
+def _plain(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose content is nothing but text as one text: not every server takes parts, all take that."""
+    content = message.get("content")
+    if isinstance(content, list) and content and all(
+            isinstance(part, dict) and part.keys() == _TEXT and part["type"] == "text" for part in content):
+        return {**message, "content": "\n".join(part["text"] for part in content)}
+    return message
+
+
+_TEXT = {"type", "text"}
 
 
 def _named(tool: str) -> dict[str, Any]:
