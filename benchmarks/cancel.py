@@ -64,6 +64,7 @@ def times(end: Callable[[Job], None], told: Callable[[str], dict[str, float]], c
         time.sleep(PAUSE)
     wait_for(lambda: told("closed").keys() >= set(paths), 60, "the sockets to be closed")
     closed = told("closed")
+    assert all(closed[path] > began[path] for path in paths), "a stream ended by itself"
     return [1000 * (closed[path] - began[path]) for path in paths]
 
 

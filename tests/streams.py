@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from tests.services import wait_for
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-CHUNK = b"e\r\ndata: hello\n\n\r\n"
-EVERY = 0.2  # seconds between two chunks
+CHUNK = b"d\r\ndata: hello\n\n\r\n"
+EVERY = 0.1  # seconds between two chunks
 
 
 class Streams:
@@ -25,9 +25,12 @@ class Streams:
     def __init__(self) -> None:
         self.open: dict[str, float] = {}
         self.closed: dict[str, float] = {}
+        self.chunks: dict[str, int] = {}
 
     def wait_open(self, path: str) -> None:
-        wait_for(lambda: path in self.open, what=f"{path} to be asked for")
+        """Until it is read, chunk after chunk."""
+        wait_for(lambda: self.chunks.get(path, 0) >= 3, what=f"{path} to be read")
+        assert path not in self.closed
 
     def wait_closed(self, path: str) -> None:
         wait_for(lambda: path in self.closed, what=f"the socket of {path} to be closed")
@@ -57,6 +60,7 @@ class Connection(asyncio.Protocol):
     def go_on(self) -> None:
         if not self.transport.is_closing():
             self.transport.write(CHUNK)
+            self.streams.chunks[self.path] = self.streams.chunks.get(self.path, 0) + 1
             asyncio.get_running_loop().call_later(EVERY, self.go_on)
 
     def eof_received(self) -> None:
