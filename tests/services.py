@@ -55,8 +55,9 @@ def redis_binary() -> str | None:
 class RedisServer:
     """One redis-server on a port of its own, in a folder of its own."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, password: str | None = None) -> None:
         self.port = free_port()
+        self.password = password
         self.folder = tempfile.mkdtemp(prefix="callsheet-redis-")
         self.options = options
         self.process: subprocess.Popen[bytes] | None = None
@@ -67,7 +68,7 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def client(self) -> redis.Redis:
-        return redis.Redis.from_url(self.url, decode_responses=True)
+        return redis.Redis.from_url(self.url, decode_responses=True, password=self.password)
 
     def start(self) -> None:
         binary = redis_binary()

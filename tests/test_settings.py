@@ -1,11 +1,14 @@
 """Settings: where they come from, which one wins, and what is said of a wrong one."""
 
 import dataclasses
+import re
 import types
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from kombu.utils.json import dumps
 from pydantic import ValidationError
 
 from callsheet import Settings, get_settings
@@ -15,6 +18,7 @@ from callsheet.settings.celery import broker_url, celery_config, route
 from callsheet.settings.keys import Keys
 from callsheet.settings.providers import ollama_url
 from callsheet.tasks.app import make_app
+from callsheet.workers.app import SENTINEL_TRANSPORT
 
 
 @pytest.fixture(autouse=True)
@@ -202,7 +206,7 @@ def test_misspelt_names_in_files_are_named(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("CALLSHEET_INLIN=1\nOTHER=2\n")
     said = refusal()
     assert "redis_uri in callsheet.toml is not a setting. Did you mean redis_url?" in said
-    assert "zebra in callsheet.toml is not a setting. There are redis_url, modules" in said
+    assert "zebra in callsheet.toml is not a setting. There are redis_url, redis_sentinel_master" in said
     assert "module in [tool.callsheet] of pyproject.toml is not a setting. Did you mean modules?" in said
     assert "CALLSHEET_INLIN is not a setting. Did you mean CALLSHEET_INLINE? (in .env)" in said
 
@@ -240,6 +244,26 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
         Settings(redis_url=url)
 
 
+@pytest.mark.parametrize(("url", "why"), [
+    ("sentinel://", "sentinel://:password@host:26379;sentinel://other:26379/0"), ("sentinel://h;redis://g", "such as"),
+    ("sentinel://h:port", "such as sentinel"), ("sentinel://h:0", "such as sentinel"), ("sentinel://h/db", "such as"),
+    ("sentinel://:hunter2@h;sentinel://:hunter3@g", "do not agree on a password"),
+    ("sentinel://h/1;sentinel://g/2", "do not agree on a database"),
+    ("sentinel://:hunter2@h?ssl=1", "'ssl' cannot stand in a sentinel:// address"),
+    ("sentinel://:hunter2@h?master_name=other", "another master_name")])
+def test_sentinels_that_are_none_are_refused(url: str, why: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(why)) as refused:
+        Settings(redis_url=url, redis_sentinel_master="main")
+    assert "hunter" not in str(refused.value)
+
+
+def test_the_masters_name_is_needed() -> None:
+    with pytest.raises(SettingsError, match=r"CALLSHEET_REDIS_SENTINEL_MASTER .* such as mymaster"):
+        Settings(redis_url="sentinel://:hunter2@h")
+    assert Settings(redis_url="sentinel://h?master_name=main").sentinels.master == "main"
+    assert Settings(redis_sentinel_master="main").sentinels is None  # of another address
+
+
 # What is made of them -----------------------------------------------------------------------------------------
 
 ADDRESSES = [
@@ -275,6 +299,29 @@ def test_broker_and_results_are_where_the_address_says(url: str, wanted: dict[st
     ("redis://h/0?password=hunter2&ssl=1", "redis://h/0?ssl=1"), ("unix://me:pw@/r.sock?db=1", "unix:///r.sock?db=1")])
 def test_the_address_is_shown_without_its_password(url: str, shown: str) -> None:
     assert Settings(redis_url=url).redis_address == shown
+
+
+@pytest.mark.parametrize("url", ["sentinel://me:p%2F%40w@h1;sentinel://[::1]:7/3", "sentinel://h1;me:p%2F%40w@[::1]:7/3",
+                                 "sentinel://me:p%2F%40w@h1/3;sentinel://me:p%2F%40w@[::1]:7/3?master_name=main"])
+def test_celery_gets_every_sentinel_and_the_servers_password_with_each(url: str) -> None:
+    settings = Settings(redis_url=url, redis_sentinel_master="main", redis_sentinel_password="sentry")
+    assert settings.redis_address == "sentinel://h1:26379;sentinel://[::1]:7/3?master_name=main"
+    for transport in (None, SENTINEL_TRANSPORT):
+        app = make_app(settings)
+        app.conf.broker_transport = transport
+        hosts = [("h1", 26379), ("::1", 7)]
+        found = app.backend.connparams
+        assert [(host["host"], host["port"]) for host in found["hosts"]] == hosts
+        assert (found["username"], found["password"], found["db"]) == ("me", "p/@w", 3)
+        connection = app.connection_for_write()
+        for _ in connection.alt:  # as when one does not answer
+            assert (connection.userid, connection.password, connection.virtual_host) == ("me", "p/@w", "3")
+            connection.maybe_switch_next()
+        assert [(part.hostname, part.port) for part in map(urlsplit, connection.alt)] == hosts
+        shown = repr([app.conf.table(), settings, dumps({**connection.info(), "password": None, "alternates": None})])
+        for secret in ("p/@w", "p%2F%40w", "sentry"):
+            assert secret not in shown
+        assert connection.transport_options["sentinel_kwargs"]["credential_provider"].get_credentials() == ("sentry",)
 
 
 def test_celery_is_configured_for_work_that_must_not_be_lost() -> None:

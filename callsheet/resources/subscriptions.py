@@ -10,6 +10,7 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from callsheet.resources.redis import listening_client
 from callsheet.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -61,8 +62,7 @@ class Subscriptions:
     async def _run(self) -> None:
         pause = _SHORTEST_RETRY
         while True:
-            client = redis.asyncio.Redis.from_url(
-                self._settings.redis_url.get_secret_value(), socket_connect_timeout=5, socket_timeout=None)
+            client = listening_client(self._settings)
             pubsub = client.pubsub()
             try:
                 await self._serve(pubsub)

@@ -6,8 +6,10 @@ from urllib.parse import parse_qsl, urlsplit
 from kombu.entity import Queue
 
 from callsheet.settings.model import Settings
+from callsheet.settings.sentinels import SCHEME as SENTINEL
 
 RESULT_BACKEND = "callsheet.tasks.results:ResultBackend"
+SENTINEL_BACKEND = "callsheet.tasks.results:SentinelResultBackend"
 
 
 def celery_config(settings: Settings, queue: str = "io") -> dict[str, Any]:
@@ -17,13 +19,15 @@ def celery_config(settings: Settings, queue: str = "io") -> dict[str, Any]:
         settings: ours.
         queue: the default queue of this app, the one that its workers consume without `-Q`.
     """
-    url = broker_url(settings)
+    url, sentinels = broker_url(settings), settings.sentinels
+    through = {"master_name": sentinels.master, "sentinel_kwargs": sentinels.own_options} if sentinels else {}
     return {
         "broker_url": url,
         "broker_connection_retry_on_startup": True,
         "broker_transport_options": {"visibility_timeout": settings.visibility_timeout, "lease": settings.lease,
-                                     "message_max": 2 * settings.payload_max, "socket_connect_timeout": 5},
+                                     "message_max": 2 * settings.payload_max, "socket_connect_timeout": 5, **through},
         "result_backend": _backend_url(url),
+        "result_backend_transport_options": through,
         "result_backend_thread_safe": True,
         "result_expires": settings.result_expires,
         "task_serializer": "json",
@@ -51,6 +55,8 @@ def celery_config(settings: Settings, queue: str = "io") -> dict[str, Any]:
 
 def broker_url(settings: Settings) -> str:
     """The Redis address as kombu writes it."""
+    if settings.sentinels is not None:
+        return settings.sentinels.url()
     url = settings.redis_url.get_secret_value()
     if url.startswith("unix://"):
         parts = urlsplit(url)
@@ -65,7 +71,8 @@ def broker_url(settings: Settings) -> str:
 
 def _backend_url(url: str) -> str:
     # Celery takes the class from before the "+" and gives it what follows as its address.
-    return f"{RESULT_BACKEND}+{url.replace('redis+socket://', 'socket://')}"
+    backend = SENTINEL_BACKEND if url.startswith(SENTINEL) else RESULT_BACKEND
+    return f"{backend}+{url.replace('redis+socket://', 'socket://')}"
 
 
 def route(name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **_: Any) -> dict[str, str] | None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -25,6 +25,9 @@ from callsheet.settings.endpoints import Endpoint, Prices, names
 from callsheet.settings.problems import misspelt, report
 from callsheet.settings.providers import default_endpoints
 from callsheet.settings.queues import wrong_with_name
+from callsheet.settings.sentinels import SCHEME as SENTINEL
+from callsheet.settings.sentinels import Login, Sentinels
+from callsheet.settings.sentinels import parse as parse_sentinels
 from callsheet.settings.sources import Pyproject, Toml, misspelt_in
 
 PREFIX = "CALLSHEET_"
@@ -38,7 +41,11 @@ class Settings(BaseSettings):
     """Everything that can be set. Each field is an environment variable with `CALLSHEET_` before its name.
 
     Attributes:
-        redis_url: broker, results and state. `redis://`, `rediss://` or `unix:///path?db=0`; may hold a password.
+        redis_url: broker, results and state. `redis://`, `rediss://`, `unix:///path?db=0`, or
+            `sentinel://host:26379;sentinel://other:26379/0`; may hold a password.
+        redis_sentinel_master: the name under which the sentinels of such an address watch the master.
+        redis_sentinel_username: for the sentinels themselves, where they ask for one.
+        redis_sentinel_password: likewise; the server's own is in the address.
         modules: modules (with what is under them) whose agents, functions and Celery tasks workers may build
             and run; comma-separated in the environment.
         queues: more queues than `io` and `cpu` that jobs may name.
@@ -70,6 +77,9 @@ class Settings(BaseSettings):
     )
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    redis_sentinel_master: str | None = Field(None, validate_default=True)
+    redis_sentinel_username: str = ""
+    redis_sentinel_password: SecretStr | None = None
     modules: Names = ()
     queues: Names = ()
     inline: bool = False
@@ -92,7 +102,8 @@ class Settings(BaseSettings):
     prices: Prices = Field(default_factory=dict)
     usage_expires: int = Field(35 * 86_400, gt=0)
 
-    secret: ClassVar[frozenset[str]] = frozenset({"redis_url", "api_key", "headers", "proxy"})
+    secret: ClassVar[frozenset[str]] = frozenset(
+        {"redis_url", "redis_sentinel_password", "api_key", "headers", "proxy"})
 
     def __init__(self, **values: Any) -> None:
         files: list[Toml | Pyproject] = [Toml(type(self)), Pyproject(type(self))]
@@ -135,6 +146,9 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value().startswith(SENTINEL):
+            parse_sentinels(value.get_secret_value())
+            return value
         try:
             parts = urlsplit(value.get_secret_value())
             right = parts.scheme in ("redis", "rediss") and parts.port != 0 and re.fullmatch(r"/?\d*", parts.path)
@@ -142,7 +156,17 @@ class Settings(BaseSettings):
             right = False
             parts = None
         if not right and not (parts and parts.scheme == "unix" and parts.path.strip("/")):
-            raise ValueError("an address such as redis://127.0.0.1:6379/0, rediss://… or unix:///path?db=0 is needed")
+            raise ValueError("an address such as redis://127.0.0.1:6379/0, rediss://…, unix:///path?db=0 or "
+                             "sentinel://host:26379;sentinel://other:26379/0 is needed")
+        return value
+
+    @field_validator("redis_sentinel_master")
+    @classmethod
+    def _master(cls, value: str | None, info: ValidationInfo) -> str | None:
+        url = info.data["redis_url"].get_secret_value() if "redis_url" in info.data else ""
+        if url.startswith(SENTINEL) and not parse_sentinels(url, value).master:
+            raise ValueError("a sentinel:// address needs the name under which the sentinels watch the master, "
+                             "such as mymaster, here or as ?master_name= in the address")
         return value
 
     @field_validator("endpoints", mode="before")
@@ -174,8 +198,19 @@ class Settings(BaseSettings):
         return ("io", "cpu", *self.queues)
 
     @property
+    def sentinels(self) -> Sentinels | None:
+        """The sentinels of a sentinel:// address."""
+        url, password = self.redis_url.get_secret_value(), self.redis_sentinel_password
+        if not url.startswith(SENTINEL):
+            return None
+        login = Login(self.redis_sentinel_username, password.get_secret_value()) if password else None
+        return parse_sentinels(url, self.redis_sentinel_master, login)
+
+    @property
     def redis_address(self) -> str:
         """The Redis address without user and password, for messages."""
+        if self.sentinels is not None:
+            return self.sentinels.address()
         scheme, _, rest = self.redis_url.get_secret_value().partition("://")
         address, _, query = rest.rpartition("@")[2].partition("?")
         shown = "&".join(part for part in query.split("&") if part and not part.startswith(("password=", "username=")))

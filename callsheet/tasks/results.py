@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from celery import states
+from celery.backends.redis import SentinelBackend
 from celery.exceptions import TaskRevokedError
 from kombu.exceptions import EncodeError
 from kombu.utils import json as kombu_json
@@ -31,6 +32,7 @@ from callsheet.tasks.writes import Entry
 AGENT_ATTRIBUTE = "__callsheet_agent__"
 STARTED_ATTRIBUTE = "callsheet_started"
 _STORE_TRIES = 16  # with growing pauses: about half a minute
+_FAILOVER_TRIES = 32  # about two minutes: sentinels wait, half a minute by default, before they take a master for lost
 _TIMEOUTS = frozenset({"SoftTimeLimitExceeded", "TimeLimitExceeded"})
 _to_json = kombu_json.JSONEncoder().encode
 
@@ -140,6 +142,14 @@ class ResultBackend(ChordBackend):
     def _plain(self) -> bool:
         """Whether results are kombu's JSON and no more."""
         return self.serializer == "json" and self.encoder is kombu_json.dumps and not self.compression
+
+
+class SentinelResultBackend(ResultBackend, SentinelBackend):
+    """The same where Sentinel names the server."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.max_retries = _FAILOVER_TRIES
 
 
 def ready(meta: dict[str, Any]) -> bool:

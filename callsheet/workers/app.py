@@ -23,6 +23,7 @@ from callsheet.workers.steps import AttachPool
 
 TRANSPORT = "callsheet.workers.transport:Transport"
 WORKER = "callsheet.workers.controller:Worker"
+SENTINEL_TRANSPORT = "callsheet.workers.transport:SentinelTransport"
 POOL = "callsheet.workers.pool:AsyncioPool"
 
 
@@ -56,7 +57,7 @@ def _app(settings: Settings | None, queue: str) -> Celery:
     app = make_app(settings, queue, f"callsheet.workers.{queue}")
     app.conf.worker_consumer = "callsheet.workers.consumer:Consumer"
     if settings.transport == "batched":
-        app.conf.broker_transport = TRANSPORT
+        app.conf.broker_transport = TRANSPORT if settings.sentinels is None else SENTINEL_TRANSPORT
     app.steps["consumer"].add(ReadRevoked)
     app.set_current()
     app.set_default()

@@ -44,13 +44,16 @@ def fetch() -> Path:
     return CACHE
 
 
-def run(folder: Path, pool: str, tests: list[str], name: str, keyword: str | None) -> dict[str, str]:
+def run(folder: Path, pool: str, tests: list[str], name: str, keyword: str | None,
+        backend: str = "celery") -> dict[str, str]:
     """Run tests on a Redis of their own and return the outcome of each: passed, skipped or failed."""
     server = RedisServer()
     report = folder / f"{pool}-{name}.xml"
     report.unlink(missing_ok=True)
-    env = {**os.environ, "CALLSHEET_TEST_POOL": pool, "TEST_BROKER": server.url, "TEST_BACKEND": server.url,
-           "REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(server.port), "PYTEST_ADDOPTS": "", "WORKER_LOGLEVEL": "INFO",
+    env = {**os.environ, "CALLSHEET_TEST_POOL": pool, "CALLSHEET_TEST_BACKEND": backend,
+           "CALLSHEET_REDIS_URL": server.url, "TEST_BROKER": server.url,
+           "TEST_BACKEND": server.url, "REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(server.port),
+           "PYTEST_ADDOPTS": "", "WORKER_LOGLEVEL": "INFO",
            "PYTHONPATH": os.pathsep.join([str(folder), str(folder / "plugins"), str(ROOT)])}
     command = [sys.executable, "-m", "pytest", *tests, "-p", "celery.contrib.pytest",
                "-p", "tests.celery_integration.plugin", "-p", "no:cacheprovider", "-o", "junit_logging=no",
@@ -90,18 +93,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.celery_integration", description=__doc__)
     parser.add_argument("--pool", choices=("asyncio", "asyncio-async", "prefork"), default="asyncio")
     parser.add_argument("--module", choices=MODULES, action="append")
+    parser.add_argument("--backend", choices=("celery", "callsheet"), default="celery", help="whose result backend")
     parser.add_argument("-k", dest="keyword", help="as pytest's -k")
     options = parser.parse_args()
     folder, modules = fetch(), options.module or MODULES
     failed: list[str] = []
     with ThreadPoolExecutor() as threads:
         runs = [(module, threads.submit(run, folder, options.pool, [f"t/integration/{module}.py"], module,
-                                        options.keyword)) for module in modules]
+                                        options.keyword, options.backend)) for module in modules]
         for module, outcome in runs:
             results = outcome.result()
             print(summary(options.pool, module, results), flush=True)
             failed += [test for test, outcome in results.items() if outcome == "failed"]
-    if options.pool == "prefork" or not failed:
+    if (options.pool, options.backend) == ("prefork", "celery") or not failed:
         print("\n".join(f"failed: {test}" for test in failed))
         return 0
     on_prefork = run(folder, "prefork", failed, "again", None)

@@ -3,6 +3,8 @@
     asyncio        our pool; their tasks are plain functions, which run in its threads
     asyncio-async  our pool; each task's body becomes a coroutine, which runs on its loop
     prefork        Celery's own pool, to compare with
+
+With CALLSHEET_TEST_BACKEND=callsheet the results are stored by our backend, on each of them.
 """
 
 import asyncio
@@ -12,6 +14,7 @@ import time
 from typing import Any
 
 from celery import Celery
+from celery.app.backends import BACKEND_ALIASES
 from celery.concurrency import ALIASES
 
 from callsheet.tasks.base import Task
@@ -58,6 +61,9 @@ def pytest_collection_finish() -> None:
     if POOL == "asyncio-async" and tasks is not None:
         tasks.sleep = sleep
 
+
+if os.environ.get("CALLSHEET_TEST_BACKEND") == "callsheet":
+    BACKEND_ALIASES["redis"] = "callsheet.tasks.results:ResultBackend"
 
 if POOL != "prefork":
     ALIASES["prefork"] = "callsheet.workers.pool:AsyncioPool"
