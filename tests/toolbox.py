@@ -10,7 +10,7 @@ def plain_add(a: int, b: int = 0) -> int:
     return a + b
 
 
-async def called(kit: Toolkit, name: str, **arguments: Any) -> list[ToolResponse]:
+async def called(kit: Toolkit, name: str, /, **arguments: Any) -> list[ToolResponse]:
     """All responses of one call."""
     block: Any = {"type": "tool_use", "id": "1", "name": name, "input": arguments}
     return [response async for response in await kit.call_tool_function(block)]

@@ -292,7 +292,7 @@ def _unpacked(tool_func: ToolFunction) -> tuple[ToolFunction, dict[str, Any], st
         parameters = list(inspect.signature(tool_func.func).parameters)
         return (tool_func.func, {**dict(zip(parameters, tool_func.args, strict=False)), **tool_func.keywords},
                 name_of(tool_func.func), None, None)
-    if not callable(tool_func):
+    if not callable(tool_func) or isinstance(tool_func, type):
         raise UsageError(f"{tool_func!r:.200} is not a function.")
     if not inspect.isroutine(tool_func) and isinstance(tool_func, McpFunction):
         return tool_func, {}, tool_func.name, tool_func.json_schema, tool_func.mcp_name

@@ -93,7 +93,7 @@ def _registered(owner: Any, name: str, data: dict[str, Any], clients: Mapping[st
 
 def _found(owner: Any, data: Any) -> Callable[..., Any]:
     if not isinstance(data, dict):
-        if not callable(data):
+        if not callable(data) or isinstance(data, type):
             raise CannotTravel(f"A toolkit's message has {type(data).__name__} in place of a function. Do the workers "
                                "run another version of Callsheet?")
         function: Callable[..., Any] = data

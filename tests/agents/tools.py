@@ -2,6 +2,7 @@
 
 import os
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 from callsheet import AgentBase, Msg, Toolkit, ToolResponse
@@ -56,6 +57,49 @@ class Shelf(Recorded):
     def find(self, word: str) -> str:
         """Find a book."""
         return next((book for book in self.books if word in book), "none")
+
+
+@dataclass
+class ServerTool:
+    """A tool as a server lists it."""
+
+    name: str
+    description: str | None
+    inputSchema: Any
+
+
+class Server(Recorded):
+    """A client of a server that is this process; it keeps to the protocol of MCP clients.
+
+    Args:
+        name: of the client.
+        lists: names of its tools.
+    """
+
+    def __init__(self, name: str, lists: list[str]) -> None:
+        self.name = name
+        self.lists = lists
+        self.is_connected = True
+        self.asked: list[tuple[str, float | None]] = []
+
+    async def list_tools(self) -> list[ServerTool]:
+        """The tools; the last one's schema is nonsense."""
+        schema = {"type": "object", "properties": {"word": {"type": "string"}, "key": {"type": "string"}},
+                  "required": ["word", "key"]}
+        return [ServerTool(name, f"Say {name}.", "nonsense" if name == self.lists[-1] else schema)
+                for name in self.lists]
+
+    async def get_callable_function(self, func_name: str, wrap_tool_result: bool = True,
+                                    execution_timeout: float | None = None) -> Any:
+        """A tool."""
+        self.asked.append((func_name, execution_timeout))
+        if func_name not in self.lists:
+            raise ValueError(func_name)
+
+        async def call(**kwargs: Any) -> ToolResponse:
+            return ToolResponse([{"type": "text", "text": f"{self.name}.{func_name} {kwargs} {os.getpid()}"}])
+
+        return call
 
 
 class Kit(Toolkit):
