@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from callsheet.errors import ToolError, ToolFailed, UsageError
+from callsheet.errors import CannotTravel, ToolError, ToolFailed, UsageError
+from callsheet.messages.allow import AllowList
+from callsheet.messages.wire import Reader
+from callsheet.settings import Settings, use_settings
 from callsheet.tools import Toolkit, ToolResponse
 from tests.toolbox import called, plain_add, text_of, texts
 
@@ -190,6 +193,35 @@ def test_the_meta_tool_switches_groups() -> None:
     assert not kit.groups["maths"].active and kit.groups["other"].active
 
 
+def test_the_active_groups_are_the_toolkits_state() -> None:
+    kit = Toolkit()
+    assert not kit.has_state()
+    kit.create_tool_group("maths", "Sums.")
+    assert kit.has_state()
+    for wrong in ({}, [], {"active_groups": "maths"}, {"active_groups": [], "more": 1}):
+        with pytest.raises(ValueError, match="active_groups"):
+            kit.load_state_dict(wrong)  # type: ignore[arg-type]
+    kit.load_state_dict({"active_groups": ["maths", "gone"], "more": 1}, strict=False)
+    assert kit.state_dict() == {"active_groups": ["maths"]}
+    kit.remove_tool_groups("maths")
+    assert not kit.has_state()
+
+
+@pytest.mark.parametrize("function", [
+    {"own": "_add"}, {"own": "__init__"}, {"own": "nothing"}, {"own": "groups"}, {"method": [3, "bit_length"]},
+    {"method": [{"$new": "tests.agents.tools:Shelf", "args": [[]], "kwargs": {}}, "__init__"]},
+    {"method": [{"$new": "tests.agents.tools:Shelf", "args": [[]], "kwargs": {}}, "books"]},
+    {"$type": "tests.agents.tools:Shelf"}, "os:system", {"$fn": "os:system"}, None, 3,
+])
+def test_a_message_makes_tools_of_functions_and_public_methods_only(function: Any) -> None:
+    data = {"$new": "callsheet.tools.toolkit:Toolkit", "args": [], "kwargs": {},
+            "extras": {"tools": {"it": {"function": function}}}}
+    with pytest.raises(CannotTravel):
+        Reader(AllowList(("tests.agents",))).read(data)
+    data["extras"]["tools"]["it"]["function"] = {"own": "get_activated_notes"}  # type: ignore[index]
+    assert text_of(run(Reader(AllowList(())).read(data), "it")) == ""
+
+
 def test_an_error_of_a_tool_is_text_without_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-key")
 
@@ -257,7 +289,6 @@ def test_a_failing_tool_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
     kit = Toolkit()
     kit.register_tool_function(flaky, retries=2)
-    from callsheet.settings import Settings, use_settings
     with use_settings(Settings.load(retry_backoff=0.01)):
         assert text_of(run(kit, "flaky")) == "there"
         tries.clear()
@@ -445,15 +476,16 @@ def test_what_cannot_be_right_is_refused_when_it_is_registered() -> None:
         kit.register_tool_function(plain_add, namesake_strategy="maybe")  # type: ignore[arg-type]
     with pytest.raises(ToolError, match="json_schema"):
         kit.register_tool_function(plain_add, json_schema={"name": "x"})
-    with pytest.raises(UsageError, match="not a function"):
-        kit.register_tool_function(3)  # type: ignore[arg-type]
+    for odd in (3, Point):
+        with pytest.raises(UsageError, match="not a function"):
+            kit.register_tool_function(odd)  # type: ignore[arg-type]
 
-    def odd(sock: threading.Lock, n: int) -> None:  # type: ignore[valid-type]
+    def needs(sock: threading.Lock, n: int) -> None:  # type: ignore[valid-type]
         """Odd."""
 
     with pytest.raises(ToolError, match=r"'sock'.*preset_kwargs"):
-        kit.register_tool_function(odd)
-    kit.register_tool_function(odd, preset_kwargs={"sock": None})
+        kit.register_tool_function(needs)
+    kit.register_tool_function(needs, preset_kwargs={"sock": None})
 
     def unresolved(x: "Nowhere") -> None:  # type: ignore[name-defined]  # noqa: F821
         """Odd."""
@@ -466,4 +498,4 @@ def test_what_cannot_be_right_is_refused_when_it_is_registered() -> None:
         kit.remove_tool_groups("basic")
     with pytest.raises(TypeError, match="group_names"):
         kit.remove_tool_groups(3)  # type: ignore[arg-type]
-    assert list(kit.tools) == ["odd"]
+    assert list(kit.tools) == ["needs"]

@@ -1,10 +1,11 @@
 """Groups of tools: what is offered to the model now, and how it chooses."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from callsheet.errors import ToolError
-from callsheet.messages import Recorded
+from callsheet.messages import Recorded, StateModule
 from callsheet.tools.registered import RegisteredToolFunction, ToolGroup, names_in
 from callsheet.tools.response import ToolResponse, text_response
 
@@ -13,8 +14,10 @@ BASIC = "basic"
 META_TOOL = "reset_equipped_tools"
 
 
-class Grouped(Recorded):
+class Grouped(StateModule, Recorded):
     """The groups of a toolkit. Tools in "basic" are always offered; others while their group is active.
+
+    Which groups are active is the toolkit's state.
 
     Attributes:
         tools: by name.
@@ -101,11 +104,15 @@ class Grouped(Recorded):
         parameters = {**function["parameters"], "properties": switches}
         return {**tool.json_schema, "function": {**function, "parameters": parameters}}
 
+    def has_state(self) -> bool:
+        """Whether there is anything to keep: groups."""
+        return bool(self.groups)
+
     def state_dict(self) -> dict[str, Any]:
         """Which groups are active, as JSON data."""
         return {"active_groups": [name for name, group in self.groups.items() if group.active]}
 
-    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
         """Switch groups as `state_dict` gave them.
 
         Args:
@@ -115,7 +122,7 @@ class Grouped(Recorded):
         Raises:
             ToolError: it is something else.
         """
-        names = state_dict.get("active_groups") if isinstance(state_dict, dict) else None
+        names = state_dict.get("active_groups") if isinstance(state_dict, Mapping) else None
         if not isinstance(names, list) or (strict and len(state_dict) > 1):
             raise ToolError(f"The state of a toolkit is {{'active_groups': [names]}}, not {state_dict!r:.200}.")
         for name, group in self.groups.items():

@@ -15,7 +15,7 @@ from callsheet.errors import ToolError, UsageError
 from callsheet.messages import ToolUseBlock
 from callsheet.tools import travel
 from callsheet.tools.arguments import Misfit, given
-from callsheet.tools.clients import McpClient, McpFunction, tools_of
+from callsheet.tools.clients import ClientTool, McpClient, McpFunction, tools_of
 from callsheet.tools.failures import failure_text
 from callsheet.tools.groups import BASIC, META_TOOL, Grouped
 from callsheet.tools.registered import (
@@ -295,7 +295,11 @@ def _unpacked(tool_func: ToolFunction) -> tuple[ToolFunction, dict[str, Any], st
     if not callable(tool_func) or isinstance(tool_func, type):
         raise UsageError(f"{tool_func!r:.200} is not a function.")
     if not inspect.isroutine(tool_func) and isinstance(tool_func, McpFunction):
-        return tool_func, {}, tool_func.name, tool_func.json_schema, tool_func.mcp_name
+        client: Any = getattr(tool_func, "client", None)
+        called: ToolFunction = tool_func
+        if hasattr(client, "get_callable_function"):  # by its client it can travel
+            called = ClientTool(client, tool_func.name, tool_func.json_schema, function=tool_func)
+        return called, {}, tool_func.name, tool_func.json_schema, tool_func.mcp_name
     return tool_func, {}, name_of(tool_func), None, None
 
 
