@@ -14,9 +14,18 @@ from pydantic import BaseModel, Field
 
 from callsheet.errors import CallsheetError, CannotTravel, ModelError, SettingsError, UsageError
 from callsheet.messages.wire import Writer
-from callsheet.models import ChatResponse, EndpointError, OpenAIChatModel
+from callsheet.models import (
+    AnthropicChatModel,
+    ChatResponse,
+    DashScopeChatModel,
+    DeepSeekChatModel,
+    EndpointError,
+    GeminiChatModel,
+    OllamaChatModel,
+    OpenAIChatModel,
+)
 from callsheet.models.schema import response_format
-from callsheet.models.sse import LIMIT, EventStream, EventTooLong
+from callsheet.models.sse import LIMIT, EventStream, EventTooLong, LineStream
 from callsheet.settings import Settings, use_settings
 from tests.model_server import ASK, USAGE, Handler, delta, says, serving, streams, whole
 from tests.services import free_port
@@ -382,7 +391,50 @@ def test_events_survive_any_cut(texts: list[str], end: str, piece: int) -> None:
     assert got + stream.close() == texts
 
 
+_TEXTS = st.lists(st.text(st.characters(blacklist_characters="\r\n", blacklist_categories=["Cs"]), min_size=1),
+                  min_size=1, max_size=4)
+
+
+@given(_TEXTS, st.lists(st.sampled_from(["\n", "\r\n", "\r"]), min_size=1, max_size=3))
+def test_events_survive_a_cut_at_every_byte(texts: list[str], ends: list[str]) -> None:
+    """Cut in two at each place, and into single bytes; lines of several data fields and mixed ends included."""
+    parts = [f"data:{text}{ends[0]}data: {text}{ends[-1]}{ends[len(ends) // 2]}" for text in texts]
+    data = "".join(parts).encode()
+    # A CR that ends a line and a LF that ends an empty one would be read as one CRLF: that is the format's own rule.
+    whole = EventStream()
+    expected = whole.feed(data) + whole.close()
+    for cut in range(len(data) + 1):
+        stream = EventStream()
+        assert stream.feed(data[:cut]) + stream.feed(data[cut:]) + stream.close() == expected
+    stream = EventStream()
+    assert [event for byte in data for event in stream.feed(bytes([byte]))] + stream.close() == expected
+    if set(ends) == {"\n"}:
+        assert expected == [f"{text.removeprefix(' ')}\n{text}" for text in texts]
+
+
+@given(st.lists(st.dictionaries(st.text(), st.text()), min_size=1, max_size=4))
+def test_lines_survive_a_cut_at_every_byte(objects: list[dict[str, str]]) -> None:
+    data = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in objects).encode("utf-8", "replace")
+    whole = LineStream()
+    expected = whole.feed(data) + whole.close()
+    assert len(expected) == len(objects)
+    for cut in range(len(data) + 1):
+        stream = LineStream()
+        assert stream.feed(data[:cut]) + stream.feed(data[cut:]) + stream.close() == expected
+
+
 def test_an_event_without_end_is_cut_off() -> None:
     stream = EventStream()
     with pytest.raises(EventTooLong):
         stream.feed(b"data: " + b"x" * (LIMIT + 1))
+    with pytest.raises(EventTooLong):
+        LineStream().feed(b"x" * (LIMIT + 1))
+
+
+@pytest.mark.parametrize("cls", [AnthropicChatModel, DashScopeChatModel, DeepSeekChatModel, GeminiChatModel,
+                                 OllamaChatModel, OpenAIChatModel])
+def test_an_unknown_endpoint_is_named_by_every_class(cls: Any) -> None:
+    if cls in (AnthropicChatModel, GeminiChatModel):
+        pytest.importorskip("anthropic" if cls is AnthropicChatModel else "google.genai")
+    with use_settings(Settings.load()), pytest.raises(SettingsError, match=r"'nowhere'; the settings know: .*openai"):
+        asyncio.run(cls("m", endpoint="nowhere")(ASK))

@@ -9,7 +9,9 @@ import pytest
 from aiohttp import web
 from pydantic import BaseModel
 
+from callsheet import Msg
 from callsheet.errors import CannotTravel, ModelError, UsageError
+from callsheet.formatters import DashScopeChatFormatter
 from callsheet.messages.wire import Writer
 from callsheet.models import (
     ChatResponse,
@@ -97,6 +99,24 @@ def test_dashscopes_own_address_becomes_that_of_the_compatible_mode() -> None:
     model = DashScopeChatModel("qwen-plus", "sk-1", base_http_api_url="https://dashscope-intl.aliyuncs.com/api/v1")
     with use_settings(Settings.load()):
         assert model._endpoint().base_url == "https://dashscope-intl.aliyuncs.com/compatible-mode/v1"
+
+
+def test_dashscopes_own_messages_become_those_of_the_compatible_mode() -> None:
+    seen = Seen()
+    msgs = [Msg("user", [{"type": "text", "text": "see"}, {"type": "image", "source": {
+        "type": "url", "url": "https://x.example/a.png"}}], "user"),
+        Msg("bob", [{"type": "tool_use", "id": "1", "name": "find", "input": {}}], "assistant")]
+    ask(seen, DashScopeChatModel("qwen-vl", stream=False), "dashscope",
+        asyncio.run(DashScopeChatFormatter().format(msgs)))
+    user, called = seen.requests[0][1]["messages"]
+    assert user["content"] == [{"type": "text", "text": "see"},
+                               {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}}]
+    assert called["content"] == "" and called["tool_calls"][0]["id"] == "1"
+    own = [{"role": "user", "content": [{"video": "v"}, {"audio": "a"}, {"text": "t"}, {"type": "text", "text": "u"}]}]
+    ask(seen, DashScopeChatModel("qwen-omni", stream=False), "dashscope", own)
+    assert seen.requests[1][1]["messages"][0]["content"] == [
+        {"type": "video_url", "video_url": {"url": "v"}}, {"type": "input_audio", "input_audio": {"data": "a"}},
+        {"type": "text", "text": "t"}, {"type": "text", "text": "u"}]
 
 
 def test_azure_takes_its_key_in_a_header_of_its_own_and_its_deployments_by_version(

@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, SecretStr
 
 from callsheet.models.base import ChatResponse
-from callsheet.models.openai import OpenAIChatModel
+from callsheet.models.call import Call
+from callsheet.models.openai import OpenAIChatModel, Options
+from callsheet.models.remote import Messages
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,28 @@ class DashScopeChatModel(OpenAIChatModel):
         if self.enable_thinking is not None:
             kwargs.setdefault("enable_thinking", self.enable_thinking)
         return await super().__call__(messages, tools, tool_choice, structured_model, **kwargs)
+
+    def _call(self, messages: Messages, options: Options) -> Call:
+        return super()._call([_compatible(message) for message in messages], options)
+
+
+def _compatible(message: dict[str, Any]) -> dict[str, Any]:
+    """A message of DashScope's own API, whose parts have no type, as one of the compatible mode."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    return {**message, "content": [_part(part) for part in content] or ""}
+
+
+def _part(part: dict[str, Any]) -> dict[str, Any]:
+    if "type" in part:
+        return part
+    if "text" in part:
+        return {"type": "text", "text": part["text"]}
+    if "audio" in part:
+        return {"type": "input_audio", "input_audio": {"data": part["audio"]}}
+    kind = "video" if "video" in part else "image"
+    return {"type": f"{kind}_url", f"{kind}_url": {"url": part[kind]}} if kind in part else part
 
 
 class DeepSeekChatModel(OpenAIChatModel):
