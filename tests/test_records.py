@@ -63,6 +63,17 @@ def test_usage_is_read_from_any_pieces_of_any_providers_body(which: str, cuts: l
     assert (reader.input_tokens, reader.output_tokens, reader.cached_tokens) == (12, 34, 5)
 
 
+@given(cuts=st.lists(st.integers(0, 400), max_size=30))
+def test_ollamas_counts_are_read_from_any_pieces(cuts: list[int]) -> None:
+    said = 'say "eval_count": 999, now'
+    events = [{"message": {"content": said}, "done": False},
+              {"message": {"content": ""}, "done": True, "prompt_eval_count": 12, "eval_duration": 7, "eval_count": 34}]
+    body, reader = "".join(json.dumps(event) + "\n" for event in events).encode(), UsageReader()
+    for start, end in itertools.pairwise([0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]):
+        reader.feed(body[start:end])
+    assert (reader.input_tokens, reader.output_tokens, reader.cached_tokens) == (12, 34, None)
+
+
 @given(body=st.binary(max_size=400), pieces=st.integers(1, 20))
 def test_bytes_that_hold_no_usage_tell_nothing_and_are_not_kept(body: bytes, pieces: int) -> None:
     reader = UsageReader()

@@ -1,7 +1,7 @@
 """The innermost wrapper: reads the usage that providers report out of the bytes that pass by.
 
-It looks for the key under which OpenAI, Anthropic (`usage`) and Gemini (`usageMetadata`) report, in JSON bodies and
-event streams alike, keeps no more than that object, and alters nothing.
+It looks for the key under which OpenAI, Anthropic (`usage`) and Gemini (`usageMetadata`) report, and for Ollama's
+counts, in JSON bodies and event streams alike, keeps no more than that, and alters nothing.
 """
 
 import json
@@ -21,8 +21,9 @@ MOST = 16 * 1024
 _KEY = re.compile(rb'"usage(?:Metadata)?"\s*:\s*(?=\{)')
 _SIGN = b'"usage'
 _LONGEST_KEY = 64  # bytes of a key and the blanks after it
-_INPUT = ("prompt_tokens", "input_tokens", "promptTokenCount")
-_OUTPUT = ("completion_tokens", "output_tokens", "candidatesTokenCount")
+_COUNTS = re.compile(rb'(?<!\\)"((?:prompt_)?eval_count)"\s*:\s*(\d{1,12})(?=\s*[,}])')
+_INPUT = ("prompt_tokens", "input_tokens", "promptTokenCount", "prompt_eval_count")
+_OUTPUT = ("completion_tokens", "output_tokens", "candidatesTokenCount", "eval_count")
 # Anthropic counts what it read from its cache, or wrote to it, apart from the input.
 _BESIDE_INPUT = ("cache_read_input_tokens", "cache_creation_input_tokens")
 _CACHED = ("cached_tokens", "cache_read_input_tokens", "cachedContentTokenCount")
@@ -43,10 +44,12 @@ class UsageReader:
         self.cached_tokens: int | None = None
         self._seen: dict[str, int] = {}
         self._rest = b""
+        self._tail = b""
 
     def feed(self, piece: bytes) -> bool:
         """Look at the next piece; True when it told something."""
-        data, at, told = self._rest + piece, 0, False
+        told = self._counts(piece)
+        data, at = self._rest + piece, 0
         while (start := data.find(_SIGN, at)) >= 0:
             at = start + 1
             if start and data[start - 1] == 0x5C:  # behind a backslash it is text in a JSON string
@@ -60,6 +63,15 @@ class UsageReader:
                 return told
         self._rest = data[max(at, len(data) - len(_SIGN) - 1):]
         return told
+
+    def _counts(self, piece: bytes) -> bool:
+        """Ollama's, which stand in its last event beside other things."""
+        data = self._tail + piece
+        self._tail = data[-_LONGEST_KEY:]
+        if b'eval_count"' not in data:
+            return False
+        found = {name.decode(): int(number) for name, number in _COUNTS.findall(data)}
+        return bool(found) and self._take(found)
 
     def _take(self, usage: dict[str, Any]) -> bool:
         details = [value for name, value in usage.items() if isinstance(value, dict) and name.endswith("_details")]
