@@ -4,11 +4,12 @@ import asyncio
 import threading
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from pydantic import BaseModel, Field
 
+from callsheet import Msg
 from callsheet.errors import CannotTravel, ToolError, ToolFailed, UsageError
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader
@@ -84,6 +85,42 @@ def test_a_plain_value_becomes_text(value: Any, text: str) -> None:
     kit = Toolkit()
     kit.register_tool_function(tool)
     assert text_of(run(kit, "tool")) == text
+
+
+@pytest.mark.parametrize(("content", "text"), [
+    ("words", "words"), ([{"type": "text", "text": "half \ud800"}], "half ?"),
+    ([{"type": "thinking", "thinking": "x"}], "Error: the tool gave a ToolResponse whose content is not"),
+    ([{"type": "image", "source": {"type": "file"}}], "Error: the tool gave a ToolResponse whose content is not"),
+    (None, "Error: the tool gave a ToolResponse whose content is not"),
+])
+def test_what_no_message_can_hold_never_leaves_a_tool(content: Any, text: str) -> None:
+    async def tool() -> Any:
+        return ToolResponse(content)
+
+    async def grows() -> Any:
+        yield ToolResponse(content)
+
+    kit = Toolkit()
+    kit.register_tool_function(tool)
+    kit.register_tool_function(grows)
+    for name in ("tool", "grows"):
+        [response] = run(kit, name)
+        assert text_of([response]).startswith(text)
+        Msg("tool", response.content, "assistant")
+
+
+def test_half_characters_are_mended() -> None:
+    async def tool() -> Any:
+        return ["é", "\udcff"], "\udcff"
+
+    async def plain() -> Any:
+        return "é\udcff"
+
+    kit = Toolkit()
+    kit.register_tool_function(tool)
+    kit.register_tool_function(plain)
+    assert text_of(run(kit, "plain")) == "é?"
+    Msg("tool", run(kit, "tool")[0].content, "assistant")
 
 
 def test_the_schema_comes_of_signature_and_docstring() -> None:
@@ -315,6 +352,32 @@ def test_partials_have_their_arguments_preset() -> None:
     assert kit.tools["five"].original_name == "plain_add"
 
 
+def test_partials_of_star_arguments() -> None:
+    def tool(first: int, *rest: int, key: str = "", **named: Any) -> str:
+        return f"{first} {rest} {key} {named}"
+
+    kit = Toolkit()
+    kit.register_tool_function(partial(tool, 1, 2, 3, key="k", more=4), func_name="it")
+    assert text_of(run(kit, "it", other=5)) == "1 (2, 3) k {'other': 5, 'more': 4}"
+    assert "rest: " in text_of(run(kit, "it", rest=[7]))
+    with pytest.raises(UsageError, match="partial of plain_add"):
+        kit.register_tool_function(partial(plain_add, 1, 2, 3))
+
+
+def test_positional_only_arguments_and_annotated_ones() -> None:
+    def tool(a: int, b: Annotated[int, Field(description="Second.", ge=3)] = 3, /, c: Any = object) -> str:
+        """Tool."""
+        return f"{a} {b} {c is object}"
+
+    kit = Toolkit()
+    kit.register_tool_function(tool)
+    properties = kit.get_json_schemas()[0]["function"]["parameters"]["properties"]
+    assert properties["b"] == {"type": "integer", "description": "Second.", "minimum": 3, "default": 3}
+    assert text_of(run(kit, "tool", a=1, b=4)) == "1 4 True"
+    assert text_of(run(kit, "tool", a=1)) == "1 3 True"
+    assert "b: Input should be greater than or equal to 3" in text_of(run(kit, "tool", a=1, b=2))
+
+
 def test_star_arguments() -> None:
     def both(first: int, *rest: int, **named: int) -> str:
         """Both.
@@ -492,6 +555,8 @@ def test_what_cannot_be_right_is_refused_when_it_is_registered() -> None:
 
     with pytest.raises(ToolError, match="Nowhere"):
         kit.register_tool_function(unresolved)
+    with pytest.raises(ToolError, match="signature"):
+        kit.register_tool_function(iter)
     with pytest.raises(ValueError, match="'basic'"):
         kit.create_tool_group("basic", "x")
     with pytest.raises(ValueError, match="'basic'"):

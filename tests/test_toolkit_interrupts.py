@@ -29,6 +29,11 @@ async def cancels_itself() -> None:
     raise asyncio.CancelledError
 
 
+async def add_one(a: int = 0) -> int:
+    """Add one."""
+    return a + 1
+
+
 def kit_of(*functions: Any) -> Toolkit:
     kit = Toolkit()
     for function in functions:
@@ -120,6 +125,63 @@ def test_an_interrupt_reaches_calls_that_run_side_by_side() -> None:
             return await job
 
     assert asyncio.run(main()).content == "interrupted"
+
+
+class Goes(AgentBase):
+    """Goes on after an interrupted tool."""
+
+    def __init__(self, kit: Toolkit, rest: str) -> None:
+        self.kit = kit
+        self.rest = rest
+
+    async def reply(self) -> Msg:
+        first = await called(self.kit, "sleeps")
+        again = await called(self.kit, self.rest)
+        return Msg("g", f"{first[-1].is_interrupted} {again[-1].is_interrupted} {text_of(again)}", "assistant")
+
+
+def test_an_interrupt_counts_once() -> None:
+    async def main(rest: str, **options: Any) -> str:
+        with callsheet.inline():
+            job = Goes(kit_of(sleeps, cancels_itself, add_one), rest).submit(**options)
+            await begun()
+            job.interrupt()
+            await begun()
+            if rest == "sleeps" and not options:
+                job.interrupt()
+            return str((await job).content)
+
+    assert asyncio.run(main("add_one")) == "True False 1"
+    assert asyncio.run(main("cancels_itself")).startswith("True False Error: the tool broke off")
+    assert asyncio.run(main("sleeps")).startswith("True True")
+    with pytest.raises(AgentTimeout):  # what ends the second call is the time limit
+        asyncio.run(main("sleeps", timeout=0.3))
+
+
+class Tidies(AgentBase):
+    """Calls a tool while it handles an interrupt."""
+
+    def __init__(self, kit: Toolkit) -> None:
+        self.kit = kit
+
+    async def reply(self) -> Msg:
+        await asyncio.Event().wait()
+        return Msg("t", "never", "assistant")
+
+    async def handle_interrupt(self) -> Msg:
+        return Msg("t", text_of(await called(self.kit, "sleeps")), "assistant")
+
+
+def test_a_time_limit_while_an_interrupt_is_handled_is_one() -> None:
+    async def main() -> None:
+        with callsheet.inline():
+            job = Tidies(kit_of(sleeps)).submit(timeout=0.3)
+            await begun()
+            job.interrupt()
+            with pytest.raises(AgentTimeout):
+                await job
+
+    asyncio.run(main())
 
 
 def test_a_time_limit_and_a_cancelled_job_are_no_interrupts() -> None:

@@ -18,6 +18,8 @@ from callsheet import (
     SequentialPipeline,
     Settings,
     TextBlock,
+    Toolkit,
+    ToolResponse,
     ToolUseBlock,
     URLSource,
     fanout_pipeline,
@@ -47,6 +49,26 @@ class Writer(AgentBase):
 class Scorer(AgentBase, queue="gpu"):
     def reply(self, msg: Msg) -> Msg:
         return msg
+
+
+def add(a: int, b: int = 0) -> int:
+    return a + b
+
+
+async def louder(call: ToolUseBlock, response: ToolResponse) -> ToolResponse | None:
+    return None
+
+
+async def tools() -> None:
+    kit = Toolkit()
+    kit.register_tool_function(add, preset_kwargs={"b": 1}, postprocess_func=louder, timeout=3, retries=1, queue="cpu")
+    kit.register_tool_function(lambda: "x", namesake_strategy="rename")
+    kit.register_tool_function(add, namesake_strategy="other")  # type: ignore[arg-type]
+    assert_type(kit.get_json_schemas(), list[dict[str, Any]])
+    block = ToolUseBlock(type="tool_use", id="1", name="add", input={"a": 1})
+    async for response in await kit.call_tool_function(block):
+        assert_type(response, ToolResponse)
+        Msg("x", response.content, "assistant")
 
 
 def messages() -> None:

@@ -43,7 +43,7 @@ class AgentBase(Hooked, StateModule, Recorded):
         self.id = uuid4().hex
         self._instance_hooks = {}
         self._replies = set()
-        self._interrupted = set()
+        self._interrupted = {}
         self._jobs = _Jobs()
         self._console = True
         self.msg_queue = None
@@ -60,7 +60,7 @@ class AgentBase(Hooked, StateModule, Recorded):
                              "reply. Return a Msg, and show what grows with `await self.print(msg, last=False)`.")
 
     _replies: set["asyncio.Task[Any]"]
-    _interrupted: set["asyncio.Task[Any]"]
+    _interrupted: dict["asyncio.Task[Any]", int]  # how often
     _jobs: "_Jobs"
     _console: bool
     msg_queue: "asyncio.Queue[Any] | None"
@@ -136,7 +136,7 @@ class AgentBase(Hooked, StateModule, Recorded):
             UsageError: a reply on a worker is plain code, or runs in a process of a cpu worker.
         """
         for task in list(self._replies):
-            self._interrupted.add(task)
+            self._interrupted[task] = self._interrupted.get(task, 0) + 1
             task.cancel(msg)
         await asyncio.gather(*(asyncio.to_thread(job.interrupt, msg) for job in list(self._jobs)))
 

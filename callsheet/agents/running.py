@@ -1,13 +1,14 @@
 """Running one call of an agent in this process: the same on an io worker, on a cpu worker and inline."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from callsheet.agents.base import AgentBase
 from callsheet.errors import BadReply
 from callsheet.messages import Msg
-from callsheet.tools.interrupts import reply_interrupted
+from callsheet.tools.interrupts import ReplyInterrupts, reply_interrupts
 
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
 
@@ -32,28 +33,43 @@ async def run_reply(agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, A
     task = asyncio.current_task()
     assert task is not None
     agent._replies.add(task)
-    told = reply_interrupted.set(lambda: task in agent._interrupted)
+    before = task.cancelling()
+    interrupts = ReplyInterrupts(lambda: agent._interrupted.get(task, 0))
+    told = reply_interrupts.set(interrupts)
     try:
         reply = await agent.reply(*args, **kwargs)
-        if task in agent._interrupted:  # too late: the reply is there
-            await _swallow_cancel(task)
+        if task in agent._interrupted:  # too late: the reply is there, or tools have answered it
+            await _swallow_cancel()
     except asyncio.CancelledError as exc:
-        if task not in agent._interrupted or isinstance(exc, Exception):  # the latter is a soft time limit
+        times = _uncancelled(agent, task)
+        # More cancellations than interrupts are somebody else's. A soft time limit is an Exception too.
+        if not times or task.cancelling() > before or isinstance(exc, Exception):
             raise
-        task.uncancel()
+        interrupts.count = _none_left
         reply = await agent.handle_interrupt(*args, **kwargs)
     finally:
-        reply_interrupted.reset(told)
+        reply_interrupts.reset(told)
         agent._replies.discard(task)
-        agent._interrupted.discard(task)
+        _uncancelled(agent, task)
     return checked_reply(agent, reply)
 
 
-async def _swallow_cancel(task: "asyncio.Task[Any]") -> None:
-    try:
+async def _swallow_cancel() -> None:
+    with contextlib.suppress(asyncio.CancelledError):
         await asyncio.sleep(0)
-    except asyncio.CancelledError:
+
+
+def _uncancelled(agent: AgentBase, task: "asyncio.Task[Any]") -> int:
+    """Take back the cancellations that were interrupts; how many there were."""
+    times = agent._interrupted.pop(task, 0)
+    for _ in range(times):
         task.uncancel()
+    return times
+
+
+def _none_left() -> int:
+    """While an interrupt is handled, a cancellation is something else."""
+    return 0
 
 
 def checked_reply(agent: AgentBase, reply: Any) -> Any:

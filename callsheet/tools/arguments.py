@@ -57,7 +57,8 @@ def _problems(tool: RegisteredToolFunction, found: dict[str, Any]) -> Iterator[s
         yield from _by_schema(tool, own)
         return
     for name in own:
-        if name not in signature.fields and name not in tool.preset_kwargs and not signature.open:
+        known = name in signature.fields or name in tool.preset_kwargs
+        if not known and (not signature.open or name == signature.star):
             yield f"{name}: there is no such argument"
     try:
         signature.converted(own)

@@ -9,6 +9,8 @@ from callsheet.settings import get_settings
 
 LONGEST = 2_000
 """Characters of an error's text that a model gets."""
+LONGEST_TRACE = 20_000
+"""Characters of a traceback that are logged."""
 _SHORTEST_SECRET = 6  # characters; a shorter one would blank ordinary words
 _USERINFO = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
@@ -29,12 +31,12 @@ def failure_words(exc: BaseException) -> str:
     return text if text and isinstance(exc, CallsheetError) else f"{type(exc).__name__}: {text}".removesuffix(": ")
 
 
-def safe(text: str) -> str:
+def safe(text: str, longest: int = LONGEST) -> str:
     """A text without the settings' secrets and without credentials in addresses; cut if it is long."""
     for secret in _secrets():
         text = text.replace(secret, "***")
     text = _BEARER.sub(r"\1 ***", _USERINFO.sub("***", text))
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text)} characters)"
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"
 
 
 def _secrets() -> set[str]:

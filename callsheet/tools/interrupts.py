@@ -3,12 +3,37 @@
 import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Literal
-
-#: Whether the reply in whose course code runs was interrupted; None outside of replies. Set by what runs replies.
-reply_interrupted: ContextVar[Callable[[], bool] | None] = ContextVar("callsheet_reply_interrupted", default=None)
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 Meaning = Literal["interrupt", "interrupt, then raise", "failure", "raise"]
+
+
+class ReplyInterrupts:
+    """The interrupts of one reply, as its tools meet them.
+
+    Args:
+        count: gives how many there were.
+    """
+
+    __slots__ = ("_met", "count")
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        self.count = count
+        self._met: WeakKeyDictionary[asyncio.Task[Any], int] | None = None
+
+    def met(self, task: "asyncio.Task[Any]") -> int:
+        """How many of them tools in this task have answered."""
+        return self._met.get(task, 0) if self._met is not None else 0
+
+    def meet(self, task: "asyncio.Task[Any]") -> None:
+        """A tool in this task answers what there is."""
+        self._met = self._met if self._met is not None else WeakKeyDictionary()
+        self._met[task] = self.count()
+
+
+#: The interrupts of the reply in whose course code runs; None outside of replies. Set by what runs replies.
+reply_interrupts: ContextVar[ReplyInterrupts | None] = ContextVar("callsheet_reply_interrupts", default=None)
 
 
 def meaning_of(cancelled: asyncio.CancelledError) -> Meaning:
@@ -18,13 +43,13 @@ def meaning_of(cancelled: asyncio.CancelledError) -> Meaning:
     cancelled itself is a failure of the tool. Outside of replies there is nothing to tell an interrupt by: the
     interrupted response is given, and then the cancellation, if somebody cancelled this task.
     """
-    if isinstance(cancelled, Exception):  # a soft time limit
-        return "raise"
     task = asyncio.current_task()
-    asked = task is not None and task.cancelling() > 0
-    interrupted = reply_interrupted.get()
-    if interrupted is None:
-        return "interrupt, then raise" if asked else "interrupt"
-    if interrupted():
+    if isinstance(cancelled, Exception) or task is None:  # the former is a soft time limit
+        return "raise"
+    interrupts = reply_interrupts.get()
+    if interrupts is None:
+        return "interrupt, then raise" if task.cancelling() else "interrupt"
+    if interrupts.count() > interrupts.met(task):
+        interrupts.meet(task)
         return "interrupt"
-    return "raise" if asked else "failure"
+    return "raise" if task.cancelling() > interrupts.met(task) else "failure"

@@ -5,12 +5,16 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, cast
 
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
+from callsheet.errors import ToolFailed
 from callsheet.messages import AudioBlock, ImageBlock, Msg, TextBlock, VideoBlock
+from callsheet.messages.blocks import Source
 
 Block = TextBlock | ImageBlock | AudioBlock | VideoBlock
 _MEDIA = ("image", "audio", "video")
+_SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
 NOTHING = "(no result)"
 INTERRUPTED = "<system-info>The user interrupted this tool call.</system-info>"
 
@@ -41,8 +45,8 @@ class ToolResponse:
 
 
 def text_block(text: str) -> TextBlock:
-    """A text as a block."""
-    return {"type": "text", "text": text}
+    """A text as a block; half a surrogate pair, which a message cannot hold, becomes a question mark."""
+    return {"type": "text", "text": text if text.isascii() else text.encode("utf-8", "replace").decode()}
 
 
 def text_response(text: str) -> ToolResponse:
@@ -50,34 +54,59 @@ def text_response(text: str) -> ToolResponse:
     return ToolResponse([text_block(text)])
 
 
-def failed_response(text: str, so_far: ToolResponse | None) -> ToolResponse:
+def failed_response(text: str, so_far: list[ToolResponse]) -> ToolResponse:
     """What is there of a call that failed, and why it did."""
-    return text_response(text) if so_far is None else replace(
-        so_far, content=[*so_far.content, text_block(text)], is_last=True)
+    last = so_far[-1] if so_far else ToolResponse([])
+    return replace(last, content=[*last.content, text_block(text)], is_last=True)
 
 
-def interrupted_response(so_far: ToolResponse | None) -> ToolResponse:
+def interrupted_response(so_far: list[ToolResponse]) -> ToolResponse:
     """What is there of a call that was interrupted, and that it was."""
-    if so_far is None:
-        return ToolResponse([text_block(INTERRUPTED)], stream=True, is_interrupted=True)
-    return replace(so_far, content=[*so_far.content, text_block(INTERRUPTED)], is_last=True, is_interrupted=True)
+    return replace(failed_response(INTERRUPTED, so_far), stream=True, is_interrupted=True)
 
 
 def response_of(value: Any) -> ToolResponse:
-    """Any value that a tool returned as a response: blocks and messages by their content, the rest as text or JSON."""
-    return value if isinstance(value, ToolResponse) else ToolResponse(blocks_of(value))
+    """Any value that a tool returned as a response: blocks and messages by their content, the rest as text or JSON.
+
+    Raises:
+        ToolFailed: a ToolResponse whose content is not what a message holds.
+    """
+    return checked(value) if isinstance(value, ToolResponse) else ToolResponse(blocks_of(value))
+
+
+def checked(response: ToolResponse) -> ToolResponse:
+    """A tool's own response, if a message can hold its content; a text alone becomes a block.
+
+    Raises:
+        ToolFailed: it cannot.
+    """
+    if isinstance(response.content, str):
+        return replace(response, content=[text_block(response.content)])
+    if not isinstance(response.content, list) or not all(map(_is_block, response.content)):
+        raise ToolFailed("the tool gave a ToolResponse whose content is not a list of text, image, audio and video "
+                         "blocks")
+    content = [_mended(block) for block in response.content]
+    mended = any(new is not old for new, old in zip(content, response.content, strict=True))
+    return replace(response, content=content) if mended else response
+
+
+def _mended(block: Block) -> Block:
+    if block["type"] != "text" or block["text"].isascii():
+        return block
+    text = text_block(block["text"])["text"]
+    return block if text == block["text"] else {**block, "text": text}
 
 
 def blocks_of(value: Any) -> list[Block]:
     """A tool's value as content blocks."""
     if isinstance(value, ToolResponse):
-        return value.content
+        return checked(value).content
     if isinstance(value, Msg):
         return [block for block in value.get_content_blocks() if block["type"] in ("text", *_MEDIA)]
     if _is_block(value):
-        return [cast(Block, value)]
+        return checked(ToolResponse([cast(Block, value)])).content
     if isinstance(value, (list, tuple)) and value and all(map(_is_block, value)):
-        return list(value)
+        return checked(ToolResponse(list(value))).content
     return [text_block(_as_text(value))]
 
 
@@ -85,7 +114,15 @@ def _is_block(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
     kind = value.get("type")
-    return (kind == "text" and isinstance(value.get("text"), str)) or (kind in _MEDIA and "source" in value)
+    if kind == "text":
+        return isinstance(value.get("text"), str)
+    if kind not in _MEDIA:
+        return False
+    try:
+        _SOURCE.validate_python(value.get("source"))
+    except ValidationError:
+        return False
+    return True
 
 
 def _as_text(value: Any) -> str:
@@ -113,8 +150,8 @@ class Grown:
     def take(self, value: Any) -> ToolResponse:
         """The response after one more value."""
         if isinstance(value, ToolResponse):
-            self._last = value
-            return value
+            self._last = checked(value)
+            return self._last
         self._last = None
         for block in blocks_of(value):
             before = self._blocks[-1] if self._blocks else None

@@ -5,6 +5,7 @@ import contextvars
 import inspect
 import logging
 import random
+import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import aclosing
 from functools import partial
@@ -16,7 +17,7 @@ from callsheet.errors import CallsheetError, ToolFailed
 from callsheet.resources.context import parking
 from callsheet.settings import get_settings
 from callsheet.tools.arguments import call_arguments
-from callsheet.tools.failures import OutOfTime, failure_text
+from callsheet.tools.failures import LONGEST_TRACE, OutOfTime, failure_text, failure_words, safe
 from callsheet.tools.interrupts import meaning_of
 from callsheet.tools.offload import Errand, elsewhere
 from callsheet.tools.registered import RegisteredToolFunction
@@ -47,11 +48,11 @@ async def responses(tool: RegisteredToolFunction, arguments: dict[str, Any]) -> 
         CallsheetError: it has a queue, and its call could not be sent there.
         asyncio.CancelledError: the reply was ended by a time limit or a shutdown.
     """
-    last: ToolResponse | None = None
+    so_far: list[ToolResponse] = []  # the last one of this try
     try:
-        async with aclosing(_tried(tool, arguments)) as found:
+        async with aclosing(_tried(tool, arguments, so_far)) as found:
             async for response in found:
-                last = response
+                so_far[:] = [response]
                 yield response
     except PASS_THROUGH:
         raise
@@ -61,23 +62,24 @@ async def responses(tool: RegisteredToolFunction, arguments: dict[str, Any]) -> 
     except OutOfTime:
         logger.warning("tool_timeout tool=%s timeout=%g", tool.name, tool.timeout)
         yield failed_response(f"Error: the tool {tool.name} did not end within {tool.timeout:g} s and was broken off",
-                              last)
+                              so_far)
     except Exception as exc:
-        logger.warning("tool_failed tool=%s error=%s", tool.name, type(exc).__name__)
-        yield failed_response(failure_text(exc), last)
+        logger.warning("tool_failed tool=%s %s", tool.name, failure_words(exc))
+        logger.debug("%s", safe("".join(traceback.format_exception(exc)), LONGEST_TRACE))
+        yield failed_response(failure_text(exc), so_far)
     except asyncio.CancelledError as exc:
         meaning = meaning_of(exc)
         if meaning == "raise":
             raise
         if meaning == "failure":
-            yield failed_response(_CANCELLED_ITSELF, last)
+            yield failed_response(_CANCELLED_ITSELF, so_far)
         else:
-            yield interrupted_response(last)
+            yield interrupted_response(so_far)
         if meaning == "interrupt, then raise":
             raise
 
 
-async def _tried(tool: RegisteredToolFunction, arguments: dict[str, Any]) -> Responses:
+async def _tried(tool: RegisteredToolFunction, arguments: dict[str, Any], so_far: list[ToolResponse]) -> Responses:
     """The responses of the first try that does not raise; each try's take the place of those of the one before."""
     deadline = None if tool.timeout is None else asyncio.get_running_loop().time() + tool.timeout
     for attempt in range(tool.retries + 1):
@@ -92,6 +94,7 @@ async def _tried(tool: RegisteredToolFunction, arguments: dict[str, Any]) -> Res
             if attempt == tool.retries or isinstance(exc, asyncio.CancelledError):
                 raise
             logger.info("tool_retry tool=%s attempt=%d error=%s", tool.name, attempt + 1, type(exc).__name__)
+        so_far.clear()
         settings = get_settings()
         longest = min(settings.retry_backoff * 2**attempt, settings.retry_backoff_max)
         async with parking():

@@ -9,12 +9,19 @@ from weakref import WeakKeyDictionary
 
 import docstring_parser
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.json_schema import GenerateJsonSchema
 
 from callsheet.errors import ToolError
 
 _CONFIG = ConfigDict(arbitrary_types_allowed=True)
 _SUBSCHEMAS = ("properties", "$defs", "patternProperties")  # their keys are names, not keywords
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+class _Quiet(GenerateJsonSchema):
+    """Leaves defaults out that are not JSON, and says nothing."""
+
+    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 - as the base has it
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,11 @@ class Signature:
     positional: str | None = None
     keyword: str | None = None
 
+    @property
+    def star(self) -> str | None:
+        """The parameter for more positional arguments."""
+        return next((one.name for one in self.order if one.kind is inspect.Parameter.VAR_POSITIONAL), None)
+
     def converted(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """A model's arguments as the function's annotations say; those that it does not name as they are.
 
@@ -55,7 +67,7 @@ class Signature:
     def spread(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Values by parameter as the arguments of a call."""
         left, args = dict(values), []
-        more = left.pop(self.positional, ()) if self.positional else ()
+        more = left.pop(self.star, ()) if self.star else ()
         named = left.pop(self.keyword, {}) if self.keyword else {}
         for parameter in self.order:
             first = parameter.kind is inspect.Parameter.POSITIONAL_ONLY
@@ -115,8 +127,10 @@ def _read(function: Callable[..., Any], hidden: frozenset[str], long: bool, posi
                                     and param.kind is not inspect.Parameter.POSITIONAL_ONLY):
             continue
         names[param.name] = field = f"p{len(names)}"
-        fields[field] = (kind, Field(alias=param.name, description=said.get(param.name),
-                                     default=... if default is inspect.Parameter.empty else default))
+        # Without one, that of the annotation stays.
+        told: dict[str, Any] = {"description": said[param.name]} if said.get(param.name) else {}
+        fields[field] = (kind, Field(alias=param.name, default=... if default is inspect.Parameter.empty else default,
+                                     **told))
     model, schema = _modelled(function, fields)
     texts = [doc.short_description, doc.long_description if long else None]
     return Signature(description="\n".join(text for text in texts if text), parameters=without_titles(schema),
@@ -130,17 +144,21 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     except NameError as exc:
         raise ToolError(f"An annotation of the tool {name_of(function)} cannot be resolved: {exc}. Import that name "
                         "where the program runs, not for type checkers alone, or give json_schema.") from exc
+    except Exception as exc:  # builtins without a signature, and annotations that are no expressions
+        raise ToolError(f"The tool {name_of(function)} has no signature that can be read: {exc}. Write a def around "
+                        "it, or give json_schema.") from exc
 
 
 def _modelled(function: Callable[..., Any], fields: dict[str, Any]) -> tuple[type[BaseModel], dict[str, Any]]:
     """The pydantic model of a function's parameters, and its schema."""
     try:
         model = create_model("Arguments", __config__=_CONFIG, **fields)
-        return model, model.model_json_schema()
+        return model, model.model_json_schema(schema_generator=_Quiet)
     except Exception as exc:  # pydantic has several for what it cannot show
         for field, (_, info) in fields.items():
             try:
-                create_model("Argument", __config__=_CONFIG, **{field: fields[field]}).model_json_schema()
+                create_model("Argument", __config__=_CONFIG, **{field: fields[field]}).model_json_schema(
+                    schema_generator=_Quiet)
             except Exception as cause:
                 why = str(cause).partition("\n")[0]
                 raise ToolError(f"The parameter {info.alias!r} of the tool {name_of(function)} has no JSON schema: "

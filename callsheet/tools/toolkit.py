@@ -289,9 +289,7 @@ async def _postprocessed(tool: RegisteredToolFunction, call: ToolUseBlock, respo
 def _unpacked(tool_func: ToolFunction) -> tuple[ToolFunction, dict[str, Any], str, dict[str, Any] | None, str | None]:
     """What is called, the arguments that it has already, its name, and of an MCP tool the schema and the client."""
     if isinstance(tool_func, partial):
-        parameters = list(inspect.signature(tool_func.func).parameters)
-        return (tool_func.func, {**dict(zip(parameters, tool_func.args, strict=False)), **tool_func.keywords},
-                name_of(tool_func.func), None, None)
+        return tool_func.func, _bound(tool_func), name_of(tool_func.func), None, None
     if not callable(tool_func) or isinstance(tool_func, type):
         raise UsageError(f"{tool_func!r:.200} is not a function.")
     if not inspect.isroutine(tool_func) and isinstance(tool_func, McpFunction):
@@ -301,6 +299,20 @@ def _unpacked(tool_func: ToolFunction) -> tuple[ToolFunction, dict[str, Any], st
             called = ClientTool(client, tool_func.name, tool_func.json_schema, function=tool_func)
         return called, {}, tool_func.name, tool_func.json_schema, tool_func.mcp_name
     return tool_func, {}, name_of(tool_func), None, None
+
+
+def _bound(given: "partial[Any]") -> dict[str, Any]:
+    """The arguments of a partial, by parameter."""
+    signature = inspect.signature(given.func)
+    found: dict[str, Any] = {}
+    try:
+        arguments = signature.bind_partial(*given.args, **given.keywords).arguments
+    except TypeError as exc:
+        raise UsageError(f"The partial of {name_of(given.func)} has arguments that it does not take: {exc}.") from None
+    for name, value in arguments.items():
+        named = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+        found.update(value if named else {name: value})
+    return found
 
 
 def _checked_schema(schema: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
