@@ -30,6 +30,10 @@ class Login(CredentialProvider):
         """For redis-py."""
         return (self._username, self._password) if self._username else (self._password,)
 
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        """The same; what it inherits would log a warning."""
+        return self.get_credentials()
+
     def __repr__(self) -> str:
         return "Login(***)"
 

@@ -56,8 +56,6 @@ def _app(settings: Settings | None, queue: str) -> Celery:
     settings = settings or get_settings()
     app = make_app(settings, queue, f"callsheet.workers.{queue}")
     app.conf.worker_consumer = "callsheet.workers.consumer:Consumer"
-    if settings.transport == "batched":
-        app.conf.broker_transport = TRANSPORT if settings.sentinels is None else SENTINEL_TRANSPORT
     app.steps["consumer"].add(ReadRevoked)
     app.set_current()
     app.set_default()
@@ -74,8 +72,12 @@ def _app(settings: Settings | None, queue: str) -> Celery:
 
     @worker_init.connect(weak=False)
     def _serve(sender: object = None, **_: object) -> None:
-        if getattr(sender, "app", None) is app:
-            serve_as(app)
+        if getattr(sender, "app", None) is not app:
+            return
+        serve_as(app)
+        # Not before: Flower, which loads this app too, knows brokers by the name of a stock transport.
+        if settings.transport == "batched" and app.conf.broker_transport is None:
+            app.conf.broker_transport = TRANSPORT if settings.sentinels is None else SENTINEL_TRANSPORT
 
     @celeryd_after_setup.connect(weak=False)
     def _check_queues(instance: Any = None, **_: object) -> None:
