@@ -8,8 +8,10 @@ import pytest
 import callsheet
 from callsheet import AgentBase, Msg, Toolkit, ToolResponse
 from callsheet.errors import AgentTimeout, JobCancelled
+from callsheet.tasks.app import current_app
 from tests.agents.tools import Caller, add, forever
 from tests.fleet import Fleet
+from tests.services import wait_for
 from tests.toolbox import called, text_of, texts
 
 
@@ -238,3 +240,22 @@ def test_a_time_limit_within_a_tools_own_is_the_jobs(fleet: Fleet) -> None:
         Caller("c", kit).submit("forever", {}, timeout=0.5).get(30)
     with pytest.raises(AgentTimeout):
         Caller("c", kit).submit("forever", {}, timeout=0.5, queue="cpu").get(30)
+
+
+def test_a_cancelled_job_ends_a_tools_call_and_its_job(fleet: Fleet) -> None:
+    kit = Toolkit()
+    kit.register_tool_function(forever, queue="cpu")
+    kit.register_tool_function(add, queue="cpu")
+    for _ in range(3):  # more than there are processes
+        job = Caller("c", kit).submit("forever", {})
+        fleet_busy(fleet)
+        job.cancel()
+        with pytest.raises(JobCancelled):
+            job.get(30)
+    assert Caller("c", kit).submit("add", {"a": 2}).get(30).content == "2"
+
+
+def fleet_busy(fleet: Fleet) -> None:
+    """Wait until a tool runs on the cpu worker."""
+    inspect = current_app(fleet.settings).control.inspect(timeout=1)
+    wait_for(lambda: any("ToolCall" in str(calls) for calls in (inspect.active() or {}).values()), 30, "a tool's job")
