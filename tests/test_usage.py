@@ -213,9 +213,13 @@ def test_a_pipeline_inline(inline_endpoint: StubModelServer) -> None:
 def test_nothing_is_kept_of_inline_jobs_that_are_gone(inline_endpoint: StubModelServer) -> None:
     import gc
 
-    Spends("a").submit(HELLO).get()
+    job = Spends("a").submit(HELLO)
+    job.get()
+    assert job.id in accounts._local
+    gone = job.id
+    del job
     gc.collect()
-    assert not accounts._local
+    assert gone not in accounts._local
 
 
 # The parts ----------------------------------------------------------------------------------------------------------

@@ -1,22 +1,24 @@
 """Where a circuit breaker keeps its state: in this process, or in Redis for the whole fleet."""
 
 import asyncio
-import functools
 import logging
 import time
 from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from redis.exceptions import RedisError
 
 from callsheet.resources.recent import Clock, Recent
 from callsheet.resources.redis import async_client
+from callsheet.resources.scripts import Script
 from callsheet.settings import Settings
 from callsheet.settings.endpoints import BreakerPolicy
 from callsheet.settings.keys import Keys
 
 log = logging.getLogger(__name__)
+
+_SCRIPT = Script(Path(__file__).with_name("breaker.lua"))
 
 Outcome = Literal["ok", "failed", "unknown"]
 
@@ -170,16 +172,11 @@ class FleetBoard:
             return None
         try:
             async with asyncio.timeout(ANSWERS_WITHIN):
-                script = async_client(self._settings).register_script(_script())
-                state, left = await script(keys=[self._key], args=[action, *self._policy, *args])
+                state, left = await _SCRIPT.arun(async_client(self._settings), [self._key],
+                                                 [action, *self._policy, *args])
         except (RedisError, OSError) as exc:
             self._alone_until = time.monotonic() + ALONE
             log.warning("breaker_alone endpoint=%s: Redis at %s does not answer (%s); this process decides by itself.",
                         self._name, self._settings.redis_address, type(exc).__name__)
             return None
         return Answer(state.decode(), int(left) / 1000)
-
-
-@functools.cache
-def _script() -> str:
-    return files("callsheet.resources").joinpath("breaker.lua").read_text()

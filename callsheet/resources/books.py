@@ -6,7 +6,6 @@ requests waits for that before its result is stored, so that who has the result 
 """
 
 import asyncio
-import functools
 import json
 import logging
 import os
@@ -14,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -37,10 +36,13 @@ from callsheet.resources.accounts import (
 from callsheet.resources.loops import on_lasting_loop
 from callsheet.resources.record import CallRecord
 from callsheet.resources.redis import async_client, sync_client, translated
+from callsheet.resources.scripts import Script
 from callsheet.settings import Settings, get_settings
 from callsheet.settings.keys import Keys
 
 log = logging.getLogger(__name__)
+
+_SCRIPT = Script(Path(__file__).with_name("usage.lua"))
 
 TOGETHER = 0.2
 """Seconds at most between the end of a request and its count in Redis; a process that is killed loses as much."""
@@ -71,7 +73,7 @@ class Batch:
         """Count a call."""
         add_numbers(self.rows.setdefault(name, {}), row, numbers)
 
-    def command(self, settings: Settings) -> list[Any]:
+    def command(self, settings: Settings) -> tuple[Any, ...]:
         """The Redis command that adds them."""
         keys, args = Keys(settings.key_prefix), list[Any]([MARK_KEPT, MOST_ROWS])
         names = [keys.usage_batch(self.id)]
@@ -80,7 +82,8 @@ class Batch:
             args += [settings.result_expires if kind == "job" else settings.usage_expires, len(rows)]
             for row, numbers in rows.items():
                 args += [json.dumps(row), json.dumps(others(row)), ",".join(map(str, numbers))]
-        return ["EVAL", _script(), len(names), *names, *args]
+        # By its text: in a pipeline, a server that does not know the script yet could not be answered.
+        return _SCRIPT.command(names, args, by_text=True)
 
 
 class Books:
@@ -222,8 +225,3 @@ def usage(by: By = "endpoint", *, days: int | None = None) -> dict[str, Usage]:
 
 def _date(moment: float) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(moment))
-
-
-@functools.cache
-def _script() -> str:
-    return files("callsheet.resources").joinpath("usage.lua").read_text()
