@@ -6,6 +6,7 @@ requests waits for that before its result is stored, so that who has the result 
 """
 
 import asyncio
+import functools
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from redis.exceptions import RedisError
 from callsheet.errors import UsageError
 from callsheet.resources.accounts import (
     MOST_ROWS,
+    OTHERS,
     By,
     JobUsage,
     Row,
@@ -30,7 +32,6 @@ from callsheet.resources.accounts import (
     add_numbers,
     grouped,
     on_counted,
-    others,
     process_rows,
 )
 from callsheet.resources.loops import on_lasting_loop
@@ -75,13 +76,15 @@ class Batch:
 
     def command(self, settings: Settings) -> tuple[Any, ...]:
         """The Redis command that adds them."""
-        keys, args = Keys(settings.key_prefix), list[Any]([MARK_KEPT, MOST_ROWS])
-        names = [keys.usage_batch(self.id)]
+        keys = Keys(settings.key_prefix)
+        names, entries = [keys.usage_batch(self.id)], []
         for (kind, name), rows in self.rows.items():
             names.append(keys.usage(name) if kind == "job" else keys.usage_day(name))
-            args += [settings.result_expires if kind == "job" else settings.usage_expires, len(rows)]
+            entry: list[Any] = [settings.result_expires if kind == "job" else settings.usage_expires]
             for row, numbers in rows.items():
-                args += [json.dumps(row), json.dumps(others(row)), ",".join(map(str, numbers))]
+                entry += json.dumps(row), ",".join(map(str, numbers))
+            entries.append(entry)
+        args = [MARK_KEPT, MOST_ROWS, OTHERS, json.dumps(entries)]
         # By its text: in a pipeline, a server that does not know the script yet could not be answered.
         return _SCRIPT.command(names, args, by_text=True)
 
@@ -224,4 +227,9 @@ def usage(by: By = "endpoint", *, days: int | None = None) -> dict[str, Usage]:
 
 
 def _date(moment: float) -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime(moment))
+    return _date_of(int(moment // _DAY))
+
+
+@functools.lru_cache(maxsize=4)
+def _date_of(day: int) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(day * _DAY))

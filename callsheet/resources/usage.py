@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from callsheet.resources.record import CallRecord, record_of
+from callsheet.resources.record import CallRecord, header, record_of
 
 MOST = 16 * 1024
 """Bytes of a usage object at most."""
@@ -129,8 +129,8 @@ class Sniffing(httpx.AsyncBaseTransport):
         record = record_of(request)
         if record is None:
             return await self._inner.handle_async_request(request)
-        accepted = request.headers.get("accept-encoding", "")
-        if "br" in accepted or "zstd" in accepted:  # what the standard library cannot read
+        accepted = header(request.headers, b"accept-encoding")
+        if b"br" in accepted or b"zstd" in accepted:  # what the standard library cannot read
             request.headers["accept-encoding"] = "gzip, deflate"
         record.attempts += 1
         record.status = record.first_byte = None
@@ -148,21 +148,28 @@ class Sniffing(httpx.AsyncBaseTransport):
 class _Body(httpx.AsyncByteStream):
     def __init__(self, stream: httpx.AsyncByteStream, record: CallRecord, headers: httpx.Headers) -> None:
         self._stream = stream
+        self._pieces: AsyncIterator[bytes] | None = None
         self._record = record
-        kind, encoding = headers.get("content-type", ""), headers.get("content-encoding", "identity").lower()
+        kind = header(headers, b"content-type")
+        encoding = header(headers, b"content-encoding").decode("latin-1").lower() or "identity"
         self._inflated = Inflated(encoding) if encoding in ("gzip", "deflate") else None
-        readable = ("json" in kind or "event-stream" in kind) and (encoding == "identity" or self._inflated is not None)
-        self._reader = UsageReader() if readable else None
+        readable = encoding == "identity" or self._inflated is not None
+        self._reader = UsageReader() if readable and (b"json" in kind or b"event-stream" in kind) else None
         # Usage of tries before this one stays counted.
         self._before = record.input_tokens, record.output_tokens, record.cached_tokens
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._stream:
-            if self._record.first_byte is None:
-                self._record.first_byte = time.time()
-            if self._reader is not None:
-                self._look(chunk)
-            yield chunk
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._pieces = aiter(self._stream)
+        return self
+
+    async def __anext__(self) -> bytes:
+        assert self._pieces is not None
+        chunk = await anext(self._pieces)
+        if self._record.first_byte is None:
+            self._record.first_byte = time.time()
+        if self._reader is not None:
+            self._look(chunk)
+        return chunk
 
     def _look(self, chunk: bytes) -> None:
         assert self._reader is not None

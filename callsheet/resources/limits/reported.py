@@ -36,6 +36,8 @@ class Reported:
 
 def reported(headers: httpx.Headers) -> tuple[Reported | None, Reported | None]:
     """The limits of requests and of tokens that an answer's headers tell; None where they do not."""
+    if not any(b"ratelimit-" in name.lower() for name, _ in headers.raw):  # quicker than to ask for each
+        return None, None
     if "x-ratelimit-limit-requests" in headers or "x-ratelimit-limit-tokens" in headers:
         return (_read(headers, "x-ratelimit-{}-requests"), _read(headers, "x-ratelimit-{}-tokens"))
     if "anthropic-ratelimit-requests-limit" in headers or "anthropic-ratelimit-tokens-limit" in headers:
