@@ -44,16 +44,21 @@ class Flower:
         assert status == 200, (path, status, text, self.log_path.read_text()[-2000:])
         return str(json.loads(text)["message"])
 
+    def post_json(self, path: str, data: Any) -> Any:
+        request = urllib.request.Request(f"{self.url}{path}", data=json.dumps(data).encode(), method="POST")
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read())
+
     def worker(self, name: str) -> dict[str, Any]:
         """What it knows of a worker, asked for anew."""
         return dict(self.get("/api/workers", refresh="1", workername=name)[name])
 
 
 @contextlib.contextmanager
-def flower(redis_url: str, *options: str) -> Iterator[Flower]:
+def flower(redis_url: str, *options: str, **more: str) -> Iterator[Flower]:
     port, log = free_port(), Path(tempfile.mkstemp(prefix="callsheet-flower-", suffix=".log")[1])
     env = {**os.environ, "CALLSHEET_REDIS_URL": redis_url, "FLOWER_UNAUTHENTICATED_API": "1",
-           "PYTHONPATH": str(ROOT)}
+           "PYTHONPATH": str(ROOT), **more}
     with log.open("wb") as out:
         process = subprocess.Popen([sys.executable, "-m", "callsheet.cli.main", "flower", "--port", str(port),
                                     "--", *options], env=env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)

@@ -100,6 +100,11 @@ def plain_add(x, y):
 
 
 @app.task
+async def stamp(key):
+    note(key, str(time.time()))
+
+
+@app.task
 async def total(numbers):
     await asyncio.sleep(0)
     return sum(numbers)
@@ -397,3 +402,13 @@ async def hold_counted(self, key, gate):
     await opened(gate)
     note(f"{key}:out")
     return "held"
+
+
+@app.task
+async def stubborn_for(key, seconds):
+    """Swallows whatever breaks it off, for so long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(BaseException):
+            await asyncio.sleep(0.05)
+    note(key)

@@ -6,6 +6,7 @@ import threading
 import time
 
 from celery import current_task
+from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_task_logger
 
 from tests.pool_app import app, note, opened, store
@@ -292,3 +293,66 @@ def thread_hold(key, gate):
     while not store.exists(gate):
         time.sleep(0.02)
     store.decr(f"{key}:now")
+
+
+# Time limits
+
+
+async def until_broken_off(key, seconds=30):
+    started = time.monotonic()
+    try:
+        await asyncio.sleep(seconds)
+    except SoftTimeLimitExceeded:
+        note(key, "soft")
+        return ["soft", time.monotonic() - started]
+    except asyncio.CancelledError:
+        note(key, "hard")
+        raise
+    return ["over", time.monotonic() - started]
+
+
+@app.task
+async def unlimited(key, seconds=30):
+    return await until_broken_off(key, seconds)
+
+
+@app.task(soft_time_limit=0.2, time_limit=30)
+async def limited(key, seconds=30):
+    return await until_broken_off(key, seconds)
+
+
+@app.task(soft_time_limit=0.1, time_limit=0.4)
+async def goes_on_after_the_soft_limit(key):
+    try:
+        await asyncio.sleep(30)
+    except SoftTimeLimitExceeded:
+        note(key, "soft")
+    await until_broken_off(key)
+
+
+@app.task(soft_time_limit=0.1)
+async def cleans_up_in_a_group(key):
+    async def part(number):
+        try:
+            await asyncio.sleep(30)
+        finally:
+            note(key, f"part {number}")
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for number in range(2):
+                group.create_task(part(number))
+    except SoftTimeLimitExceeded:
+        await asyncio.sleep(0.05)  # the limit strikes once
+        return "cleaned up"
+
+
+@app.task
+def unlimited_thread(key):
+    try:
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            time.sleep(0.01)
+    except SoftTimeLimitExceeded:
+        note(key, "soft")
+        return "soft"

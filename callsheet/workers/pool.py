@@ -143,11 +143,14 @@ class AsyncioPool(BasePool):
         """Queue one task; None when the pool is closed, and the message stays unacknowledged."""
         if self._state in (self.CLOSE, self.TERMINATE):
             return None
-        options["soft_timeout"] = options.get("soft_timeout") or self.options.get("soft_timeout")
-        options["timeout"] = options.get("timeout") or self.options.get("timeout")
         task = self._tasks.get(args[0]) if args else None
         kind = CoroutineCall if getattr(task, "is_async", False) else ThreadCall
         request = getattr(options.get("accept_callback"), "__self__", None)
+        if request is not None:  # Celery has taken the task's limits when it started; `control time_limit` changes them
+            (hard, soft), now = request.time_limits, request.task
+            options["soft_timeout"], options["timeout"] = soft or now.soft_time_limit, hard or now.time_limit
+        options["soft_timeout"] = options.get("soft_timeout") or self.options.get("soft_timeout")
+        options["timeout"] = options.get("timeout") or self.options.get("timeout")
         call = kind(self, target, read_once(tuple(args), request), kwargs or {}, options)
         if task is not None and len(args) > 2:
             self._submit(call, args[2])
