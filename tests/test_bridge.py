@@ -463,6 +463,29 @@ def test_slots_refuse_to_shrink_below_what_runs():
     assert slots.limit == 3
 
 
+def test_slots_lend_their_lock_to_others_while_a_signal_handler_waits():
+    slots = Slots(1, 1, lambda call: None)
+
+    def ends_elsewhere():
+        thread = threading.Thread(target=slots.free)
+        thread.start()
+        thread.join(5)
+        return not thread.is_alive()
+
+    with slots.lock, slots.lock, slots.lent():
+        assert ends_elsewhere()
+    with slots.lent():  # not held
+        assert ends_elsewhere()
+    with slots.lock:
+        with slots.lent():
+            pass
+        blocked = threading.Thread(target=slots.free)
+        blocked.start()
+        blocked.join(0.05)
+        assert blocked.is_alive()  # it is held again
+    blocked.join(5)
+
+
 def test_mailbox_keeps_order_and_survives_exceptions():
     woken = []
     mailbox = Mailbox(lambda: woken.append(1))

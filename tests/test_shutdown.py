@@ -156,9 +156,10 @@ def test_a_hard_shutdown_waits_for_nobody_and_loses_nothing(redis_server):
     with pool_worker(redis_server, "-c", "2", PARTS="callsheet", CANCEL_GRACE="600") as pool:
         result = pool.send(a.stubborn, key)
         pool.wait_notes(f"{key}:in")
-        for line in ("Hitting Ctrl+C again", "Waiting gracefully for cold shutdown"):
-            pool.process.send_signal(QUIT)
-            pool.process.wait_log(line)
+        pool.process.send_signal(QUIT)
+        pool.wait_notes(f"{key}:swallowed")  # only then has Celery set its next handler
+        pool.process.send_signal(QUIT)
+        pool.process.wait_log("Waiting gracefully for cold shutdown")
         assert pool.process.process.poll() is None
         pool.process.send_signal(QUIT)
         pool.process.process.wait(15)

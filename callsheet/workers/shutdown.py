@@ -58,13 +58,18 @@ class Shutdown:
     def wait(self, seconds: float, idle: bool) -> None:
         """Let what runs end, acknowledging as it does, for `seconds` at most; if `idle`, also when nothing runs."""
         pool, end = self._pool, time.monotonic() + seconds
-        while time.monotonic() < end and (idle or pool.running):
+        with pool.slots.lent():
+            while time.monotonic() < end and (idle or pool.running):
+                self._pump(timers=False)
+                pool.pause()
             self._pump(timers=False)
-            pool.pause()
-        self._pump(timers=False)
 
     def terminate(self) -> None:
         """Cancel what runs, without a word to Celery, so that unacknowledged messages are delivered again."""
+        with self._pool.slots.lent():
+            self._terminate()
+
+    def _terminate(self) -> None:
         pool = self._pool
         if self._over:
             return

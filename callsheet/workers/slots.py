@@ -2,8 +2,9 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
 
 C = TypeVar("C")
 
@@ -28,6 +29,20 @@ class Slots(Generic[C]):
         self.waiting: deque[C] = deque()
         self._returning: deque[Callable[[], None]] = deque()
         self._start = start
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Let other threads have the lock while a signal's handler waits for them.
+
+        The handler may have interrupted its own thread where that held the lock; no call could end meanwhile.
+        """
+        lock: Any = self.lock
+        held = lock._release_save() if lock._is_owned() else None
+        try:
+            yield
+        finally:
+            if held is not None:
+                lock._acquire_restore(held)
 
     def ask(self, call: C) -> None:
         """Start `call` now, or when its turn comes."""
