@@ -144,14 +144,15 @@ async def _closed(pubsub: Any, client: Any) -> None:
         logger.debug("closing a broken subscription: %s", exc)
 
 
-_all: dict[tuple[int, str], Subscriptions] = {}
+_all: dict[tuple[int, str], tuple[asyncio.AbstractEventLoop, Subscriptions]] = {}
 
 
 def subscriptions(settings: Settings) -> Subscriptions:
     """This process's subscriptions; to be used on the process's loop only."""
-    key = (os.getpid(), settings.redis_url.get_secret_value())
-    if key not in _all:
+    key, loop = (os.getpid(), settings.redis_url.get_secret_value()), asyncio.get_running_loop()
+    found = _all.get(key)
+    if found is None or found[0] is not loop:  # a process may have another loop after a while, as a pool stops
         for stale in [old for old in _all if old[0] != key[0]]:
             del _all[stale]
-        _all[key] = Subscriptions(settings)
-    return _all[key]
+        found = _all[key] = loop, Subscriptions(settings)
+    return found[1]

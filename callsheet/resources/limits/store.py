@@ -45,14 +45,14 @@ class RedisStore:
 
     def attach(self, gate: str, wake: Callable[[], None], paused: Callable[[str, float], None]) -> None:
         """Call `wake` when the gate's turn may have come, `paused` when an endpoint is paused."""
-        if not self._gates:
-            subscriptions(self._settings).add(self._keys.limits_pause(), self._paused, quiet=True)
+        listening = subscriptions(self._settings)
+        listening.add(self._keys.limits_pause(), self._paused, quiet=True)
 
         def heard(_: bytes) -> None:
             wake()
 
         self._gates[gate] = heard, paused
-        subscriptions(self._settings).add(self._keys.limits_wake(gate), heard, quiet=True)
+        listening.add(self._keys.limits_wake(gate), heard, quiet=True)
 
     def detach(self, gate: str) -> None:
         """The gate is gone."""

@@ -1,20 +1,17 @@
 """The transport that lets a request go when the endpoint's limits allow it."""
 
 import asyncio
-import os
 import random
 import time
-from collections.abc import Hashable
 
 import httpx
 
 from callsheet.resources.context import CallContext, current_call, parking
 from callsheet.resources.estimate import Estimate, estimate
 from callsheet.resources.limits.gate import Gate
-from callsheet.resources.limits.local import LocalStore
-from callsheet.resources.limits.messages import Ask, Grant, Limits, Store
+from callsheet.resources.limits.gates import gate_of
+from callsheet.resources.limits.messages import Ask, Grant, Limits
 from callsheet.resources.limits.reported import Reported, reported
-from callsheet.resources.limits.store import RedisStore
 from callsheet.resources.limits.ticket import Spent, Ticket, refusal
 from callsheet.resources.record import CallRecord, json_body, record_of, watch
 from callsheet.resources.verdict import asked_delay
@@ -54,6 +51,7 @@ class Limiting(httpx.AsyncBaseTransport):
         self._endpoint = endpoint
         self._settings = settings
         self._limits = Limits.of(endpoint)
+        self._gates: dict[bool, Gate] = {}
         # A permit is for now: late requests would meet those of later permits.
         self._fresh = max(0.05, endpoint.window / 200)
 
@@ -66,7 +64,7 @@ class Limiting(httpx.AsyncBaseTransport):
             LimiterUnavailable: Redis does not answer.
         """
         record = record_of(request)
-        gate = _gate(self._name, self._limits, self._settings, record.context if record else current_call())
+        gate = self._gate(record.context if record else current_call())
         grant, before = None, record.total_tokens if record else None
         if gate.limits.any or gate.watched_until > time.monotonic():
             grant, tokens = await self._turn(gate, request, record)
@@ -86,6 +84,18 @@ class Limiting(httpx.AsyncBaseTransport):
             return watch(response, lambda _: gate.call(gate.ended, grant, tokens, Spent(1, 0)))
         return watch(response, lambda error: gate.call(
             gate.ended, grant, tokens, self._spent(request, record, before, error)))
+
+    def _gate(self, context: CallContext) -> Gate:
+        """The gate of the fleet, or of this process alone.
+
+        Inline runs have no Redis. A program's own request to an endpoint without limits is not worth a connection
+        to it.
+        """
+        alone = self._settings.inline or context.local or (context.call is None and not self._limits.any)
+        gate = self._gates.get(alone)
+        if gate is None or not gate.usable:
+            gate = self._gates[alone] = gate_of(self._name, self._limits, None if alone else self._settings)
+        return gate
 
     # Turns
 
@@ -233,39 +243,3 @@ def _until(request: httpx.Request, context: CallContext) -> float | None:
     if pool is not None:
         ends.append(pool)
     return time.monotonic() + min(ends) if ends else None
-
-
-_gates: dict[Hashable, Gate] = {}
-_stores: dict[Hashable, Store] = {}
-_MOST_KEPT = 1024
-
-
-def _forget() -> None:
-    _gates.clear()
-    _stores.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)  # the parent's loop, and what runs on it, stay there
-
-
-def _gate(name: str, limits: Limits, settings: Settings, context: CallContext) -> Gate:
-    """The process's gate of an endpoint: of the fleet, or of this process alone.
-
-    Inline runs have no Redis. A program's own request to an endpoint without limits is not worth a connection to it.
-    """
-    alone = settings.inline or context.local or (not limits.any and context.call is None)
-    redis = None if alone else (settings.redis_url, settings.key_prefix)
-    key = (name, limits, redis)
-    gate = _gates.get(key)
-    if gate is not None and gate.usable:
-        return gate
-    if len(_gates) >= _MOST_KEPT:
-        _forget()
-    store = _stores.get(redis)
-    if store is None:
-        store = _stores[redis] = LocalStore() if redis is None else RedisStore(settings)
-    gate = _gates[key] = Gate(name, limits, store)
-    if redis is not None:
-        gate.call(gate.attach)  # pauses concern also those who have no limits
-    return gate
