@@ -26,6 +26,7 @@ NAMES = {
     "memory": "memory that one HTTP call in flight takes",
     "overhead": "CPU that records, retries, breaker and limits add to an outbound call",
     "model_calls": "4,000 calls of a chat model in one process, beside OpenAI's SDK",
+    "limits": "rate limits over four workers at full pressure, and a Retry-After",
     "cpu": "agents that compute, on two processes",
 }
 PACKAGES = ("callsheet", "celery", "kombu", "redis", "hiredis", "gevent", "requests", "httpx", "aiohttp", "uvloop",

@@ -50,3 +50,17 @@ def burn(rounds: int) -> int:
     for number in range(rounds):
         total = (total * 31 + number) % 1_000_003
     return total
+
+
+class Asks(AgentBase):
+    """Calls the endpoint with limits; the message says "<tokens> <allowed for the answer> <seconds>"."""
+
+    def __init__(self, name: str = "asks") -> None:
+        self.name = name
+
+    async def reply(self, msg: Msg) -> Msg:
+        tokens, allowed, seconds = msg.get_text_content().split()
+        answer = await resources.client("limited").post("chat/completions", json={
+            "messages": [{"role": "user", "content": "x" * (2 * int(tokens))}], "max_tokens": int(allowed),
+            "user": f"{tokens} {seconds}"})
+        return Msg(self.name, str(answer.status_code), "assistant")

@@ -45,7 +45,7 @@ class Provider:
             return web.json_response({"error": {"message": "no"}}, status=refuse["status"], headers=refuse["headers"])
         again = self._refusal(now, tokens)
         if again is not None:
-            self.log.append((now, 429, 0, who))
+            self.log.append((now, 429, tokens, who))
             return web.json_response({"error": {"message": "slow down"}}, status=429,
                                      headers={"retry-after": f"{again:.3f}"})
         self.inside.append((now, tokens))

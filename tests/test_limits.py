@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import httpx
@@ -16,9 +16,10 @@ from aiohttp import web
 import callsheet
 from callsheet import Msg
 from callsheet.errors import LimiterUnavailable, RateLimited, SettingsError, UsageError
-from callsheet.resources import client, record, transport
+from callsheet.resources import client, context, record, transport
 from callsheet.resources.context import CallContext, call_context
 from callsheet.resources.limits import gate as gates
+from callsheet.resources.limits.reported import Reported, reported
 from callsheet.resources.record import CallRecord
 from callsheet.settings import Settings, use_settings
 from tests.agents.basic import Echo
@@ -54,11 +55,11 @@ class Caller:
         self.settings = Settings.load(endpoints={self.name: given}, **settings)
 
     async def __call__(self, tokens: int = 0, seconds: float = 0.0, timeout: float | None = None,
-                       **context: Any) -> httpx.Response:
+                       **given: Any) -> httpx.Response:
         body = {"model": "m", "messages": [{"role": "user", "content": "x" * max(0, 4 * tokens - 15)}],
                 "max_tokens": 0, "user": f"{tokens} {seconds}"}
         deadline = None if timeout is None else time.time() + timeout
-        with call_context(CallContext(call="c", deadline=deadline, **context)):
+        with call_context(CallContext(call="c", deadline=deadline, **given)):
             return await client(self.name, self.settings).post("chat/completions", json=body)
 
 
@@ -296,16 +297,16 @@ def test_priorities_go_first_and_tenants_take_turns(settings: Settle) -> None:
         async with provider() as (server, url):
             call = Caller(url, {**settings, "tenant_weights": {"big": 3}}, max_concurrency=1)
 
-            async def one(who: str, **context: Any) -> None:
-                await call(**context)
+            async def one(who: str, **given: Any) -> None:
+                await call(**given)
                 order.append(who)
 
             hanging = asyncio.create_task(call(seconds=60))
             await until(lambda: server.under_way)
             waiting = []
-            for who, context in [*[("small", {"tenant": "small"})] * 6, *[("big", {"tenant": "big"})] * 6,
+            for who, given in [*[("small", {"tenant": "small"})] * 6, *[("big", {"tenant": "big"})] * 6,
                                  *[("last", {"priority": 9})] * 2, *[("first", {"priority": 0})] * 2]:
-                waiting.append(asyncio.create_task(one(who, **context)))
+                waiting.append(asyncio.create_task(one(who, **given)))
                 await asyncio.sleep(0.02)
             hanging.cancel()
             await asyncio.wait_for(asyncio.gather(*waiting), 10)
@@ -362,6 +363,48 @@ def test_limits_that_make_no_sense_are_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("CALLSHEET_TENANT_WEIGHTS", '{"acme": 2}')
     loaded = Settings.load()
     assert loaded.endpoints["openai"].rpm == 500 and loaded.tenant_weights == {"acme": 2}
+
+
+def test_a_permit_that_grew_old_on_its_way_is_exchanged_for_a_fresh_one(
+        settings: Settle, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        """A pool whose slots are all taken when the turn comes."""
+
+        async def __aenter__(self) -> None:
+            pass
+
+        async def __aexit__(self, *exc: object) -> None:
+            await asyncio.sleep(0.6)
+
+    monkeypatch.setattr(context, "_parking", [Slow])
+
+    async def main() -> None:
+        async with provider() as (server, url):
+            call = Caller(url, settings, rpm=120, burst=0.001)
+            await asyncio.gather(*(call() for _ in range(6)))
+            sent = sorted(at for at, *_ in server.log)
+            assert min(later - at for at, later in pairwise(sent)) >= 0.3  # two a second, though all came back late
+
+    run(main())
+
+
+def test_headers_of_every_kind_are_understood() -> None:
+    def read(**headers: str) -> Any:
+        return reported(httpx.Headers({name.replace("_", "-"): value for name, value in headers.items()}))
+
+    openai = {"x_ratelimit_limit_requests": "500", "x_ratelimit_remaining_requests": "499",
+              "x_ratelimit_limit_tokens": "30000", "x_ratelimit_remaining_tokens": "29000"}
+    for text, seconds in (("120ms", 0.12), ("1s", 1), ("6m0s", 360), ("1h2m3.5s", 3723.5), ("17", 17), ("x", None)):
+        requests, tokens = read(**openai, x_ratelimit_reset_requests=text, x_ratelimit_reset_tokens="2s")
+        assert requests == Reported(500, 499, seconds) and tokens == Reported(30000, 29000, 2.0)
+        assert requests.per_minute == (seconds is None or seconds < 66)
+    requests, tokens = read(anthropic_ratelimit_requests_limit="50", anthropic_ratelimit_requests_remaining="49",
+                            anthropic_ratelimit_requests_reset="2026-01-27T12:00:30Z",
+                            date="Tue, 27 Jan 2026 12:00:10 GMT")
+    assert requests == Reported(50, 49, 20.0) and tokens is None
+    assert read() == (None, None)
+    assert read(x_ratelimit_limit_requests="many", x_ratelimit_remaining_requests="1") == (None, None)
+    assert read(x_ratelimit_limit_requests="0", x_ratelimit_remaining_requests="0") == (None, None)
 
 
 # With Redis only

@@ -66,7 +66,7 @@ class Callers:
         self.processes = []
         for number in range(count):
             full = {"endpoint": given, "name": name, "redis": redis.url, "tokens": [0, 0], "took": 0.05,
-                    "who": f"{name}-{number}", **job}
+                    "who": f"{name}-{number}", "skew": 3600 * number, **job}  # clocks disagree by hours
             self.processes.append(subprocess.Popen([sys.executable, "-m", "tests.limits_caller", json.dumps(full)],
                                                    stdout=subprocess.PIPE, text=True))
         for process in self.processes:

@@ -173,6 +173,100 @@ def test_after_the_first_burst_calls_are_spread(bench: Make) -> None:
     assert max(count for second, count in by_second.items() if second) <= 22  # twice the even rate, at the seams
 
 
+def test_the_line_is_one_for_all_gates(bench: Make) -> None:
+    one = bench(calls=1)
+    holder, first, second = one.gate("holder"), one.gate("first"), one.gate("second")
+    assert ids(holder.say(Ask(id=1))) == [1]
+    first.say(Ask(id=1), Ask(id=2))
+    second.say(Ask(id=1))
+    first.say(Ask(id=3))
+    second.say(Ask(id=2, priority=1))
+    order: list[tuple[str, int]] = []
+    while len(order) < 5:
+        holder.held = first.held = second.held = 0
+        for gate in (holder, first, second):
+            order += [(gate.name, call) for call in ids(gate.say())]
+    assert order == [("second", 2), ("first", 1), ("first", 2), ("second", 1), ("first", 3)]
+
+
+def test_tenants_get_what_their_weights_say(bench: Make) -> None:
+    one = bench(calls=1)
+    gate = one.gate()
+    gate.say(Ask(id=0))
+    gate.say(*[Ask(id=100 + i, tenant="a") for i in range(40)], *[Ask(id=200 + i, tenant="b", weight=3)
+                                                                 for i in range(40)])
+    served = []
+    for _ in range(40):
+        gate.held = 0
+        served += ids(gate.say())
+    assert 9 <= sum(call < 200 for call in served) <= 11
+    # A tenant that comes later stands behind nobody's backlog.
+    gate.say(Ask(id=300, tenant="c"))
+    served = []
+    for _ in range(3):
+        gate.held = 0
+        served += ids(gate.say())
+    assert 300 in served
+
+
+def test_a_gate_that_fell_silent_is_passed_over_and_asks_again_when_it_is_back(bench: Make) -> None:
+    one = bench(calls=2)
+    holder, silent, other = one.gate("holder"), one.gate("silent"), one.gate("other")
+    holder.say(Ask(id=1), Ask(id=2))
+    silent.say(Ask(id=1))
+    other.say(Ask(id=1))
+    holder.held = 1
+    holder.say()
+    assert ids(other.say()) == []  # the place is the silent one's
+    for _ in range(4):
+        one.clock.now += 1
+        holder.say()
+        answer = other.say()
+    assert ids(answer) == [1]
+    assert silent.say().resync
+    silent.queued.clear()
+    other.held = 0
+    other.say()
+    assert ids(silent.say(Ask(id=1))) == [1]
+
+
+def test_calls_under_way_of_a_silent_gate_count_until_its_lease_is_over(bench: Make) -> None:
+    one = bench(calls=1)
+    gone, other = one.gate("gone"), one.gate("other")
+    gone.say(Ask(id=1))
+    for _ in range(14):
+        one.clock.now += 1
+        assert ids(other.say(*([] if other.queued else [Ask(id=1)]))) == []
+    one.clock.now += 2
+    assert ids(other.say()) == [1]
+    gone.say()  # it lives after all: what it holds counts again
+    other.held = 0
+    assert ids(other.say(Ask(id=2))) == []
+
+
+def test_a_pause_ends_at_an_even_pace_without_credit(bench: Make) -> None:
+    one = bench(requests=600, burst=0.5)
+    gate = one.gate()
+    gate.say(*[Ask(id=i) for i in range(20)], pause=30.0)
+    sent = []
+    start = one.clock.now
+    while len(sent) < 20:
+        answer = gate.say()
+        sent += [one.clock.now - start] * len(answer.grants)
+        one.clock.now += max(answer.turn or 0.0, 0.001)
+    assert sent[0] == pytest.approx(30, abs=0.01) and sent[-1] == pytest.approx(31.9, abs=0.05)
+
+
+def test_only_who_cannot_wait_is_refused_and_told_for_how_long(bench: Make) -> None:
+    one = bench(requests=60, burst=0.01)
+    gate = one.gate()
+    gate.say(*[Ask(id=i) for i in range(11)])  # one goes, ten wait
+    answer = gate.say(Ask(id=20, longest=5.0), Ask(id=21, longest=30.0), Ask(id=22))
+    [(call, limit, seconds)] = answer.refused
+    assert (call, limit) == (20, "rpm") and seconds == pytest.approx(11, abs=1.1)
+    assert [one[0] for one in answer.queued] == [21, 22]
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_window_ever_has_more_whatever_is_asked_when(bench: Make, data: st.DataObject) -> None:

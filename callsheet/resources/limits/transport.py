@@ -1,12 +1,15 @@
 """The transport that lets a request go when the endpoint's limits allow it."""
 
 import asyncio
+import logging
 import random
 import time
 
 import httpx
 
+from callsheet.errors import RateLimited
 from callsheet.resources.context import CallContext, current_call, parking
+from callsheet.resources.counters import count
 from callsheet.resources.estimate import Estimate, estimate
 from callsheet.resources.limits.gate import Gate
 from callsheet.resources.limits.gates import gate_of
@@ -16,6 +19,8 @@ from callsheet.resources.limits.ticket import Spent, Ticket, refusal
 from callsheet.resources.record import CallRecord, json_body, record_of, watch
 from callsheet.resources.verdict import asked_delay
 from callsheet.settings import Endpoint, Settings
+
+log = logging.getLogger(__name__)
 
 PAUSING = frozenset({429, 503, 529})
 """Statuses whose Retry-After holds for everybody."""
@@ -118,8 +123,10 @@ class Limiting(httpx.AsyncBaseTransport):
                     now = time.monotonic()
                     if gate.paused_until <= now and (not left or now - ticket.asked <= self._fresh):
                         return grant, tokens
-                except BaseException:
+                except BaseException as exc:
                     gate.call(gate.give_up, ticket)
+                    if isinstance(exc, RateLimited):
+                        count("limits_refused", self._name, exc.limit)
                     raise
                 gate.call(gate.give_up, ticket)
                 place = ticket.place
@@ -195,6 +202,9 @@ class Limiting(httpx.AsyncBaseTransport):
                 seconds = max([one.reset for one in (requests, tokens) if one and not one.left and one.reset and
                                one.per_minute], default=UNASKED)
             if seconds:
+                log.warning("endpoint_paused endpoint=%s status=%d seconds=%.1f", self._name, response.status_code,
+                            min(seconds, LONGEST))
+                count("limits_paused", self._name, str(response.status_code))
                 gate.paused(self._name, min(seconds, LONGEST))
                 gate.call(gate.pause, min(seconds, LONGEST))
         if requests is not None or tokens is not None:
