@@ -337,3 +337,27 @@ def test_a_users_task_that_ends_its_process_gets_one_second_chance_and_then_fail
 def test_compute_says_where_it_ran(fleet):
     reply = Compute("c").submit(HELLO).get(10)
     assert reply.content == "c:1"
+
+
+@pytest.mark.parametrize("reduce", [None, Tag("sum"), CpuTag("sum")], ids=["gathered", "by io", "by cpu"])
+@pytest.mark.parametrize("on_error", ["collect", "raise"])
+def test_a_wide_fanout_gives_what_it_gives_inline(fleet, reduce, on_error):
+    """Its labels and its reducing step are stored apart from the branches' messages."""
+    members = [Broken(f"b{i}") if i in (17, 90) else Tag(f"a{i}") for i in range(150)]
+    pipeline = FanoutPipeline(members, reduce=reduce, on_error=on_error)
+    assert outcome(lambda: pipeline.submit(HELLO).get(timeout=60)) == inline(pipeline, HELLO)
+
+
+def test_a_wide_fanout_of_cpu_agents_needs_no_io_worker(fleet):
+    pipeline = FanoutPipeline([CpuTag(f"c{i}") for i in range(60)])
+    assert outcome(lambda: pipeline.submit(HELLO).get(timeout=60)) == inline(pipeline, HELLO)
+
+
+def test_messages_of_a_fanout_do_not_grow_with_its_width(fleet):
+    """Each carries the step behind the fan-out."""
+    for reduce in (None, Tag("x" * 2000)):
+        FanoutPipeline([Tag(f"a{i}") for i in range(600)], reduce=reduce).options(queue="nobody").submit(HELLO)
+        sizes = [len(text) for text in fleet.redis.lrange("nobody", 0, -1)]
+        fleet.redis.delete("nobody")
+        assert len(sizes) == 600
+        assert max(sizes) < 8000

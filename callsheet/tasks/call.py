@@ -20,11 +20,11 @@ class Gathering:
     """What the step after a fan-out has to do with the branches' results.
 
     Attributes:
-        branches: the branches' labels, in order.
+        branches: the branches' labels, in order; on the wire perhaps a reference to them.
         on_error: "raise" or "collect".
     """
 
-    branches: tuple[str, ...]
+    branches: Any
     on_error: str
 
 
@@ -66,7 +66,7 @@ class AgentCall:
         if self.retries:
             data["retries"] = self.retries
         if self.gathering:
-            data["gather"] = [list(self.gathering.branches), self.gathering.on_error]
+            data["gather"] = [self.gathering.branches, self.gathering.on_error]
         context = {name: value for name in _HANDED_ON if (value := getattr(self.context, name)) not in (None, ())}
         if context:
             data["context"] = context
@@ -79,7 +79,7 @@ class AgentCall:
         return cls(agent=data["agent"], args=data.get("args", []), kwargs=data.get("kwargs", {}),
                    label=data["label"], job=data["job"], piped=data.get("piped", False),
                    retries=data.get("retries", 0),
-                   gathering=Gathering(branches=tuple(gather[0]), on_error=gather[1]) if gather else None,
+                   gathering=Gathering(branches=gather[0], on_error=gather[1]) if gather else None,
                    context=_context(context) if context else NO_CALL)
 
     def running(self, call_id: str | None, timeout: float | None, local: bool = False) -> CallContext:
@@ -127,23 +127,26 @@ def writer_for(settings: Settings) -> Writer:
 
 def make_call(agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, *, job: str,
               settings: Settings, writer: Writer, piped: bool = False,
-              gathering: Gathering | None = None, awaited: bool = False) -> tuple[AgentCall, dict[str, bytes]]:
+              gathering: Gathering | None = None, awaited: bool = False,
+              copies: int = 1) -> tuple[AgentCall, dict[str, bytes]]:
     """A call, and the large payloads to store before it is sent; `awaited`: its caller waits for it.
+
+    As many messages as `copies` carry it.
 
     Raises:
         CannotTravel: part of the agent or an argument cannot be sent.
         PayloadTooLarge: the agent or the arguments are over the limit.
     """
     label = agent.label
-    spec, blobs = payloads.pack(writer.write(agent, f"the agent {label}"), settings, f"The agent {label}")
+    spec, blobs = payloads.pack(writer.write(agent, f"the agent {label}"), settings, f"The agent {label}", copies)
     written = [writer.write(arg, f"argument {i + 1} of {label}") for i, arg in enumerate(args)]
     named = {key: writer.write(arg, f"argument {key!r} of {label}") for key, arg in kwargs.items()}
     packed, more = [], dict(blobs)
     for index, item in enumerate(written):
-        ref, blob = payloads.pack(item, settings, f"Argument {index + 1} of {label}")
+        ref, blob = payloads.pack(item, settings, f"Argument {index + 1} of {label}", copies)
         packed.append(ref)
         more |= blob
-    kept, blob = payloads.pack(named, settings, f"The keyword arguments of {label}")
+    kept, blob = payloads.pack(named, settings, f"The keyword arguments of {label}", copies)
     call = AgentCall(agent=spec, args=packed, kwargs=kept, label=label, job=job, piped=piped, retries=options.retries,
                      gathering=gathering, context=child_context(options.tenant, options.priority, awaited))
     return call, more | blob

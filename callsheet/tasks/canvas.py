@@ -116,9 +116,11 @@ class Canvas:
         assert isinstance(target, FanoutPipeline)
         return self._fanout(target, kwargs)
 
-    def _reply(self, agent: AgentBase, kwargs: dict[str, Any], gathering: Gathering | None = None) -> Signature:
+    def _reply(self, agent: AgentBase, kwargs: dict[str, Any], gathering: Gathering | None = None,
+               copies: int = 1) -> Signature:
         call, blobs = make_call(agent, (), kwargs, self.options, job=self.stream, settings=self.settings,
-                                writer=self._writer, piped=True, gathering=gathering, awaited=self._awaited)
+                                writer=self._writer, piped=True, gathering=gathering, awaited=self._awaited,
+                                copies=copies)
         self.blobs |= blobs
         return self._signature("callsheet.reply", (call.to_wire(),), self._queue(agent), timed=True)
 
@@ -131,10 +133,15 @@ class Canvas:
         queue = _last(branches[0][-1]).options["queue"]
         if not target.enable_gather:
             return self._one_by_one(target, branches, queue)
-        gathering = Gathering(branches=target.branches(), on_error=target.on_error)
+        # Celery puts the body into the message of each branch.
+        labels, blobs = payloads.pack(list(target.branches()), self.settings, f"The labels of {target.label}",
+                                      copies=len(branches))
+        self.blobs |= blobs
         if isinstance(target.reduce, AgentBase):
-            return [chord(list(map(_chained, branches)), self._reply(target.reduce, {}, gathering), app=self.app)]
-        body = self._signature("callsheet.gather", (list(gathering.branches), gathering.on_error), queue)
+            gathering = Gathering(branches=labels, on_error=target.on_error)
+            body = self._reply(target.reduce, {}, gathering, copies=len(branches))
+            return [chord(list(map(_chained, branches)), body, app=self.app)]
+        body = self._signature("callsheet.gather", (labels, target.on_error), queue)
         rest = self._steps(target.reduce, {}) if target.reduce else []
         return [chord(list(map(_chained, branches)), body, app=self.app), *rest]
 

@@ -6,7 +6,10 @@ from celery import Celery
 
 from callsheet.errors import AgentFailed, BranchFailed
 from callsheet.messages import Msg
+from callsheet.settings import get_settings
+from callsheet.tasks import payloads
 from callsheet.tasks.call import Gathering
+from callsheet.tasks.loop import on_process_loop
 from callsheet.tasks.results import failure
 
 
@@ -17,9 +20,11 @@ def register_gathering(app: Celery) -> None:
     """
 
     @app.task(name="callsheet.gather", shared=False)
-    async def gather(results: list[Any], branches: list[str], on_error: str) -> Any:
+    async def gather(results: list[Any], branches: Any, on_error: str) -> Any:
         """The results of a fan-out's branches, in their order."""
-        return gathered(results, Gathering(branches=tuple(branches), on_error=on_error), app.backend)
+        if isinstance(branches, dict):  # a cpu worker runs this on a loop of its own
+            branches = await on_process_loop(payloads.load_async(branches, get_settings()))
+        return gathered(results, Gathering(branches=branches, on_error=on_error), app.backend)
 
     @app.task(name="callsheet.carry", shared=False)
     async def carry(value: Any) -> Any:
@@ -61,15 +66,18 @@ def gathered(results: list[Any], gathering: Gathering, backend: Any) -> list[Any
     Raises:
         BranchFailed: with on_error="raise", for the first branch that failed.
     """
-    out = []
-    for branch, result in zip(gathering.branches, results, strict=True):
-        if isinstance(result, dict) and "$error" in result:
-            error = _branch_error(result["$error"], branch, backend)
-            if gathering.on_error == "raise":
-                raise error
-            out.append(error_message(error, branch))
-        else:
-            out.append(result)
+    failed = [(place, result["$error"]) for place, result in enumerate(results)
+              if isinstance(result, dict) and "$error" in result]
+    if gathering.on_error == "raise":
+        failed = failed[:1]
+    out = list(results)
+    traces = _tracebacks([record.get("task_id") or "" for _, record in failed], backend)
+    for (place, record), trace in zip(failed, traces, strict=True):
+        branch = gathering.branches[place]
+        error = _branch_error(record, branch, trace)
+        if gathering.on_error == "raise":
+            raise error
+        out[place] = error_message(error, branch)
     return out
 
 
@@ -81,11 +89,16 @@ def error_message(error: AgentFailed, branch: str) -> dict[str, Any]:
     return {"$msg": Msg(name, f"Error: {error.message}", "assistant", metadata=metadata).to_dict()}
 
 
-def _branch_error(record: dict[str, Any], branch: str, backend: Any) -> BranchFailed:
+def _tracebacks(task_ids: list[str], backend: Any) -> list[str]:
+    """Of failed calls; "" where none is known."""
+    if backend is None or not task_ids:
+        return [""] * len(task_ids)
+    texts = backend.mget([backend.get_key_for_task(task_id or "-") for task_id in task_ids])
+    return [(backend.decode(text).get("traceback") or "") if text else "" for text in texts]
+
+
+def _branch_error(record: dict[str, Any], branch: str, trace: str) -> BranchFailed:
     task_id = record.get("task_id") or ""
-    trace = ""
-    if backend is not None and task_id:
-        trace = backend.get_task_meta(task_id, cache=False).get("traceback") or ""
     error = failure({"status": record.get("state", "FAILURE"), "result": record, "traceback": trace},
                     label=branch.partition(", ")[2] or branch, job_id=task_id)
     message = f"{branch} failed: {error.args[0] if error.args else error}"

@@ -12,27 +12,30 @@ from callsheet.settings.keys import Keys
 REF = "$payload"
 _stored: set[tuple[str, str]] = set()  # (address, digest) of what this process has stored
 _MOST_REMEMBERED = 4096
+_LEAST = 1024  # bytes; what is smaller stays in its message, whatever number of messages that is
 
 
-def pack(data: Any, settings: Settings, what: str) -> tuple[Any, dict[str, bytes]]:
+def pack(data: Any, settings: Settings, what: str, copies: int = 1) -> tuple[Any, dict[str, bytes]]:
     """`data` as it goes into a message, and what has to be stored before the message is sent.
 
     Args:
         data: JSON data.
         settings: with the limits, in bytes of JSON text.
         what: what it is, for the error.
+        copies: messages that carry it, as each of a chord's header carries the chord's body.
 
     Raises:
         PayloadTooLarge: names the size and the limit.
     """
-    if _surely_small(data, min(settings.payload_inline_max, settings.payload_max)):
+    inline_max = min(settings.payload_inline_max, max(_LEAST, settings.payload_inline_max // copies))
+    if _surely_small(data, min(inline_max, settings.payload_max)):
         return data, {}
     text = json.dumps(data, separators=(",", ":")).encode()
     if len(text) > settings.payload_max:
         raise PayloadTooLarge(
             f"{what} is {len(text):,} bytes as JSON; the limit is {settings.payload_max:,}. Send a reference (a path, "
             "an address) in its place, split it, or raise CALLSHEET_PAYLOAD_MAX for callers and workers.")
-    if len(text) <= settings.payload_inline_max:
+    if len(text) <= inline_max:
         return data, {}
     digest = hashlib.sha256(text).hexdigest()
     return {REF: digest, "size": len(text)}, {digest: text}

@@ -25,7 +25,7 @@ from callsheet.settings import Settings, get_settings
 from callsheet.tasks import payloads
 from callsheet.tasks.base import Task
 from callsheet.tasks.bridge import drive, in_strand, unseated
-from callsheet.tasks.call import AgentCall
+from callsheet.tasks.call import AgentCall, Gathering
 from callsheet.tasks.events import EventWriter, current_stream
 from callsheet.tasks.gather import gathered, piped_input
 from callsheet.tasks.interrupts import Running, interruptible
@@ -123,15 +123,15 @@ def retry_pause(retries: int, settings: Settings, error: BaseException | None = 
 
 
 def _parts(call: AgentCall, value: Any) -> list[Any]:
-    return [call.agent, call.args, call.kwargs, value]
+    return [call.agent, call.args, call.kwargs, value, call.gathering.branches if call.gathering else None]
 
 
 def _prepared(call: AgentCall, parts: list[Any], settings: Settings, backend: Any
               ) -> tuple[AgentBase, tuple[Any, ...], dict[str, Any]]:
-    agent, args, kwargs, value = parts
+    agent, args, kwargs, value, branches = parts
     full = AgentCall(agent=agent, args=args, kwargs=kwargs, label=call.label, job=call.job, piped=call.piped)
     if call.gathering is not None:
-        value = gathered(value, call.gathering, backend)
+        value = gathered(value, Gathering(branches=branches, on_error=call.gathering.on_error), backend)
     return full.build(piped_input(value), settings)
 
 
