@@ -192,6 +192,7 @@ def test_claude_thinks_where_it_cannot_be_made_to_call_a_tool() -> None:
     (says('{"error": {"message": "overloaded", "code": 503}}'), 503, True, ["overloaded"]),
     (says("[1, 2]"), 200, False, []),
     (says("{}"), 200, False, []),
+    (says("", 307, Location="https://u:p@new.example/v1?t=1"), 307, False, ["redirects to https://new.example/v1"]),
     (says('{"content": 7, "candidates": 7}'), 200, None, []),
     (says(""), 200, None, []),
 ])
@@ -334,6 +335,19 @@ def test_calls_share_the_endpoints_connections_on_every_loop(cls: Any) -> None:
         for number in (1, 2):
             asyncio.run(main())
             assert server.connections == number
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_cookies_are_not_kept(cls: Any) -> None:
+    async def main() -> None:
+        for _ in range(2):
+            await responses(cls("m", stream=False))
+
+    with StubModelServer() as server:
+        server.plan(Reply(text="ok", headers={"Set-Cookie": "agent=alice; Path=/"}))
+        with use_settings(Settings.load(endpoints={name_of(cls): {"base_url": server.url, "api_key": "k"}})):
+            asyncio.run(main())
+    assert "cookie" not in server.calls[1].headers
 
 
 @pytest.mark.parametrize("cls", BOTH)

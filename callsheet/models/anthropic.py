@@ -17,7 +17,7 @@ from callsheet.models.base import ChatResponse, ChatUsage
 from callsheet.models.exchange import fitting
 from callsheet.models.remote import Messages, check_messages, one_of
 from callsheet.models.schema import as_tool
-from callsheet.models.sdk import HEADER, SdkCall, SdkChatModel, unusable
+from callsheet.models.sdk import HEADER, SdkCall, SdkChatModel, no_cookies, unusable
 from callsheet.settings import Endpoint
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class AnthropicChatModel(SdkChatModel):
         return sdk.AsyncAnthropic(
             api_key=key or "none", base_url=endpoint.base_url.removesuffix("/v1"), max_retries=0,
             default_headers=headers,
-            http_client=httpx2.AsyncClient(transport=Httpx2Transport(through), trust_env=False))
+            http_client=httpx2.AsyncClient(transport=Httpx2Transport(through), trust_env=False, cookies=no_cookies()))
 
     async def _send(self, call: SdkCall) -> Any:
         return await call.client.messages.create(**call.arguments)

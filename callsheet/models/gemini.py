@@ -17,7 +17,7 @@ from callsheet.errors import UsageError
 from callsheet.models.base import ChatResponse, ChatUsage
 from callsheet.models.exchange import fitting
 from callsheet.models.remote import Messages, check_messages, one_of
-from callsheet.models.sdk import HEADER, SdkCall, SdkChatModel, unusable
+from callsheet.models.sdk import HEADER, SdkCall, SdkChatModel, no_cookies, unusable
 from callsheet.models.structured import Misfit, problems_of
 from callsheet.settings import Endpoint
 
@@ -127,9 +127,10 @@ class GeminiChatModel(SdkChatModel):
         never = httpx.Client(transport=httpx.BaseTransport())
         base, _, version = endpoint.base_url.rpartition("/")
         versioned = re.fullmatch(r"v\d+(alpha|beta)?\d*", version) is not None  # the SDK's own version if not
+        shared = httpx.AsyncClient(transport=through, trust_env=False, cookies=no_cookies())
         where = {"base_url": base, "api_version": version} if versioned else {"base_url": endpoint.base_url}
         options = {**where, "headers": dict(endpoint.headers),
-                   "httpx_client": never, "httpx_async_client": httpx.AsyncClient(transport=through, trust_env=False)}
+                   "httpx_client": never, "httpx_async_client": shared}
         return sdk.Client(api_key=key or "none", vertexai=False, http_options=options)
 
     async def _send(self, call: SdkCall) -> Any:

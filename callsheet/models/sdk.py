@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, ClassVar
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -192,6 +193,11 @@ class SdkChatModel(RemoteChatModel):
     @abstractmethod
     def _call(self, messages: Messages, options: Any) -> SdkCall:
         """The call of these messages."""
+
+
+def no_cookies() -> CookieJar:
+    """A jar that takes none: it would carry one agent's cookies into another's calls."""
+    return CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
 
 
 class _Watching(httpx.AsyncBaseTransport):
