@@ -86,7 +86,7 @@ class Usage:
 
     def start(self) -> "Usage":
         self._thread.start()
-        self._cpu, self._ours, self._busy = _cpu(self._process), _cpu(psutil.Process()), _busy()
+        self._cpu, self._ours, self._busy = _cpu(self._process), _cpu(psutil.Process()), busy()
         self._began = time.monotonic()
         return self
 
@@ -94,7 +94,7 @@ class Usage:
         self.seconds = time.monotonic() - self._began
         self.cpu = _cpu(self._process) - self._cpu
         # The machine's other work, in cores: it slows down what is measured.
-        others = (_busy() - self._busy) - (_cpu(psutil.Process()) - self._ours)
+        others = (busy() - self._busy) - (_cpu(psutil.Process()) - self._ours)
         self.others = max(others / self.seconds, 0.0)
         self._done.set()
         self._thread.join()
@@ -126,7 +126,8 @@ def _cpu(process: psutil.Process) -> float:
     return total
 
 
-def _busy() -> float:
+def busy() -> float:
+    """CPU seconds that the machine has worked since it started."""
     times = psutil.cpu_times()
     return float(times.user + times.nice + times.system + times.irq + times.softirq)
 
