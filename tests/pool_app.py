@@ -25,7 +25,7 @@ app.conf.update(
     worker_prefetch_multiplier=int(os.environ.get("PREFETCH", "1")),
     task_default_queue=os.environ.get("POOL_QUEUE", "pool"),
     worker_enable_prefetch_count_reduction=False,
-    worker_cancel_long_running_tasks_on_connection_loss=False,
+    worker_cancel_long_running_tasks_on_connection_loss="CANCEL_ON_LOSS" in os.environ,
     task_acks_late=True,
     broker_connection_retry_on_startup=True,
     worker_soft_shutdown_timeout=float(os.environ.get("SOFT_SHUTDOWN", "0")),
@@ -237,6 +237,20 @@ async def hold(key, gate):
     finally:
         store.decr(f"{key}:now")
         note(f"{key}:finally")
+    return "held"
+
+
+@app.task
+async def hold_and_clean_up(key, gate, until):
+    """Broken off, it takes until the key `until` is set to end."""
+    note(f"{key}:in")
+    try:
+        await opened(gate)
+    except asyncio.CancelledError:
+        note(f"{key}:cancelled")
+        await opened(until)
+        raise
+    note(f"{key}:out")
     return "held"
 
 

@@ -106,17 +106,41 @@ def test_warm_shutdown_hands_back_calls_that_only_wait(redis_server):
         assert waiting(pool) == 1
 
 
+def cut(server):
+    server.client().client_kill_filter(_type="normal", skipme=True)
+    server.client().client_kill_filter(_type="pubsub", skipme=True)
+
+
+def send_as_twin(pool, server, task, *args):
+    with a.app.connection_for_write(server.url) as connection:
+        pool.send(task, *args, connection=connection, task_id="twin")
+
+
 def test_lost_connection_does_not_run_a_call_twice_at_once(own_redis):
     key, gate = unique(), unique("gate")
     with pool_worker(own_redis, "-c", "4") as pool:
-        with a.app.connection_for_write(own_redis.url) as connection:
-            pool.send(a.hold, key, gate, connection=connection, task_id="twin")
+        send_as_twin(pool, own_redis, a.hold, key, gate)
         pool.wait_notes(f"{key}:in")
-        own_redis.client().client_kill_filter(_type="normal", skipme=True)
-        own_redis.client().client_kill_filter(_type="pubsub", skipme=True)
+        cut(own_redis)
         pool.process.wait_log("was delivered again while it runs")
         pool.open(gate)
         pool.wait_notes(f"{key}:out")
         wait_for(lambda: pool.unacked() == 0 and waiting(pool) == 0, what="the second delivery acknowledged")
         assert (pool.notes(f"{key}:in"), int(pool.redis.get(f"{key}:most"))) == (1, 1)
         assert b"SUCCESS" in pool.redis.get("celery-task-meta-twin").encode()
+
+
+def test_celerys_setting_cancels_what_runs_when_the_connection_is_lost_and_runs_it_again(own_redis):
+    key, gate, until = unique(), unique("gate"), unique("until")
+    with pool_worker(own_redis, "-c", "4", CANCEL_ON_LOSS="1", CANCEL_GRACE="60") as pool:
+        send_as_twin(pool, own_redis, a.hold_and_clean_up, key, gate, until)
+        pool.wait_notes(f"{key}:in")
+        cut(own_redis)
+        pool.wait_notes(f"{key}:cancelled")
+        pool.process.wait_log("was delivered again while it runs")
+        pool.open(gate)
+        assert pool.notes(f"{key}:in") == 1  # not while the first cleans up
+        pool.open(until)
+        pool.wait_notes(f"{key}:out")
+        wait_for(lambda: pool.unacked() == 0 and waiting(pool) == 0, what="an acknowledgement")
+        assert pool.notes(f"{key}:in") == 2

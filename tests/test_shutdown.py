@@ -5,7 +5,10 @@ import time
 
 import pytest
 
+from callsheet.settings import use_settings
 from tests import pool_app as a
+from tests.agents.interrupted import Talker
+from tests.fleet import client_settings
 from tests.pool_workers import get, pool_worker, unique
 from tests.services import wait_for, worker
 
@@ -227,3 +230,18 @@ def test_shutdown_by_command_gives_back_what_has_not_begun(redis_server):
         assert ended(pool) == 0
         assert [result.state for result in results] == ["SUCCESS", "PENDING", "PENDING"]
         assert waiting(pool) == 5
+
+
+def test_the_io_worker_takes_its_time_from_the_settings(own_redis):
+    gate, env = unique("gate"), {"CALLSHEET_MODULES": "tests.agents", "CALLSHEET_SOFT_SHUTDOWN": "600"}
+    with use_settings(client_settings(own_redis)), \
+            worker("callsheet.workers.io", own_redis.url, "-c", "2", env=env) as io:
+        agent = Talker("t", gate, unique())
+        job = agent.submit()
+        wait_for(lambda: own_redis.client().llen(agent.notes), what="the reply to begin")
+        io.send_signal(QUIT)
+        io.wait_log("terminating in 600.0 seconds")
+        own_redis.client().set(gate, 1)
+        io.process.wait(15)
+        assert job.get(1).content == "all of it"
+        assert own_redis.client().hlen("unacked") == 0

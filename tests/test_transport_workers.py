@@ -164,6 +164,24 @@ def test_a_suspended_worker_does_no_harm(fleet_on):
         assert len(fleet_on.notes("k")) == 12
 
 
+def test_a_worker_that_takes_its_own_running_call_again_does_not_run_it_again(fleet_on):
+    """Its lease ran out while the worker was suspended; it is on its way out when the call ends."""
+    with fleet_on.worker(lease=1) as sleeper:
+        fleet_on.send("tests.pool_app.hold", "k", "gate")
+        fleet_on.wait_notes("k:in")
+        sleeper.send_signal(signal.SIGSTOP)
+        with fleet_on.worker("-Q", "none", lease=1):
+            wait_for(lambda: fleet_on.redis.llen(QUEUE) == 1, what="the message to be back")
+        sleeper.send_signal(signal.SIGCONT)
+        sleeper.wait_log("was delivered again while it runs")
+        sleeper.send_signal(signal.SIGTERM)
+        wait_for(lambda: not fleet_on.app.control.ping(timeout=0.3), what="its consumer's end")
+        fleet_on.redis.set("gate", 1)
+        sleeper.process.wait(20)
+        fleet_on.wait_idle()
+        assert (fleet_on.notes("k:in"), fleet_on.notes("k:out")) == (["x"], ["x"])
+
+
 def test_connections_killed_under_load(fleet_on, tmp_path):
     """Twenty times all connections of a loaded worker are cut."""
     ran, rounds, each = tmp_path / "ran", 20, 200

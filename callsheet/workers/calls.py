@@ -185,7 +185,7 @@ class Call:
         if self.fate is Fate.TIMED_OUT:
             task = getattr(self.request, "task", None)
             return task is None or not task.acks_late or bool(task.acks_on_timeout)
-        return self.fate is None
+        return self.fate is None or (self.fate is Fate.DROPPED and self.value is not None)
 
     def report(self) -> None:
         """Tell Celery what came of the call."""

@@ -225,7 +225,7 @@ class AsyncioPool(BasePool):
                 twin.done = True
                 twin.pid = next(self._pids)
                 twin.report_as(call)
-            elif call.fate is not Fate.DROPPED and self._state == self.RUN:
+            elif self._state == self.RUN and not self.cold:
                 self._submit(twin, twin.args[2])  # the first was broken off: the message has yet to be worked off
 
     def end(self, call: Call, fate: Fate, signum: int = 0) -> bool:
@@ -261,11 +261,12 @@ class AsyncioPool(BasePool):
         return True
 
     def flush(self) -> None:
-        """After a lost connection: drop what has not started; the broker delivers it again."""
+        """After a lost connection, or as the worker ends: drop what has not started; it is delivered again."""
         with self.slots.lock:
             self.drop_line()
-            for call in self._calls.values():
-                call.twins.clear()
+            if self._state == self.RUN:  # else these messages are under delivery still, and end with the first ones
+                for call in self._calls.values():
+                    call.twins.clear()
 
     def drop_line(self) -> list[Call]:
         """Forget the calls that wait for a slot; their messages stay unacknowledged."""
