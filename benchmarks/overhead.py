@@ -1,5 +1,5 @@
 """What record, usage, retries, breaker and limits add to an outbound call: CPU beside the bare pooled transport, in the
-same process and run, and commands to Redis."""
+same process and run, and trips to Redis."""
 
 import asyncio
 import json
@@ -50,11 +50,14 @@ def limited(settings: Settings) -> httpx.AsyncBaseTransport:
     return build(LIMITED, settings.endpoints[LIMITED], settings)
 
 
-CONTENDERS: dict[str, Make] = {
-    "pooled transport": bare,
-    "with record and usage": recorded,
-    "with retries and breaker too": guarded,
-    "with limits (Redis) too": limited,
+#: What sends a request, and how many are under way at once.
+CONTENDERS: dict[str, tuple[Make, int]] = {
+    "pooled transport": (bare, AT_ONCE),
+    "with record and usage": (recorded, AT_ONCE),
+    "with retries and breaker too": (guarded, AT_ONCE),
+    "with limits (Redis) too": (limited, AT_ONCE),
+    "pooled transport, one by one": (bare, 1),
+    "all layers, one by one": (limited, 1),
 }
 
 
@@ -71,13 +74,13 @@ def served() -> Iterator[str]:
 
 
 def commands(redis: Any) -> int:
-    """Commands from outside, those inside scripts left out."""
+    """Scripts and notices that came from outside: the layers' trips."""
     stats = redis.info("commandstats")
     return sum(int(stats.get(f"cmdstat_{name}", {}).get("calls", 0)) for name in ("eval", "evalsha", "fcall", "publish",
                                                                                  "subscribe", "ping"))
 
 
-async def calls(transport: httpx.AsyncBaseTransport, url: str, count: int) -> None:
+async def calls(transport: httpx.AsyncBaseTransport, url: str, count: int, at_once: int) -> None:
     left = iter(range(count))
 
     async def caller(http: httpx.AsyncClient) -> None:
@@ -88,18 +91,26 @@ async def calls(transport: httpx.AsyncBaseTransport, url: str, count: int) -> No
                 assert response.status_code == 200
 
     async with httpx.AsyncClient(transport=transport, base_url=url) as http:
-        await asyncio.gather(*(caller(http) for _ in range(AT_ONCE)))
+        await asyncio.gather(*(caller(http) for _ in range(at_once)))
     await books.settled()
 
 
-async def measure(row: Row, make: Make, settings: Settings, url: str, redis: Any) -> None:
-    adopt(asyncio.get_running_loop())  # as an io worker's
-    await calls(make(settings), url, 200)  # connections and clients are open
+async def measure(row: Row, make: Make, at_once: int, settings: Settings, url: str, redis: Any) -> None:
+    count = CALLS if at_once > 1 else CALLS // 5
+    await calls(make(settings), url, 200, at_once)  # connections and clients are open
     before, began, cpu = commands(redis), time.perf_counter(), time.process_time()
-    await calls(make(settings), url, CALLS)
+    await calls(make(settings), url, count, at_once)
     cpu, seconds = time.process_time() - cpu, time.perf_counter() - began
-    row.add(cpu_ms_a_call=cpu / CALLS * 1000, ms_a_call=seconds / CALLS * 1000,
-            redis_commands_a_call=(commands(redis) - before) / CALLS)
+    row.add(cpu_ms_a_call=cpu / count * 1000, ms_a_call=seconds / count * 1000,
+            redis_trips_a_call=(commands(redis) - before) / count)
+
+
+async def rounds(repeat: int, rows: dict[str, Row], settings: Settings, url: str, redis: Any) -> None:
+    adopt(asyncio.get_running_loop())  # as an io worker's
+    for _ in range(repeat):
+        for name, (make, at_once) in CONTENDERS.items():
+            await measure(rows[name], make, at_once, settings, url, redis)
+    adopt(None)
 
 
 def run(stage: Stage) -> Report:
@@ -109,12 +120,10 @@ def run(stage: Stage) -> Report:
         settings = Settings.load(redis_url=stage.redis.url, prices={"m": {"input": 1, "output": 2}}, endpoints={
             PLAIN: {"base_url": url}, LIMITED: {"base_url": url, **LIMITS}})
         with use_settings(settings):
-            for _ in range(stage.repeat):
-                for name, make in CONTENDERS.items():
-                    uvloop.run(measure(rows[name], make, settings, url, redis))
+            uvloop.run(rounds(stage.repeat, rows, settings, url, redis))
     least = {name: min(row.values["cpu_ms_a_call"]) for name, row in rows.items()}
     added = least["with limits (Redis) too"] - least["pooled transport"]
     for name, row in rows.items():
-        row.add(added_ms=least[name] - least["pooled transport"])
+        row.add(added_ms=least[name] - least["pooled transport" + (", one by one" if "one by one" in name else "")])
     return Report("overhead", __doc__ or "", list(rows.values()), [
         at_most("less than 0.3 ms of CPU a call, all layers together", added, 0.3)])
