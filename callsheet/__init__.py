@@ -1,7 +1,7 @@
 """Multi-agent LLM applications on Celery."""
 
 from callsheet import errors
-from callsheet.agents import AgentBase, CallOptions
+from callsheet.agents import AgentBase, CallOptions, ReActAgent
 from callsheet.errors import AgentFailed, AgentTimeout, BranchFailed, CallsheetError, JobCancelled, ResultTimeout
 from callsheet.messages import (
     AudioBlock,
@@ -51,6 +51,7 @@ __all__ = [
     "JobCancelled",
     "JobUsage",
     "Msg",
+    "ReActAgent",
     "ResultTimeout",
     "SequentialPipeline",
     "Settings",

@@ -13,7 +13,7 @@ from callsheet import errors
 NAMES = [
     "AgentBase", "AgentFailed", "AgentTimeout", "AudioBlock", "Base64Source", "BranchFailed", "CallOptions",
     "CallsheetError", "Event", "FanoutPipeline", "ImageBlock", "Job", "JobCancelled", "JobUsage", "Msg",
-    "ResultTimeout", "SequentialPipeline", "Settings", "TextBlock", "ThinkingBlock", "ToolResponse",
+    "ReActAgent", "ResultTimeout", "SequentialPipeline", "Settings", "TextBlock", "ThinkingBlock", "ToolResponse",
     "ToolResultBlock", "ToolUseBlock", "Toolkit", "URLSource", "Usage", "VideoBlock", "errors", "fanout_pipeline",
     "get_settings", "inline", "map", "sequential_pipeline", "stream_printing_messages", "usage",
 ]

@@ -2,5 +2,6 @@
 
 from callsheet.agents.base import AgentBase, BoundCall
 from callsheet.agents.options import CallOptions
+from callsheet.agents.react import ReActAgent
 
-__all__ = ["AgentBase", "BoundCall", "CallOptions"]
+__all__ = ["AgentBase", "BoundCall", "CallOptions", "ReActAgent"]

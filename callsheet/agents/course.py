@@ -1,0 +1,138 @@
+"""The course of one reply of a ReAct agent: what its model said last, and the results of its tool calls, in order."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine
+from contextvars import ContextVar
+from copy import deepcopy
+from typing import Any
+
+from pydantic import BaseModel
+
+from callsheet.memory import MemoryBase
+from callsheet.messages import Msg, ToolUseBlock
+from callsheet.tools import Toolkit
+
+
+class Course:
+    """What one reply knows while it goes on; two replies of one agent object have one each.
+
+    Whatever ends a round, `settle` leaves a history that every provider takes: a result for each tool call, after
+    the message that made it.
+
+    Args:
+        owner: the agent.
+        memory: the agent's.
+        form: of the data that the reply needs, if any.
+        finish: has the tool that takes these data.
+
+    Attributes:
+        data: those that the model gave, once they fit.
+        hints: for the model's next answer only; never remembered.
+    """
+
+    def __init__(self, owner: object, memory: MemoryBase, form: type[BaseModel] | None = None,
+                 finish: Toolkit | None = None) -> None:
+        self.owner = owner
+        self.form = form
+        self.finish = finish
+        self.data: dict[str, Any] | None = None
+        self.hints: list[Msg] = []
+        self._memory = memory
+        self._adding = asyncio.Lock()
+        self.begin()
+
+    def begin(self) -> None:
+        """A new round: the model has said nothing yet."""
+        self._said: Msg | None = None
+        self.calls: list[ToolUseBlock] = []
+        self._results: dict[int, Msg] = {}
+        self._kept = 0  # results in the memory: so many, from the first call on
+
+    async def said(self, msg: Msg) -> None:
+        """Remember what the model said, in place of what this round remembered before, which hooks have changed."""
+        if self._said == msg:
+            return
+        if self._said is not None:
+            await self._memory.delete([self._said.id])
+        self._said = deepcopy(msg)  # before it is remembered: whatever happens then, the calls are answered
+        self.calls = msg.get_content_blocks("tool_use")
+        await self._memory.add(msg)
+
+    async def result(self, position: int, msg: Msg) -> None:
+        """Remember a call's result, once those of the calls before it are there.
+
+        Args:
+            position: of the call among this round's, from 0.
+            msg: with the result.
+        """
+        async with self._adding:
+            self._results[position] = msg
+            while self._kept in self._results:
+                await self._memory.add(self._results[self._kept])
+                self._kept += 1
+
+    async def settle(self, text: str) -> list[Msg]:
+        """Answer the calls that have no result.
+
+        Args:
+            text: in place of a result.
+
+        Returns:
+            The messages that were made for that.
+        """
+        if self._said is None or self._kept == len(self.calls):
+            return []
+        others = await self._results_of_others(self._said.id)
+        made: list[Msg] = []
+        for position in range(self._kept, len(self.calls)):
+            call = self.calls[position]
+            if position not in self._results:
+                if others is None or others[call["id"]] > 0:
+                    if others is not None:
+                        others[call["id"]] -= 1
+                    continue
+                self._results[position] = result_msg(call, text)
+                made.append(self._results[position])
+            await self._memory.add(self._results[position])
+        self._kept = len(self.calls)
+        return made
+
+    async def _results_of_others(self, said: str) -> Counter[str] | None:
+        """Results that a subclass's `_acting` remembered itself, by call; None if what the model said is forgotten."""
+        found = await self._memory.get_memory(prepend_summary=False)
+        start = next((place for place in range(len(found) - 1, -1, -1) if found[place].id == said), None)
+        if start is None:
+            return None
+        seen = Counter(block["id"] for msg in found[start + 1:] for block in msg.get_content_blocks("tool_result"))
+        return seen - Counter(self.calls[position]["id"] for position in range(self._kept))
+
+
+#: The course of the reply in which code runs, and the position of the tool call.
+current: ContextVar[Course | None] = ContextVar("callsheet_react_course", default=None)
+place: ContextVar[int | None] = ContextVar("callsheet_react_place", default=None)
+
+
+def result_msg(call: ToolUseBlock, output: Any) -> Msg:
+    """The message with a tool call's result: text, or blocks."""
+    return Msg("system", [{"type": "tool_result", "id": call["id"], "name": call["name"], "output": output}], "system")
+
+
+async def side_by_side(works: list[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """What works give that run at once, in order; when this ends, whichever way, all of them have ended.
+
+    Raises:
+        BaseException: the first work's that raised, in their order.
+    """
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        raise
+    for item in found:
+        if isinstance(item, BaseException):
+            raise item
+    return found

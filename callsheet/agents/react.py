@@ -1,0 +1,309 @@
+"""ReActAgent: an agent whose model reasons and calls tools until it has an answer."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel
+
+from callsheet.agents.base import AgentBase
+from callsheet.agents.course import Course, current, place, result_msg, side_by_side
+from callsheet.errors import UsageError
+from callsheet.formatters import FormatterBase
+from callsheet.memory import InMemoryMemory, MemoryBase
+from callsheet.messages import Msg, ToolUseBlock
+from callsheet.models import ChatModelBase, ChatResponse
+from callsheet.tools import Toolkit, ToolResponse
+from callsheet.tools.groups import META_TOOL
+from callsheet.tools.response import INTERRUPTED, NOTHING, text_block
+
+ToolChoice = Literal["auto", "none", "required"]
+_BROKEN_OFF = "<system-info>This tool call was broken off: there is no result.</system-info>"
+_INTERRUPTED_REPLY = "You interrupted me. How shall I go on?"
+_SAY_IT = "<system-hint>The data are complete. Now answer in words, from what you know.</system-hint>"
+_GO_ON = ("<system-hint>The answer's data are still missing. Go on with the task, or, when you have all you need, call "
+          "'{name}' with the data.</system-hint>")
+_SUM_UP = ("You have used up the steps that you had for this task. Answer now, without tools: sum up what you found "
+           "and what remains open.")
+
+
+class ReActAgent(AgentBase):
+    """An agent whose model reasons and calls tools until it answers in plain text.
+
+    Args:
+        name: its name, the sender of its messages.
+        sys_prompt: the model's instructions. The notes of active tool groups are added to it.
+        model: asked in each round.
+        formatter: makes the model's prompt of the messages.
+        toolkit: the tools that the model may call; none if not given.
+        memory: the conversation; an `InMemoryMemory` of its own if not given.
+        enable_meta_tool: whether the model may switch tool groups on and off.
+        parallel_tool_calls: whether the tool calls of one round run side by side.
+        print_hint_msg: whether to print what the agent tells its model between rounds.
+        max_iters: rounds of reasoning and acting; after these the model sums up.
+
+    Raises:
+        UsageError: `max_iters` is no positive whole number.
+    """
+
+    hookable: tuple[str, ...] = (*AgentBase.hookable, "_reasoning", "_acting")
+    #: The tool by which the model gives the data of a `structured_model`; a method's name.
+    finish_function_name: ClassVar[str] = "generate_response"
+
+    def __init__(self, name: str, sys_prompt: str, model: ChatModelBase, formatter: FormatterBase,
+                 toolkit: Toolkit | None = None, memory: MemoryBase | None = None, *, enable_meta_tool: bool = False,
+                 parallel_tool_calls: bool = False, print_hint_msg: bool = False, max_iters: int = 10) -> None:
+        if not isinstance(max_iters, int) or isinstance(max_iters, bool) or max_iters < 1:
+            raise UsageError(f"max_iters={max_iters!r}: a whole number, 1 or more, is needed.")
+        self.name = name
+        self._sys_prompt = sys_prompt
+        self.model = model
+        self.formatter = formatter
+        self.toolkit = Toolkit() if toolkit is None else toolkit
+        self.memory = InMemoryMemory() if memory is None else memory
+        self.parallel_tool_calls = parallel_tool_calls
+        self.print_hint_msg = print_hint_msg
+        self.max_iters = max_iters
+        # On a worker the toolkit has it already: what was registered travels with it.
+        if enable_meta_tool and META_TOOL not in self.toolkit.tools:
+            self.toolkit.register_tool_function(self.toolkit.reset_equipped_tools)
+
+    @property
+    def sys_prompt(self) -> str:
+        """The model's instructions, with the notes of the tool groups that are active now."""
+        notes = self.toolkit.get_activated_notes()
+        return f"{self._sys_prompt}\n\n{notes}" if notes else self._sys_prompt
+
+    # What is called from outside ----------------------------------------------------------------------
+
+    async def reply(self, msg: Msg | list[Msg] | None = None,
+                    structured_model: type[BaseModel] | None = None) -> Msg:
+        """Reason and act until there is an answer.
+
+        Args:
+            msg: remembered first.
+            structured_model: the form of data that the answer's `metadata` must have; the model gives them by
+                calling `generate_response`. If it has not when `max_iters` is reached, `metadata` is {}.
+
+        Raises:
+            UsageError: `structured_model` is no pydantic model.
+            EndpointError: the model could not be asked. Errors of tools are told the model.
+        """
+        course = Course(self, self.memory, structured_model, self._finish_tool(structured_model))
+        await self.memory.add(msg)
+        token = current.set(course)
+        try:
+            return await self._rounds(course)
+        finally:
+            current.reset(token)
+
+    async def observe(self, msg: Msg | list[Msg] | None) -> None:
+        """Remember messages without replying."""
+        await self.memory.add(msg)
+
+    async def handle_interrupt(self, msg: Msg | list[Msg] | None = None,
+                               structured_model: type[BaseModel] | None = None) -> Msg:
+        """The answer of a reply that was interrupted: a message whose metadata have `_is_interrupted`."""
+        answer = Msg(self.name, _INTERRUPTED_REPLY, "assistant", {"_is_interrupted": True})
+        await self.memory.add(answer)
+        await self.print(answer, True)
+        return answer
+
+    # The loop -----------------------------------------------------------------------------------------
+
+    async def _rounds(self, course: Course) -> Msg:
+        """Rounds of reasoning and acting, and the summary if they do not lead to an answer."""
+        choice: ToolChoice | None = "required" if course.form else None
+        for _ in range(self.max_iters):
+            said, given = await self._round(course, choice)
+            called = said.has_content_blocks("tool_use")
+            if course.form is None or course.data is not None:
+                if not called:
+                    said.metadata = course.data or {}
+                    return said
+            elif given is not None:
+                course.data = given
+                if texts := said.get_content_blocks("text"):
+                    return Msg(self.name, texts, "assistant", given)
+                choice = "none"
+                await self._hint(course, _SAY_IT)
+            elif not called:
+                choice = "required"
+                await self._hint(course, _GO_ON.format(name=self.finish_function_name))
+        summary = await self._summarizing()
+        summary.metadata = course.data or {}
+        await self.memory.add(summary)
+        return summary
+
+    async def _round(self, course: Course, choice: ToolChoice | None) -> tuple[Msg, dict[str, Any] | None]:
+        """What the model said, and the data that it gave by the finish tool; each of its calls has a result then."""
+        course.begin()
+        text = _BROKEN_OFF
+        try:
+            said = await self._reasoning(choice)
+            if not isinstance(said, Msg):
+                raise UsageError(f"{self.label}._reasoning, or a hook of it, gave a {type(said).__name__}: a Msg is "
+                                 "needed.")
+            await course.said(said)
+            given = [data for data in await self._acts(course) if data is not None]
+        except asyncio.CancelledError:
+            text = INTERRUPTED
+            raise
+        finally:
+            await self._settle(course, text)
+        return said, given[-1] if given else None
+
+    async def _settle(self, course: Course, text: str) -> None:
+        for msg in await course.settle(text):
+            await self.print(msg, True)
+
+    async def _acts(self, course: Course) -> list[dict[str, Any] | None]:
+        """What `_acting` gave for each call of the round."""
+        if not self.parallel_tool_calls or len(course.calls) < 2:
+            return [await self._act(position, call) for position, call in enumerate(course.calls)]
+        return await side_by_side([self._act(position, call) for position, call in enumerate(course.calls)])
+
+    async def _act(self, position: int, call: ToolUseBlock) -> dict[str, Any] | None:
+        token = place.set(position)
+        try:
+            return await self._acting(call)
+        finally:
+            place.reset(token)
+
+    async def _hint(self, course: Course, text: str) -> None:
+        hint = Msg("user", text, "user")
+        course.hints.append(hint)
+        if self.print_hint_msg:
+            await self.print(hint, True)
+
+    # Its parts ----------------------------------------------------------------------------------------
+
+    async def _reasoning(self, tool_choice: ToolChoice | None = None) -> Msg:
+        """Ask the model, and remember what it says; interrupted, what it has said so far.
+
+        Args:
+            tool_choice: whether it may, must or must not call tools.
+        """
+        course = self._course()
+        hints, course.hints = course.hints, []
+        prompt = await self._prompt(hints)
+        msg = Msg(self.name, [], "assistant")
+        try:
+            await self._ask(msg, prompt, tools=self._schemas(course), tool_choice=tool_choice)
+            await self.print(msg, True)
+            await course.said(msg)
+        except asyncio.CancelledError:
+            if so_far := [block for block in msg.get_content_blocks()
+                          if block["type"] != "tool_use" or block["name"]]:
+                msg.content = so_far
+                await course.said(msg)
+                await self._settle(course, INTERRUPTED)
+            raise
+        return msg
+
+    async def _acting(self, tool_call: ToolUseBlock) -> dict[str, Any] | None:
+        """Call a tool, and remember its result.
+
+        Args:
+            tool_call: the model's call.
+
+        Returns:
+            The data that the model gave by the finish tool, if this is its call and they fit.
+        """
+        course, position = self._course(), place.get()
+        known = position is not None and position < len(course.calls)
+        asked = course.calls[position] if known and position is not None else tool_call  # a hook may have changed it
+        finishes = course.finish is not None and tool_call["name"] == self.finish_function_name
+        toolkit = course.finish if finishes and course.finish is not None else self.toolkit
+        result = result_msg(asked, [])
+        output: Any = None
+        data = None
+        try:
+            async with aclosing(await toolkit.call_tool_function(tool_call)) as responses:
+                async for response in responses:
+                    output = response.content
+                    result.content = result_msg(asked, output).content
+                    await self.print(result, response.is_last)
+                    if response.is_interrupted:
+                        raise asyncio.CancelledError
+                    if finishes and (response.metadata or {}).get("success"):
+                        data = (response.metadata or {}).get("structured_output")
+            output = output or [text_block(NOTHING)]
+            result.content = result_msg(asked, output).content
+        finally:
+            if output is not None:
+                if known and position is not None:
+                    await course.result(position, result)
+                else:
+                    await self.memory.add(result)
+        return data
+
+    async def _summarizing(self) -> Msg:
+        """Have the model answer from what is there, after the last round."""
+        course = self._course()
+        prompt = await self._prompt([Msg("user", _SUM_UP, "user")])
+        msg = Msg(self.name, [], "assistant")
+        # Some providers refuse a history with tool calls where no tools are named; with others the model calls them
+        # whatever it is told, and has to be asked again without.
+        if tools := self._schemas(course):
+            await self._ask(msg, prompt, tools=tools, tool_choice="none")
+        if not msg.has_content_blocks("text"):
+            await self._ask(msg, prompt)
+        msg.content = [block for block in msg.get_content_blocks() if block["type"] != "tool_use"]
+        await self.print(msg, True)
+        return msg
+
+    async def generate_response(self, /, **kwargs: Any) -> ToolResponse:
+        """Give the data of your answer, once you have all that they need."""
+        form = self._course().form
+        if form is None:
+            return ToolResponse([text_block("No data are asked for: answer in words.")], {"success": False})
+        data = form.model_validate(kwargs).model_dump(mode="json")
+        return ToolResponse([text_block("The data are complete.")], {"success": True, "structured_output": data})
+
+    # Small things -------------------------------------------------------------------------------------
+
+    def _course(self) -> Course:
+        """The reply that this runs in; outside of one, e.g. in a test of `_acting`, an empty one."""
+        course = current.get()
+        return course if course is not None and course.owner is self else Course(self, self.memory)
+
+    def _finish_tool(self, form: type[BaseModel] | None) -> Toolkit | None:
+        """A toolkit of the reply's own: the agent's may be shared, and other replies may need no data."""
+        if form is None:
+            return None
+        if not (isinstance(form, type) and issubclass(form, BaseModel)):
+            raise UsageError(f"structured_model is {form!r:.200}: a subclass of pydantic's BaseModel is needed.")
+        finish = Toolkit()
+        finish.middlewares = self.toolkit.middlewares
+        finish.register_tool_function(getattr(self, self.finish_function_name), func_name=self.finish_function_name)
+        finish.set_extended_model(self.finish_function_name, form)
+        return finish
+
+    def _schemas(self, course: Course) -> list[dict[str, Any]]:
+        schemas = self.toolkit.get_json_schemas()
+        if course.finish is None:
+            return schemas
+        return [*(schema for schema in schemas if schema["function"]["name"] != self.finish_function_name),
+                *course.finish.get_json_schemas()]
+
+    async def _prompt(self, more: list[Msg]) -> list[dict[str, Any]]:
+        return await self.formatter.format([Msg("system", self.sys_prompt, "system"),
+                                            *await self.memory.get_memory(), *more])
+
+    async def _ask(self, msg: Msg, prompt: list[dict[str, Any]], **options: Any) -> None:
+        """Ask the model; `msg` grows with its answer, and is printed as it grows."""
+        answer = await self.model(prompt, **options)
+        if isinstance(answer, AsyncGenerator):
+            async with aclosing(answer):
+                async for chunk in answer:
+                    _take(msg, chunk)
+                    await self.print(msg, False)
+        else:
+            _take(msg, answer)
+
+
+def _take(msg: Msg, response: ChatResponse) -> None:
+    msg.content = list(response.content)
+    msg.invocation_id = response.id

@@ -1,0 +1,437 @@
+"""ReActAgent: its loop, structured output, tools side by side, hooks, and a valid history whatever happens."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import callsheet
+from callsheet import Msg, ReActAgent, Toolkit
+from callsheet.agents.running import run_reply
+from callsheet.errors import UsageError
+from callsheet.formatters import OpenAIChatFormatter
+from callsheet.memory import InMemoryMemory
+from callsheet.models import EndpointError, OpenAIChatModel
+from callsheet.settings import Settings, use_settings
+from callsheet.testing import Reply, ScriptedModel, StubModelServer, tool_call
+from tests.agents.reacting import Total, wait_at
+from tests.agents.tools import add
+from tests.fleet import Fleet
+from tests.services import ROOT, RedisServer, worker
+
+ASK = Msg("user", "How much is it?", "user")
+started: list[str] = []
+
+
+async def stuck(word: str = "") -> Any:
+    """Say something, and never end."""
+    started.append(word)
+    yield f"so far {word}"
+    await asyncio.Event().wait()
+
+
+async def quick(word: str = "") -> str:
+    """Answer at once."""
+    started.append(word)
+    return f"quick {word}"
+
+
+async def last_first(number: int, of: int) -> str:
+    """Wait until the calls after this one have answered."""
+    while len(started) < of - 1 - number:
+        await asyncio.sleep(0)
+    started.append(str(number))
+    return f"{number} after {len(started) - 1}"
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    started.clear()
+
+
+def agent_with(script: list[Any], *tools: Any, stream: bool = False, **options: Any) -> ReActAgent:
+    kit = Toolkit()
+    for tool in tools:
+        kit.register_tool_function(tool)
+    agent = ReActAgent("bot", "You add.", ScriptedModel(script, stream=stream), OpenAIChatFormatter(), kit, **options)
+    agent.set_console_output_enabled(False)
+    return agent
+
+
+def run(agent: ReActAgent, *args: Any, **kwargs: Any) -> Msg:
+    return asyncio.run(run_reply(agent, args or (ASK,), kwargs))
+
+
+def history(agent: ReActAgent) -> list[Msg]:
+    return asyncio.run(agent.memory.get_memory())
+
+
+def shape(agent: ReActAgent) -> list[str]:
+    """The history in short; fails if providers would refuse it: each call must have its result before all else."""
+    found, open_calls = [], []
+    for msg in history(agent):
+        results = msg.get_content_blocks("tool_result")
+        assert results or not open_calls, f"{open_calls} not answered before {msg}"
+        for result in results:
+            assert msg.role == "system" and result["id"] in open_calls, f"{result} answers nothing"
+            open_calls.remove(result["id"])
+            output = result["output"]
+            found.append("= " + (output if isinstance(output, str) else " ".join(one["text"] for one in output)))
+        open_calls += [call["id"] for call in msg.get_content_blocks("tool_use")]
+        found += [f"> {call['name']}" for call in msg.get_content_blocks("tool_use")]
+        found += [f"{msg.role}: {msg.get_text_content()}"] if msg.get_text_content() else []
+    assert not open_calls, f"{open_calls} not answered"
+    return found
+
+
+# The loop --------------------------------------------------------------------------------------------------------
+
+def test_tools_are_called_until_the_model_answers_in_plain_text() -> None:
+    agent = agent_with([tool_call("add", a=2, b=3), "It is 5."], add)
+    reply = run(agent)
+    assert (reply.name, reply.role, reply.get_text_content(), reply.metadata) == ("bot", "assistant", "It is 5.", {})
+    assert shape(agent) == ["user: How much is it?", "> add", "= 5", "assistant: It is 5."]
+    first, second = agent.model.calls  # type: ignore[attr-defined]
+    assert [schema["function"]["name"] for schema in first.tools] == ["add"] and first.tool_choice is None
+    assert [message["role"] for message in second.messages] == ["system", "user", "assistant", "tool"]
+
+
+def test_a_tools_error_and_an_unknown_tool_go_to_the_model() -> None:
+    agent = agent_with([[tool_call("add", a="x"), tool_call("nothing")], "Sorry."], add)
+    assert run(agent).get_text_content() == "Sorry."
+    results = [line for line in shape(agent) if line.startswith("=")]
+    assert "a:" in results[0] and "no tool 'nothing'" in results[1]
+
+
+def test_without_message_and_without_tools_it_answers_from_what_it_observed() -> None:
+    agent = agent_with(["Yes."])
+    asyncio.run(agent.observe([ASK]))
+    assert run(agent, None).get_text_content() == "Yes."
+    assert shape(agent) == ["user: How much is it?", "assistant: Yes."]
+
+
+def test_after_max_iters_the_model_sums_up() -> None:
+    agent = agent_with([tool_call("add", a=1), tool_call("add", a=2), "So far 2."], add, max_iters=2)
+    assert run(agent).get_text_content() == "So far 2."
+    assert shape(agent)[-3:] == ["> add", "= 2", "assistant: So far 2."]
+    last = agent.model.calls[-1]  # type: ignore[attr-defined]
+    assert last.tool_choice == "none" and "sum up" in str(last.messages[-1])
+
+
+def test_a_model_that_calls_tools_even_then_is_asked_without() -> None:
+    agent = agent_with([tool_call("add", a=1), tool_call("add", a=2), "So far 1."], add, max_iters=1)
+    assert run(agent).get_text_content() == "So far 1."
+    assert shape(agent)[-2:] == ["= 1", "assistant: So far 1."]
+    assert agent.model.calls[-1].tools is None  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, "10", 2.0])
+def test_max_iters_is_a_positive_number(wrong: Any) -> None:
+    with pytest.raises(UsageError, match="max_iters"):
+        agent_with([], max_iters=wrong)
+
+
+def test_an_error_of_the_model_is_raised_and_the_next_reply_finds_a_valid_history() -> None:
+    agent = agent_with([tool_call("add", a=1), EndpointError("busy"), "Back."], add)
+    with pytest.raises(EndpointError):
+        run(agent)
+    assert run(agent, Msg("user", "Again", "user")).get_text_content() == "Back."
+    assert shape(agent)[-2:] == ["user: Again", "assistant: Back."]
+
+
+# Structured output -----------------------------------------------------------------------------------------------
+
+def test_data_and_text_of_one_answer_are_the_reply() -> None:
+    agent = agent_with([[{"type": "text", "text": "Five."}, tool_call("generate_response", amount=5)]], add)
+    reply = run(agent, ASK, structured_model=Total)
+    assert (reply.get_text_content(), reply.metadata) == ("Five.", {"amount": 5, "currency": "EUR"})
+    [call] = agent.model.calls  # type: ignore[attr-defined]
+    assert call.tool_choice == "required"
+    schema = call.tools[-1]["function"]
+    assert schema["name"] == "generate_response" and set(schema["parameters"]["properties"]) == {"amount", "currency"}
+    assert shape(agent)[-1] != "> generate_response"
+
+
+def test_data_alone_are_followed_by_an_answer_in_words() -> None:
+    agent = agent_with([tool_call("add", a=2), tool_call("generate_response", amount=2), "It is 2."], add)
+    reply = run(agent, ASK, structured_model=Total)
+    assert (reply.get_text_content(), reply.metadata["amount"]) == ("It is 2.", 2)
+    calls = agent.model.calls  # type: ignore[attr-defined]
+    assert [call.tool_choice for call in calls] == ["required", "required", "none"]
+    assert "system-hint" in str(calls[2].messages[-1]) and not any("hint" in line for line in shape(agent))
+
+
+def test_data_that_do_not_fit_and_text_instead_of_data_are_answered() -> None:
+    agent = agent_with([tool_call("generate_response", amount=-1), "It is 2.",
+                        [{"type": "text", "text": "Well, 2."}, tool_call("generate_response", amount=2)]])
+    assert run(agent, ASK, structured_model=Total).metadata["amount"] == 2
+    assert "amount" in shape(agent)[2] and "fit" in shape(agent)[2]
+    assert "generate_response" in str(agent.model.calls[2].messages[-1])  # type: ignore[attr-defined]
+
+
+def test_the_finish_tool_exists_only_while_data_are_asked_for() -> None:
+    agent = agent_with([tool_call("generate_response", amount=1), "One.", tool_call("generate_response", amount=2),
+                        "Two."])
+    run(agent, ASK, structured_model=Total)
+    reply = run(agent, Msg("user", "And now?", "user"))
+    assert (reply.get_text_content(), reply.metadata) == ("Two.", {})
+    assert not agent.model.calls[-1].tools and "no tool 'generate_response'" in " ".join(shape(agent))  # type: ignore[attr-defined]
+    assert agent.toolkit.tools == {}
+
+
+def test_agents_that_share_a_toolkit_do_not_share_the_finish_tool() -> None:
+    kit = Toolkit()
+    one, two = (ReActAgent(name, "s", ScriptedModel(script), OpenAIChatFormatter(), kit) for name, script in (
+        ("one", [tool_call("generate_response", amount=1), "One."]), ("two", ["Two."])))
+
+    async def main() -> list[Msg]:
+        return await asyncio.gather(one.reply(ASK, structured_model=Total), two.reply(ASK))
+
+    assert [reply.metadata.get("amount") for reply in asyncio.run(main())] == [1, None]
+    assert not two.model.calls[0].tools  # type: ignore[attr-defined]
+
+
+def test_a_form_that_is_no_model_is_refused() -> None:
+    with pytest.raises(UsageError, match="structured_model"):
+        run(agent_with(["x"]), ASK, structured_model=dict)
+
+
+# Tools side by side ----------------------------------------------------------------------------------------------
+
+def test_parallel_calls_run_at_once_and_their_results_stand_in_the_order_of_the_calls() -> None:
+    calls = [tool_call("last_first", number=number, of=4) for number in range(4)]
+    agent = agent_with([calls, "Done."], last_first, parallel_tool_calls=True)
+    assert run(agent).get_text_content() == "Done."
+    assert started == ["3", "2", "1", "0"]
+    assert shape(agent)[5:9] == ["= 0 after 3", "= 1 after 2", "= 2 after 1", "= 3 after 0"]
+
+
+def test_other_calls_run_one_after_the_other() -> None:
+    agent = agent_with([[tool_call("quick", word="a"), tool_call("quick", word="b")], "Done."], quick)
+    run(agent)
+    assert started == ["a", "b"]
+
+
+# Interrupts ------------------------------------------------------------------------------------------------------
+
+async def interrupted(agent: ReActAgent, when: Callable[[], Any], *args: Any) -> Msg:
+    """The reply of a run that is interrupted once `when` holds."""
+    with callsheet.inline():
+        task = asyncio.create_task(run_reply(agent, args or (ASK,), {}))
+        async with asyncio.timeout(20):
+            while not when():
+                await asyncio.sleep(0)
+        await agent.interrupt()
+        reply = await task
+    assert isinstance(reply, Msg)
+    return reply
+
+
+def check_interrupted(agent: ReActAgent, reply: Msg) -> list[str]:
+    """The history without question and answer; a further reply must find it in order."""
+    assert reply.metadata == {"_is_interrupted": True} and reply.role == "assistant"
+    found = shape(agent)
+    assert found[-1] == f"assistant: {reply.get_text_content()}"
+    return found[1:-1]
+
+
+def test_an_interrupt_while_the_model_thinks() -> None:
+    agent = agent_with(["never"])
+    agent.model.delay = 60  # type: ignore[attr-defined]
+    reply = asyncio.run(interrupted(agent, lambda: agent.model.calls))  # type: ignore[attr-defined]
+    assert check_interrupted(agent, reply) == []
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_an_interrupt_of_tool_calls_answers_each(parallel: bool) -> None:
+    calls = [tool_call("quick", word="1"), tool_call("stuck", word="2"), tool_call("stuck", word="3")]
+    agent = agent_with([calls, "Later."], quick, stuck, parallel_tool_calls=parallel)
+    reply = asyncio.run(interrupted(agent, lambda: len(started) == 2 + parallel))
+    found = check_interrupted(agent, reply)
+    assert found[3] == "= quick 1" and found[4].startswith("= so far 2") and "interrupted" in found[4]
+    assert "interrupted" in found[5] and ("so far 3" in found[5]) is parallel
+    assert run(agent, Msg("user", "Go on", "user")).get_text_content() == "Later."
+    shape(agent)
+
+
+def test_an_interrupt_while_the_answer_streams_keeps_what_was_said() -> None:
+    agent = agent_with([[{"type": "text", "text": "one two three"}, tool_call("quick")]], quick, stream=True)
+    chunks: list[str | None] = []
+
+    async def watch(self: Any, kwargs: dict[str, Any]) -> None:
+        chunks.append(kwargs["msg"].get_text_content())
+        if kwargs["msg"].has_content_blocks("tool_use") and not kwargs["last"]:
+            await asyncio.Event().wait()
+
+    agent.register_instance_hook("pre_print", "watch", watch)
+    reply = asyncio.run(interrupted(agent, lambda: "one two three" in chunks))
+    found = check_interrupted(agent, reply)
+    assert found[:2] == ["> quick", "assistant: one two three"] and "interrupted" in found[2] and not started
+
+
+@pytest.mark.parametrize("kind", ["pre_reasoning", "post_reasoning", "pre_acting", "post_acting", "pre_print"])
+@pytest.mark.parametrize("parallel", [False, True])
+def test_an_interrupt_anywhere_else_leaves_a_valid_history(kind: str, parallel: bool) -> None:
+    seen: list[str] = []
+
+    async def wait(self: Any, *_: Any) -> None:
+        if not seen:
+            seen.append(kind)
+            await asyncio.Event().wait()
+
+    agent = agent_with([[tool_call("quick", word="1"), tool_call("quick", word="2")], "Later."], quick,
+                       parallel_tool_calls=parallel)
+    agent.register_instance_hook(kind, "wait", wait)
+    check_interrupted(agent, asyncio.run(interrupted(agent, lambda: seen)))
+
+
+def test_a_hook_that_raises_leaves_a_valid_history() -> None:
+    def fail(self: Any, kwargs: dict[str, Any]) -> None:
+        raise ValueError("no")
+
+    agent = agent_with([[tool_call("quick"), tool_call("quick")]], quick, parallel_tool_calls=True)
+    agent.register_instance_hook("pre_acting", "fail", fail)
+    with pytest.raises(ValueError, match="no"):
+        run(agent)
+    assert [line for line in shape(agent) if "broken off" in line] == [
+        "= <system-info>This tool call was broken off: there is no result.</system-info>"] * 2
+
+
+# Hooks, printing, tool groups ------------------------------------------------------------------------------------
+
+def test_hooks_see_and_change_reasoning_and_acting() -> None:
+    async def cheaper(self: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {"tool_call": {**kwargs["tool_call"], "id": "other", "input": {"a": 1}}}
+
+    def without_second(self: Any, kwargs: dict[str, Any], output: Msg) -> Msg:
+        output.content = output.get_content_blocks()[:1]
+        return output
+
+    agent = agent_with([[tool_call("add", a=5), tool_call("add", a=6)], "Done."], add)
+    assert {"pre_reasoning", "post_acting"} <= set(agent.supported_hook_types)
+    agent.register_instance_hook("pre_acting", "cheaper", cheaper)
+    agent.register_instance_hook("post_reasoning", "without_second", without_second)
+    run(agent)
+    assert shape(agent)[1:3] == ["> add", "= 1"]  # the history has what was done
+
+
+def test_a_subclass_may_remember_results_itself() -> None:
+    class Own(ReActAgent):
+        async def _acting(self, tool_call: Any) -> None:
+            result: Any = {"type": "tool_result", "id": tool_call["id"], "name": tool_call["name"], "output": "own"}
+            if tool_call["input"]:
+                await self.memory.add(Msg("system", [result], "system"))
+
+    agent = Own("bot", "s", ScriptedModel([[tool_call("a", x=1), tool_call("b")], "Done."]), OpenAIChatFormatter())
+    run(agent)
+    found = shape(agent)
+    assert found[3] == "= own" and "broken off" in found[4]
+
+
+def test_what_grows_is_printed_as_it_grows_and_its_end_is_marked() -> None:
+    agent = agent_with(["one two three"], stream=True)
+
+    async def main() -> list[tuple[str | None, bool, str]]:
+        agent.set_msg_queue_enabled(True)
+        await agent.reply(ASK)
+        queue: Any = agent.msg_queue
+        got = [queue.get_nowait() for _ in range(queue.qsize())]
+        return [(msg.get_text_content(), last, msg.id) for msg, last in got]
+
+    got = asyncio.run(main())
+    assert [text for text, _, _ in got][:3] == ["one", "one two", "one two three"]
+    assert [last for _, last, _ in got] == [False] * (len(got) - 1) + [True] and len({one for *_, one in got}) == 1
+
+
+def test_tool_results_and_hints_are_printed_if_asked_for() -> None:
+    agent = agent_with([tool_call("generate_response", amount=2), "Two."], print_hint_msg=True)
+    printed: list[Msg] = []
+    agent.register_instance_hook("pre_print", "note", lambda self, kwargs: printed.append(kwargs["msg"]))
+    run(agent, ASK, structured_model=Total)
+    assert [msg.role for msg in printed] == ["assistant", "system", "user", "assistant"]
+
+
+def test_the_model_switches_tool_groups_with_the_meta_tool() -> None:
+    kit = Toolkit()
+    kit.create_tool_group("sums", "Adding.", notes="Add with care.")
+    kit.register_tool_function(add, group_name="sums")
+    model = ScriptedModel([tool_call("reset_equipped_tools", sums=True), tool_call("add", a=1), "1"])
+    agent = ReActAgent("bot", "You add.", model, OpenAIChatFormatter(), kit, enable_meta_tool=True)
+    ReActAgent("other", "You add.", model, OpenAIChatFormatter(), kit, enable_meta_tool=True)  # the same toolkit
+    run(agent)
+    assert [len(call.tools or ()) for call in model.calls] == [1, 2, 2]
+    assert "Add with care." not in str(model.calls[0].messages[0]) and "Add with care." in agent.sys_prompt
+
+
+# Whole paths -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_over_http(stream: bool) -> None:
+    agent = ReActAgent("bot", "You add.", OpenAIChatModel("m", stream=stream), OpenAIChatFormatter(), Toolkit())
+    agent.toolkit.register_tool_function(add)
+    with StubModelServer() as server:
+        server.plan(Reply(text="Wait.", tools=[("add", {"a": 2, "b": 3}), ("add", {"a": 1})]),
+                    Reply(tools=[("generate_response", {"amount": 6})]), Reply(text="It is 6."))
+        with use_settings(Settings.load(endpoints={"openai": {"base_url": server.base_url}})), callsheet.inline():
+            reply = agent.submit(ASK, structured_model=Total).get()
+        bodies = [call.body for call in server.calls]
+    assert (reply.get_text_content(), reply.metadata) == ("It is 6.", {"amount": 6, "currency": "EUR"})
+    assert [body.get("tool_choice") for body in bodies] == ["required", "required", "none"]
+    roles = [message["role"] for message in bodies[1]["messages"]]
+    assert roles == ["system", "user", "assistant", "tool", "tool"]
+    assert [message["content"] for message in bodies[1]["messages"][3:]] == ["5", "1"]
+
+
+def test_on_a_worker(fleet: Fleet) -> None:
+    agent = agent_with([tool_call("add", a=2, b=3), tool_call("generate_response", amount=5), "It is 5."], add,
+                       enable_meta_tool=True, memory=InMemoryMemory(), stream=True)
+    job = agent.submit(ASK, structured_model=Total)
+    ends = [event.msg for event in job.stream() if event.last]
+    reply = job.get(30)
+    assert (reply.name, reply.get_text_content(), reply.metadata["amount"]) == ("bot", "It is 5.", 5)
+    assert [msg.role for msg in ends] == ["assistant", "system", "assistant", "system", "assistant"]
+    assert ends[1].get_content_blocks("tool_result")[0]["output"] == [{"type": "text", "text": "5"}]
+
+
+def test_an_interrupt_on_a_worker(fleet: Fleet) -> None:
+    notes = fleet.key()
+    agent = agent_with([[tool_call("wait_at", gate=fleet.key("never"), notes=notes)] * 2], wait_at,
+                       parallel_tool_calls=True)
+    job = agent.submit(ASK)
+    fleet.wait_notes(notes, 2)
+    assert job.interrupt()
+    assert job.get(30).metadata == {"_is_interrupted": True}
+
+
+def test_the_example_of_the_documentation(tmp_path: Path) -> None:
+    text = (ROOT / "docs/agents.md").read_text()
+    [program] = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "clerk" in block]
+    (tmp_path / "shop.py").write_text(program)
+    with StubModelServer() as server:
+        server.plan(Reply(tools=[("price_of", {"item": "apple"}), ("price_of", {"item": "pear"})]),
+                    Reply(text="2.40 euros.", tools=[("generate_response", {"amount": 2.4})]))
+        assert run_python(str(tmp_path / "shop.py"), OPENAI_BASE_URL=server.base_url) == (
+            "2.40 euros. {'amount': 2.4, 'currency': 'EUR'}\n")
+        assert [message["content"] for message in server.calls[1].body["messages"][-2:]] == ["0.4", "0.6"]
+
+
+def test_the_example_runs_here_and_on_workers(redis_server: RedisServer) -> None:
+    said = "That is 2.40 euros.\n{'amount': 2.4, 'currency': 'EUR'}\n"
+    assert run_python("-m", "examples.react_tools") == said
+    with worker("callsheet.workers.io", redis_server.url, env={"CALLSHEET_MODULES": "examples"}):
+        assert run_python("-m", "examples.react_tools", "--workers", CALLSHEET_REDIS_URL=redis_server.url) == said
+
+
+def run_python(*args: str, **env: str) -> str:
+    """What a program says, in an environment without a key."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("CALLSHEET_", "OPENAI_"))}
+    done = subprocess.run([sys.executable, *args], cwd=ROOT, env={**kept, "PYTHONPATH": str(ROOT), **env}, text=True,
+                          capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
