@@ -81,6 +81,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from examples import react_tools  # workers find the tools by the name of this module, which is now __main__
+    # Workers find the tools by the name of this module, which is "__main__" here.
+    from examples import react_tools  # noqa: PLW0406 - the same file, by its name
 
     react_tools.main()
