@@ -388,6 +388,34 @@ def test_a_permit_that_grew_old_on_its_way_is_exchanged_for_a_fresh_one(
     run(main())
 
 
+def test_calls_are_parked_while_they_wait_for_a_limit_or_for_a_pause(
+        settings: Settle, monkeypatch: pytest.MonkeyPatch) -> None:
+    parked: list[str] = []
+
+    class Spy:
+        async def __aenter__(self) -> None:
+            parked.append("in")
+
+        async def __aexit__(self, *exc: object) -> None:
+            parked.append("out")
+
+    monkeypatch.setattr(context, "_parking", [Spy])
+
+    async def main() -> None:
+        async with provider() as (server, url):
+            for endpoint in ({}, {"rpm": 6000}):
+                call = Caller(url, settings, **endpoint)
+                await call()
+                assert parked == []  # who need not wait keeps its slot
+                server.refuse = {"status": 429, "headers": {"retry-after": "0.5"}}
+                await call()
+                await asyncio.gather(call(), call())
+                assert parked == ["in", "in", "out", "out"]
+                parked.clear()
+
+    run(main())
+
+
 def test_headers_of_every_kind_are_understood() -> None:
     def read(**headers: str) -> Any:
         return reported(httpx.Headers({name.replace("_", "-"): value for name, value in headers.items()}))

@@ -3,7 +3,7 @@
 --
 -- KEYS  1 state   hash: tat_r, tat_t (when the paced budget is used up to), sum_r, sum_t (in the window), r<k>, t<k> (of
 --                 bucket k), first (oldest bucket counted), seq (arrivals), grants, fixed (grant number of the last
---                 correction), pause (until), held (calls under way), held:<gate>, qt (tokens that wait), lr, lt, la
+--                 correction), pause (until), held (calls under way), held:<gate>, qt (tokens that wait), lr, lt, lra, lta
 --                 (learned limits, and when), woken:<gate>
 --       2 queue   zset: waiting calls; score = priority and fair share, member = arrival:gate:id:tokens
 --       3 seen    zset: gate -> when it was last heard
@@ -27,7 +27,7 @@ if not now then
 end
 
 local NAMES = {'tat_r', 'tat_t', 'sum_r', 'sum_t', 'first', 'seq', 'grants', 'fixed', 'pause', 'held', 'qt', 'lr',
-               'lt', 'la'}
+               'lt', 'lra', 'lta'}
 local s = {}
 local values = redis.call('HMGET', KEYS[1], unpack(NAMES))
 for i, name in ipairs(NAMES) do s[name] = tonumber(values[i]) or 0 end
@@ -39,10 +39,11 @@ local oldest = bucket - BUCKETS - SPARE
 
 -- Learned limits
 
-if m.learned then
-  s.lr, s.lt, s.la = m.learned[1], m.learned[2], now
-elseif s.la + LEARNED < now then
-  s.lr, s.lt = 0, 0
+for i, kind in ipairs({'lr', 'lt'}) do
+  local told, at = m.learned and m.learned[i] or 0, kind .. 'a'
+  if s[at] + LEARNED < now then s[kind] = 0 end
+  -- The narrowest that was told holds: of several models behind one endpoint, some may have wider ones.
+  if told > 0 and (s[kind] == 0 or told <= s[kind]) then s[kind], s[at] = told, now end
 end
 local NR, NT, NC = m.r or INF, m.t or INF, m.c or INF
 if s.lr > 0 then NR = math.min(NR, s.lr) end

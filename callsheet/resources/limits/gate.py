@@ -33,6 +33,12 @@ BEAT_WAITING, BEAT_HOLDING = 1.0, 5.0
 LAZY = 0.05
 """Seconds that a report may wait for the next exchange when nobody waits for what it frees."""
 
+LEARNED_AGAIN = 300.0
+"""Seconds after which what the provider says of its limits is told to the limiter again."""
+
+MOST_ASKS = 250
+"""New calls in one exchange."""
+
 SOONEST, SLOWEST = 0.002, 0.25
 """Seconds between two exchanges: at least, and where the turn was told too early again and again."""
 
@@ -64,7 +70,7 @@ class Gate:
         self._numbers = itertools.count(1)
         self._tickets: dict[int, Ticket] = {}  # that wait
         self._in_line: set[int] = set()  # of these, those that the limiter has told are queued
-        self._new: list[int] = []
+        self._new: dict[int, None] = {}  # to be asked for; in order
         self._struck: dict[int, int] = {}  # tokens of those that left the line while an exchange was under way
         self._cancels: list[str] = []
         self._settles: list[tuple[int, int, int]] = []
@@ -73,6 +79,7 @@ class Gate:
         self._resync = False
         self._due = False
         self._contended = limits.calls is not None
+        self._learned_until = 0.0
         self._delay = SOONEST
         self.failing_since: float | None = None
         self.limit = ""
@@ -110,6 +117,16 @@ class Gate:
             self.paused_until = until
             self.call(self._refuse_late)
 
+    def learn(self, requests: int, tokens: int) -> None:
+        """The provider told its limits in a window, 0 for none; goes with the next exchange."""
+        now, known = time.monotonic(), self.learned
+        if now > self._learned_until:
+            known = (0, 0)
+        merged = _least(requests, known[0]), _least(tokens, known[1])
+        if merged != known:
+            self._news["learned"] = self.learned = merged
+            self._learned_until = now + LEARNED_AGAIN
+
     # For calls
 
     def attach(self) -> None:
@@ -123,7 +140,7 @@ class Gate:
         self.attach()
         ticket.ask.id = next(self._numbers)
         self._tickets[ticket.ask.id] = ticket
-        self._new.append(ticket.ask.id)
+        self._new[ticket.ask.id] = None
         self.look()
 
     def give_up(self, ticket: Ticket) -> None:
@@ -136,7 +153,7 @@ class Gate:
             self._strike(ticket)
             self.look()
         elif ticket.ask.id in self._new:
-            self._new.remove(ticket.ask.id)
+            del self._new[ticket.ask.id]
             self._tickets.pop(ticket.ask.id, None)
 
     def _strike(self, ticket: Ticket) -> None:
@@ -162,13 +179,10 @@ class Gate:
         self._news["pause"] = max(seconds, self._news.get("pause", 0.0))
         self.look()
 
-    def tell(self, learned: tuple[int, int] | None, foreign: tuple[int, int, int] | None) -> None:
-        """What the provider said of its limits, and of use by others; with the next exchange."""
-        if learned is not None:
-            self._news["learned"] = self.learned = learned
-        if foreign is not None:
-            self._news["foreign"] = foreign
-            self.look()
+    def foreign(self, number: int, requests: int, tokens: int) -> None:
+        """At the grant of that number the provider had counted so much beyond what we had."""
+        self._news["foreign"] = number, requests, tokens
+        self.look()
 
     def look(self) -> None:
         """Make an exchange now, or right after the one under way."""
@@ -203,7 +217,10 @@ class Gate:
 
     def _message(self) -> Message:
         self._cancel_timer()
-        new, self._new = self._new, []
+        new = list(itertools.islice(self._new, MOST_ASKS))
+        for number in new:
+            del self._new[number]
+        self._due = bool(self._new)  # the server has others to serve between two parts
         asks = [ticket.ask for number in new if (ticket := self._tickets.get(number)) is not None]
         asks.sort(key=lambda ask: ask.priority)
         now = time.monotonic()
@@ -286,7 +303,7 @@ class Gate:
         self._in_line.clear()
         for ticket in self._tickets.values():
             ticket.entry = ticket.place = ticket.ask.place = ""
-        self._new = list(self._tickets)
+        self._new = dict.fromkeys(self._tickets)
         self._due = bool(self._new)
 
     async def _failed(self, exc: Exception) -> None:
@@ -298,7 +315,7 @@ class Gate:
         if now - self.failing_since >= PATIENCE:
             for number in list(self._tickets):
                 self._refuse(number, "", 0, self.unavailable(exc))
-            self._new = []
+            self._new = {}
             self.failing_since = None
         self._due = bool(self._tickets)
         log.warning("limiter_unavailable endpoint=%s waiting=%d: %s", self.name, len(self._tickets),
@@ -340,6 +357,11 @@ class Gate:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _least(one: int, other: int) -> int:
+    """The smaller one; 0 is none."""
+    return min(one, other) if one and other else one or other
 
 
 def _joined(settles: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

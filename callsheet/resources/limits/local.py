@@ -49,8 +49,8 @@ class LocalLimiter:
         self.first = 0
         self.seq = self.grants = self.fixed = 0
         self.pause = 0.0
-        self.learned: tuple[int, int] = (0, 0)
-        self.learned_at = 0.0
+        self.learned = [0, 0]
+        self.learned_at = [0.0, 0.0]
         self.queue: list[_Entry] = []
         self.seen: dict[str, float] = {}
         self.held: dict[str, int] = {}
@@ -77,16 +77,21 @@ class _Exchange:
         self.window = limits.window
         self.width = limits.window / BUCKETS
         self.bucket = math.floor(now / self.width)
-        if message.learned:
-            state.learned, state.learned_at = message.learned, now
-        elif state.learned_at + LEARNED < now:
-            state.learned = (0, 0)
+        self._learn(message.learned or (0, 0))
         self.most_r = min(limits.requests or INF, state.learned[0] or INF)
         self.most_t = min(limits.tokens or INF, state.learned[1] or INF)
         self.most_c = limits.calls or INF
         self.rate_r, self.rate_t = self.most_r / self.window, self.most_t / self.window
         self.tol_r = max(0, math.floor(self.most_r * limits.burst) - 1) / self.rate_r if self.most_r < INF else 0.0
         self.tol_t = self.window * limits.burst
+
+    def _learn(self, told: tuple[int, int]) -> None:
+        learned, at = self.s.learned, self.s.learned_at
+        for i in (0, 1):
+            if at[i] + LEARNED < self.now:
+                learned[i] = 0
+            if told[i] > 0 and (learned[i] == 0 or told[i] <= learned[i]):
+                learned[i], at[i] = told[i], _six(self.now)
 
     def run(self) -> None:
         self._move_window()
@@ -349,7 +354,7 @@ class _Exchange:
             state.shares.clear()
             state.place.clear()
         state.level.tat_r, state.level.tat_t = _six(state.level.tat_r), _six(state.level.tat_t)
-        state.pause, state.learned_at = _six(state.pause), _six(state.learned_at)
+        state.pause = _six(state.pause)
         self.answer |= {"paused": max(0.0, state.pause - self.now), "waiting": len(state.queue),
                         "r": self.most_r if self.most_r < INF else -1, "t": self.most_t if self.most_t < INF else -1}
 

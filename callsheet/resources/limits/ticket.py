@@ -78,7 +78,7 @@ def refusal(name: str, limit: str, seconds: float, tokens: int) -> CallsheetErro
         return UsageError(f"A request to endpoint {name!r} is reckoned to take {tokens} tokens, and all of its limit "
                           f"(tpm) is {seconds:g} in a window: it could never be sent. Send less, lower max_tokens, or "
                           "raise tpm if the provider allows more.")
-    what = "The endpoint asked to be left alone" if limit == "pause" else f"The limit is {limit}"
+    what = "The endpoint asked to be left alone" if limit == "pause" else f"The limit is {limit or 'used up'}"
     when = f"would be its turn in {seconds:.1f} s" if seconds > 0 else "had no turn within its time"
     return RateLimited(f"A request to endpoint {name!r} {when}, after its deadline. {what}. Give the call more time "
                        "(timeout), call less often, or ask the provider for a higher limit.", name, limit,

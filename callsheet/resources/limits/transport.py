@@ -110,27 +110,29 @@ class Limiting(httpx.AsyncBaseTransport):
         began, until = time.monotonic(), _until(request, context)
         tenant = context.tenant or ""
         priority = self._endpoint.priority if context.priority is None else context.priority
-        place = ""
+        place, park, stale = "", True, 0
         try:
-            for left in reversed(range(TRIES)):
+            while True:
                 self._check_pause(gate, until)
                 ask = Ask(id=0, priority=priority, tenant=tenant, tokens=tokens, place=place,
                           weight=self._settings.tenant_weights.get(tenant, 1.0))
                 ticket = Ticket(ask, None if until is None else max(0.0, until - time.monotonic()))
                 gate.call(gate.ask, ticket)
                 try:
-                    grant = await self._granted(gate, ticket, park=left == TRIES - 1)
-                    now = time.monotonic()
-                    if gate.paused_until <= now and (not left or now - ticket.asked <= self._fresh):
-                        return grant, tokens
+                    grant = await self._granted(gate, ticket, park)
                 except BaseException as exc:
                     gate.call(gate.give_up, ticket)
                     if isinstance(exc, RateLimited):
                         count("limits_refused", self._name, exc.limit)
                     raise
+                now = time.monotonic()
+                park = gate.paused_until > now
+                if not park:
+                    if stale == TRIES or now - ticket.asked <= self._fresh:
+                        return grant, tokens
+                    stale += 1  # it has a slot again by now, and keeps it: it will stand first
                 gate.call(gate.give_up, ticket)
                 place = ticket.place
-            raise refusal(self._name, "pause", gate.paused_until - time.monotonic(), tokens)
         finally:
             if record is not None:
                 record.queued += time.monotonic() - began
@@ -213,16 +215,14 @@ class Limiting(httpx.AsyncBaseTransport):
     def _learn(self, gate: Gate, grant: Grant | None, requests: Reported | None, tokens: Reported | None) -> None:
         limits = gate.limits
         learned = (_narrower(requests, limits.requests), _narrower(tokens, limits.tokens))
-        near = any(one is not None and one.per_minute and one.left < NEAR * one.limit for one in (requests, tokens))
-        if near:
+        if any(one is not None and one.per_minute and one.left < NEAR * one.limit for one in (requests, tokens)):
             gate.watched_until = time.monotonic() + WATCHED
-        fresh = learned if learned != gate.learned and (limits.any or near) else None
-        foreign = None
+        if any(learned):
+            gate.learn(*learned)
         if grant is not None:
             beyond = (_beyond(requests, limits.requests, grant.requests), _beyond(tokens, limits.tokens, grant.tokens))
-            foreign = (grant.number, *beyond) if any(beyond) else None
-        if fresh is not None or foreign is not None:
-            gate.call(gate.tell, fresh, foreign)
+            if any(beyond):
+                gate.call(gate.foreign, grant.number, *beyond)
 
     async def aclose(self) -> None:
         """Close the transports under it."""
