@@ -291,6 +291,52 @@ def test_an_interrupt_anywhere_else_leaves_a_valid_history(kind: str, parallel: 
     check_interrupted(agent, asyncio.run(interrupted(agent, lambda: seen)))
 
 
+class Slow(InMemoryMemory):
+    """A memory elsewhere: each call of it takes a while, and may be cancelled before or after it has done its work."""
+
+    async def add(self, *args: Any, **kwargs: Any) -> None:
+        await asyncio.sleep(0)
+        await super().add(*args, **kwargs)
+        await asyncio.sleep(0)
+
+    async def get_memory(self, *args: Any, **kwargs: Any) -> list[Msg]:
+        await asyncio.sleep(0)
+        return await super().get_memory(*args, **kwargs)
+
+
+async def steps(word: str = "") -> Any:
+    """Say a word in two steps."""
+    for part in range(2):
+        await asyncio.sleep(0)
+        yield f"{word}{part} "
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("memory", [InMemoryMemory, Slow])
+def test_an_interrupt_after_any_number_of_steps_leaves_a_valid_history(memory: Any, parallel: bool) -> None:
+    calls = [{"type": "text", "text": "let me see"}, tool_call("steps", word="a"), tool_call("steps", word="b")]
+
+    async def main(after: int) -> tuple[ReActAgent, bool]:
+        agent = agent_with([calls, calls, "Done."], steps, parallel_tool_calls=parallel, stream=True, memory=memory())
+        with callsheet.inline():
+            task = asyncio.create_task(run_reply(agent, (ASK,), {}))
+            for _ in range(after):
+                await asyncio.sleep(0)
+            await agent.interrupt()
+            reply = await task
+        assert isinstance(reply, Msg)
+        return agent, bool(reply.metadata)
+
+    seen = []
+    for after in range(1, 200):
+        agent, was_interrupted = asyncio.run(main(after))
+        assert shape(agent)[0] == "user: How much is it?"
+        seen.append(was_interrupted)
+        if not any(seen[-3:]):
+            break
+    assert sum(seen) >= 10 and not seen[-1]  # it was interrupted all along its way, and at last too late
+
+
 def test_a_hook_that_raises_leaves_a_valid_history() -> None:
     def fail(self: Any, kwargs: dict[str, Any]) -> None:
         raise ValueError("no")
@@ -367,6 +413,42 @@ def test_the_model_switches_tool_groups_with_the_meta_tool() -> None:
     run(agent)
     assert [len(call.tools or ()) for call in model.calls] == [1, 2, 2]
     assert "Add with care." not in str(model.calls[0].messages[0]) and "Add with care." in agent.sys_prompt
+
+
+def test_calls_that_share_an_id_each_get_a_result() -> None:
+    twice = [{**tool_call("quick", word=word), "id": "call_0"} for word in "ab"]
+    agent = agent_with([twice, twice, "Done."], quick)
+    run(agent)
+    assert [line for line in shape(agent) if line.startswith("=")] == ["= quick a", "= quick b"] * 2
+
+
+def test_a_call_that_was_cut_off_before_its_name_is_not_remembered() -> None:
+    nameless = {"type": "tool_use", "id": "1", "name": "", "input": {}}
+    agent = agent_with([[{"type": "text", "text": "a b"}, nameless]], stream=True)
+    seen: list[Msg] = []
+
+    async def wait(self: Any, kwargs: dict[str, Any]) -> None:
+        if kwargs["msg"].has_content_blocks("tool_use"):
+            seen.append(kwargs["msg"])
+            await asyncio.Event().wait()
+
+    agent.register_instance_hook("pre_print", "wait", wait)
+    assert check_interrupted(agent, asyncio.run(interrupted(agent, lambda: seen))) == ["assistant: a b"]
+
+
+def test_what_a_tool_gave_before_a_cancellation_is_remembered() -> None:
+    agent = agent_with([[tool_call("stuck", word="a"), tool_call("quick")]], stuck, quick)
+
+    async def main() -> None:
+        task = asyncio.create_task(run_reply(agent, (ASK,), {}))
+        while not started:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert shape(agent)[3].startswith("= so far a")
 
 
 # Whole paths -----------------------------------------------------------------------------------------------------

@@ -91,7 +91,11 @@ class ReActAgent(AgentBase):
             EndpointError: the model could not be asked. Errors of tools are told the model.
         """
         course = Course(self, self.memory, structured_model, self._finish_tool(structured_model))
-        await self.memory.add(msg)
+        try:
+            await self.memory.add(msg)
+        except asyncio.CancelledError:
+            await self.memory.add(msg)  # a memory that waits may have been cut off; twice is as good as once
+            raise
         token = current.set(course)
         try:
             return await self._rounds(course)
