@@ -1,7 +1,6 @@
 """Whose call it is that an outbound request belongs to; set by whatever runs an agent."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -68,14 +67,20 @@ def child_context(tenant: str | None, priority: int | None, awaited: bool) -> Ca
                        deadline=mine.deadline if awaited else None)
 
 
-@contextmanager
-def call_context(context: CallContext) -> Iterator[CallContext]:
-    """Make requests in the block, and in tasks begun there, belong to `context`."""
-    token = _current.set(context)
-    try:
-        yield context
-    finally:
-        _current.reset(token)
+class call_context:
+    """Make requests in the block, and in tasks begun there, belong to `context`: `with call_context(context): ...`."""
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, context: CallContext) -> None:
+        self._context = context
+
+    def __enter__(self) -> CallContext:
+        self._token = _current.set(self._context)
+        return self._context
+
+    def __exit__(self, *exc_info: object) -> None:
+        _current.reset(self._token)
 
 
 class Parking(Protocol):

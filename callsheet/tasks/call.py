@@ -91,9 +91,12 @@ class AgentCall:
             local: whether it runs inline.
         """
         given = self.context
-        deadlines = [end for end in (given.deadline, time.time() + timeout if timeout else None) if end is not None]
+        deadline = given.deadline
+        if timeout:
+            own = time.time() + timeout
+            deadline = own if deadline is None else min(own, deadline)
         return CallContext(job=given.job or self.job, call=call_id, agent=self.label, tenant=given.tenant,
-                           priority=given.priority, deadline=min(deadlines, default=None), local=local,
+                           priority=given.priority, deadline=deadline, local=local,
                            parents=given.parents)
 
     def build(self, value: Any, settings: Settings, local: list[Any] | None = None
