@@ -13,9 +13,12 @@ from weakref import WeakSet
 from callsheet.agents.console import print_to_console
 from callsheet.agents.dispatch import dispatcher
 from callsheet.agents.hooks import Hooked
+from callsheet.agents.naming import checked_id
 from callsheet.agents.options import OPTION_NAMES, CallOptions
 from callsheet.errors import UsageError
 from callsheet.messages import Msg, Recorded, StateModule
+from callsheet.messages.allow import AllowList
+from callsheet.messages.wire import Reader, Writer
 from callsheet.settings.queues import wrong_with_name
 
 #: Where `print` goes while a call runs as a job: (agent, message, last). Set by who runs the call.
@@ -177,6 +180,22 @@ class AgentBase(Hooked, StateModule, Recorded):
             return True
         return any(module.has_state() for module in vars(self).values()
                    if isinstance(module, StateModule) and not isinstance(module, AgentBase))
+
+    def with_id(self, agent_id: str) -> Self:
+        """The same agent under another id, and so with another state: `Assistant("a").with_id("user-42").submit(msg)`.
+
+        Built anew of the same arguments, with the same hooks.
+
+        Raises:
+            UsageError: no id for a state.
+            CannotTravel: an argument of the agent could not be sent.
+        """
+        checked_id(agent_id)
+        local: list[Any] = []
+        written = Writer(local=local).write(self, f"the agent {self.label}")
+        other: Self = Reader(AllowList(()), local).read(written)
+        other.id = agent_id
+        return other
 
     # How it travels -----------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ class CallContext:
         local: whether it runs inline, without Redis.
         parents: ids of the jobs in whose course the job was submitted, the outermost first; what it uses counts as
             theirs too. Of a chain of over MOST_PARENTS, the outermost and the nearest.
+        held: ids of the agents with state whose replies wait for this call, and its own, if it has state.
     """
 
     job: str | None = None
@@ -32,6 +33,7 @@ class CallContext:
     deadline: float | None = None
     local: bool = False
     parents: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
 
 
 MOST_PARENTS = 16
@@ -64,7 +66,7 @@ def child_context(tenant: str | None, priority: int | None, awaited: bool) -> Ca
     return CallContext(job=mine.job if awaited else None, parents=parents,
                        tenant=mine.tenant if tenant is None else tenant,
                        priority=mine.priority if priority is None else priority,
-                       deadline=mine.deadline if awaited else None)
+                       deadline=mine.deadline if awaited else None, held=mine.held if awaited else ())
 
 
 class call_context:

@@ -12,6 +12,16 @@ usage_batch(id)     string   a batch of counts that was added; expires, so that 
 limits(name, …)     several  of the limiter of one endpoint, see resources/limits/exchange.lua; expire when unused
 limits_wake(gate)   channel  tells a gate, an event loop's queue for an endpoint, that it may have a turn
 limits_pause()      channel  [endpoint, seconds], JSON: nobody may send to it for so long
+state(agent)        hash     an agent's registered state: `class`, `format`, `version`, `base` and others, described in
+                             turns.lua; expires `state_expires` after its last turn
+memory(agent)       stream   the changes of its memories, each {"p": path, "c": JSON}, described in memory/journal.py;
+                             the entries of turn 7 have the ids 7-0, 7-1, ...; expires likewise
+turn(agent)         hash     whose turn it is: `token`, `call`, `until`, described in turns.lua; expires likewise
+line(agent)         zset     calls that wait for their turn -> microseconds when they were sent
+parked(agent)       hash     their messages, described in turns.lua
+lines()             zset     agents for whose turn calls wait -> ms when somebody should look after it
+states()            zset     agents with state -> ms of the last turn
+replied(call)       string   what a call of an agent with state came to, should it be delivered again; expires
 revoked()           zset     task id -> unix time of its cancellation; workers read it when they start
 """
 
@@ -75,3 +85,35 @@ class Keys:
     def revoked(self) -> str:
         """Cancelled task ids, for workers that start later."""
         return f"{self.prefix}revoked"
+
+    def state(self, agent_id: str) -> str:
+        """An agent's registered state."""
+        return f"{self.prefix}state:{agent_id}"
+
+    def memory(self, agent_id: str) -> str:
+        """The changes of an agent's memories."""
+        return f"{self.prefix}memory:{agent_id}"
+
+    def turn(self, agent_id: str) -> str:
+        """Whose turn it is."""
+        return f"{self.prefix}turn:{agent_id}"
+
+    def line(self, agent_id: str) -> str:
+        """The calls that wait for their turn."""
+        return f"{self.prefix}line:{agent_id}"
+
+    def parked(self, agent_id: str) -> str:
+        """The messages of the calls that wait for their turn."""
+        return f"{self.prefix}parked:{agent_id}"
+
+    def lines(self) -> str:
+        """The agents for whose turn calls wait."""
+        return f"{self.prefix}lines"
+
+    def states(self) -> str:
+        """The agents with state."""
+        return f"{self.prefix}states"
+
+    def replied(self, call_id: str) -> str:
+        """What a call of an agent with state came to."""
+        return f"{self.prefix}replied:{call_id}"

@@ -60,6 +60,10 @@ class Settings(BaseSettings):
         transport: how workers consume from Redis: `batched`, many messages a trip and under leases, or `stock`, as
             kombu does. Publishers and both kinds of worker go together.
         lease: seconds after which the calls of a killed worker are back on their queues; `batched` only.
+        turn_lease: seconds after which the turn of an agent whose worker was killed passes on.
+        state_expires: seconds that an agent's state is kept after its last turn; 0 keeps it for ever.
+        warm_agents: agents with state that a worker process keeps ready between their turns; 0 keeps none.
+        warm_bytes: that these may take, as estimated; the least recently used go first.
         visibility_timeout: seconds after which a call that a stock worker has not acknowledged is delivered again.
         max_parked: calls in one io worker that may wait for child jobs at once, beyond its slots.
         soft_shutdown: seconds that a cold shutdown (SIGQUIT) leaves to running calls before it cancels them.
@@ -92,6 +96,10 @@ class Settings(BaseSettings):
     track_started: bool = False
     transport: Literal["batched", "stock"] = "batched"
     lease: float = Field(60.0, ge=1)
+    turn_lease: float = Field(15.0, ge=1)
+    state_expires: int = Field(7 * 86_400, ge=0)
+    warm_agents: int = Field(1000, ge=0)
+    warm_bytes: int = Field(64 * 1024 * 1024, ge=0)
     visibility_timeout: int = Field(3600, gt=0)
     max_parked: int = Field(10_000, ge=0)
     soft_shutdown: float = Field(0.0, ge=0)

@@ -5,7 +5,6 @@ and the agent is written once. Celery's own builder and sender make each message
 `before_task_publish` and `after_task_publish` signals are as ever.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +19,7 @@ from callsheet.tasks.call import make_call, writer_for
 from callsheet.tasks.canvas import expiry, time_limits
 from callsheet.tasks.jobs import Job
 from callsheet.tasks.reply import ReplyTask, shown
+from callsheet.tasks.turns.sending import stamped
 
 
 class Burst:
@@ -75,8 +75,9 @@ class Burst:
         build, send = app.amqp.create_task_message, app.amqp.send_task_message
         parent = app.current_worker_task
         jobs, queues = [], (self._queue,)
+        options = {"queue": self._queue, "priority": self._options.priority, "eta": self._options.start_time()}
         for job_id, args in self._ready:
-            call = {**self._call, "job": job_id, "args": args, "sent": time.time()}
+            call = stamped({**self._call, "job": job_id, "args": args}, job_id, options)
             send(producer, task.name, build(job_id, task.name, (None, call), {}, **headers), **sending)
             sending["declare"] = ()  # the first message has declared the queue
             if parent:

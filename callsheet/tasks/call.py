@@ -5,14 +5,17 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from callsheet.agents import AgentBase, CallOptions
+from callsheet.agents.naming import checked_id
+from callsheet.errors import UsageError
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader, Writer
-from callsheet.resources.context import NO_CALL, CallContext, child_context
+from callsheet.resources.context import NO_CALL, CallContext, child_context, current_call
 from callsheet.settings import Settings
 from callsheet.tasks import payloads
+from callsheet.tasks.turns.refusals import within_itself
 
 #: What a call has from its options and its caller.
-_HANDED_ON = ("job", "tenant", "priority", "deadline", "parents")
+_HANDED_ON = ("job", "tenant", "priority", "deadline", "parents", "held")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,8 @@ class AgentCall:
         job: id of the job to whose events it prints.
         retries: how often it is tried again.
         gathering: set on the step that reduces a fan-out.
-        context: what it has from its options and its caller: job, tenant, priority, deadline, parents.
+        context: what it has from its options and its caller: job, tenant, priority, deadline, parents, held.
+        state: of an agent with state its id and its class as "module:Name".
     """
 
     agent: Any
@@ -53,6 +57,7 @@ class AgentCall:
     retries: int = 0
     gathering: Gathering | None = None
     context: CallContext = NO_CALL
+    state: tuple[str, str] | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """The call as JSON data."""
@@ -70,17 +75,19 @@ class AgentCall:
         context = {name: value for name in _HANDED_ON if (value := getattr(self.context, name)) not in (None, ())}
         if context:
             data["context"] = context
+        if self.state:
+            data["state"] = list(self.state)
         return data
 
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> Self:
         """The call that `to_wire` wrote."""
-        gather, context = data.get("gather"), data.get("context")
+        gather, context, state = data.get("gather"), data.get("context"), data.get("state")
         return cls(agent=data["agent"], args=data.get("args", []), kwargs=data.get("kwargs", {}),
                    label=data["label"], job=data["job"], piped=data.get("piped", False),
                    retries=data.get("retries", 0),
                    gathering=Gathering(branches=gather[0], on_error=gather[1]) if gather else None,
-                   context=_context(context) if context else NO_CALL)
+                   context=_context(context) if context else NO_CALL, state=(state[0], state[1]) if state else None)
 
     def running(self, call_id: str | None, timeout: float | None, local: bool = False) -> CallContext:
         """The context in which it runs, from now on.
@@ -97,27 +104,36 @@ class AgentCall:
             deadline = own if deadline is None else min(own, deadline)
         return CallContext(job=given.job or self.job, call=call_id, agent=self.label, tenant=given.tenant,
                            priority=given.priority, deadline=deadline, local=local,
-                           parents=given.parents)
+                           parents=given.parents, held=(*given.held, self.state[0]) if self.state else given.held)
 
     def build(self, value: Any, settings: Settings, local: list[Any] | None = None
               ) -> tuple[AgentBase, tuple[Any, ...], dict[str, Any]]:
-        """The agent and the arguments of `reply`, once large payloads are in their places.
+        """The agent and the arguments of `reply`; as `build_agent` and `arguments`."""
+        return self.build_agent(settings, local), *self.arguments(value, settings, local)
+
+    def build_agent(self, settings: Settings, local: list[Any] | None = None) -> AgentBase:
+        """The agent, once large payloads are in their places.
 
         Raises:
             ModuleNotAllowed: the agent, or a function or class it was given, is outside the allowed modules.
             CannotTravel: it cannot be built here.
         """
+        agent: AgentBase = Reader(AllowList(settings.modules), local).read(self.agent)
+        return agent
+
+    def arguments(self, value: Any, settings: Settings, local: list[Any] | None = None
+                  ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of `reply`, once large payloads are in their places; raises what `build_agent` does."""
         reader = Reader(AllowList(settings.modules), local)
-        agent = reader.read(self.agent)
         args = reader.read(self.args)
         if self.piped:
             args = [reader.read(value), *args]
-        return agent, tuple(args), reader.read(self.kwargs)
+        return tuple(args), reader.read(self.kwargs)
 
 
 def _context(data: dict[str, Any]) -> CallContext:
     given: dict[str, Any] = {name: data[name] for name in _HANDED_ON if name in data}
-    return CallContext(**{**given, "parents": tuple(given.get("parents", ()))})
+    return CallContext(**{**given, "parents": tuple(given.get("parents", ())), "held": tuple(given.get("held", ()))})
 
 
 def writer_for(settings: Settings) -> Writer:
@@ -139,8 +155,13 @@ def make_call(agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any], o
     Raises:
         CannotTravel: part of the agent or an argument cannot be sent.
         PayloadTooLarge: the agent or the arguments are over the limit.
+        UsageError: a reply of the agent itself would wait for it.
     """
-    label = agent.label
+    label, state = agent.label, None
+    if agent.has_state():
+        state = checked_id(agent.id), f"{type(agent).__module__}:{type(agent).__qualname__}"
+        if awaited and agent.id in current_call().held:
+            raise UsageError(within_itself(label, agent.id))
     spec, blobs = payloads.pack(writer.write(agent, f"the agent {label}"), settings, f"The agent {label}", copies)
     written = [writer.write(arg, f"argument {i + 1} of {label}") for i, arg in enumerate(args)]
     named = {key: writer.write(arg, f"argument {key!r} of {label}") for key, arg in kwargs.items()}
@@ -151,5 +172,6 @@ def make_call(agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any], o
         more |= blob
     kept, blob = payloads.pack(named, settings, f"The keyword arguments of {label}", copies)
     call = AgentCall(agent=spec, args=packed, kwargs=kept, label=label, job=job, piped=piped, retries=options.retries,
-                     gathering=gathering, context=child_context(options.tenant, options.priority, awaited))
+                     gathering=gathering, context=child_context(options.tenant, options.priority, awaited),
+                     state=state)
     return call, more | blob

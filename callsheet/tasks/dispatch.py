@@ -63,6 +63,7 @@ class RemoteDispatcher:
         sending = asyncio.ensure_future(asyncio.to_thread(self._submit, target, args, kwargs, options, stream, True))
         try:
             job = await asyncio.shield(sending)
+            job._called = True
             await _forward_prints(job, agents)
             return await job
         except asyncio.CancelledError:

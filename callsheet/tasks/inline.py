@@ -28,11 +28,11 @@ from callsheet.messages import Msg
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader, Writer
 from callsheet.resources.accounts import JobUsage, local_account
-from callsheet.resources.context import call_context
+from callsheet.resources.context import call_context, current_call
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks import payloads
 from callsheet.tasks.bridge import OWN_CANCEL
-from callsheet.tasks.call import Gathering, make_call
+from callsheet.tasks.call import AgentCall, Gathering, make_call
 from callsheet.tasks.events import Event
 from callsheet.tasks.gather import gathered
 from callsheet.tasks.interrupts import Running, Said, plain_code
@@ -41,15 +41,23 @@ from callsheet.tasks.jobs import _refuse_on_loop as refuse_on_loop
 from callsheet.tasks.pipelines import FanoutPipeline, Pipeline, SequentialPipeline
 from callsheet.tasks.reply import NOT_RETRIED, retry_pause
 from callsheet.tasks.results import failure, record_of
+from callsheet.tasks.turns.desk import Desk
+from callsheet.tasks.turns.local import LocalStore
+from callsheet.tasks.turns.records import Claim
+from callsheet.tasks.turns.refusals import within_itself
 
 Target = AgentBase | Pipeline
+_STORE = LocalStore()
 _POLL = 0.002  # seconds between two looks at what a job printed
 
 
 @contextmanager
 def inline() -> Iterator[None]:
-    """Run every call that is made in the block in this process, without Redis; as CALLSHEET_INLINE=1 does for all."""
-    token = override.set(InlineDispatcher(get_settings()))
+    """Run every call that is made in the block in this process, without Redis; as CALLSHEET_INLINE=1 does for all.
+
+    What agents remember is forgotten at the end of the block.
+    """
+    token = override.set(InlineDispatcher(get_settings(), LocalStore()))
     try:
         yield
     finally:
@@ -61,15 +69,18 @@ class InlineDispatcher:
 
     Args:
         settings: ours.
+        store: where agents' states are kept; by default with the process.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, store: LocalStore | None = None) -> None:
         # Payloads stay in their messages: there is no Redis to keep them in.
         self.settings = settings.model_copy(update={"payload_inline_max": settings.payload_max})
+        self.store = store or _STORE
+        self._desk = Desk(self.store, self.settings)
 
     def submit(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Job:
         """Run it: to its end in plain code, as a task of the running loop in async code."""
-        run = InlineRun(target, options, self.settings)
+        run = InlineRun(target, options, self._desk, awaited=False)
         run.check(args, kwargs)
         if isinstance(target, AgentBase):
             target._jobs.add(run)
@@ -84,7 +95,7 @@ class InlineDispatcher:
 
     async def call(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
         """Run it and give its result."""
-        run = InlineRun(target, options, self.settings, awaited=True)
+        run = InlineRun(target, options, self._desk, awaited=True)
         run.check(args, kwargs)
         if isinstance(target, AgentBase):
             target._jobs.add(run)
@@ -99,10 +110,11 @@ class InlineRun:
         account: what its outbound calls took.
     """
 
-    def __init__(self, target: Target, options: CallOptions, settings: Settings, awaited: bool = False) -> None:
+    def __init__(self, target: Target, options: CallOptions, desk: Desk, awaited: bool) -> None:
         self.target = target
         self.options = options
-        self.settings = settings
+        self.settings = desk.settings
+        self._desk = desk
         self.id = options.job_id or str(uuid4())
         self.account = local_account(self.id)
         self._awaited = awaited
@@ -121,6 +133,9 @@ class InlineRun:
             args = ()
         for agent in agents:
             self._queue(agent)
+            if _running_loop() is None and agent.id in current_call().held and agent.has_state():
+                # On a worker it would only be sent; here it runs to its end before the reply goes on.
+                raise UsageError(within_itself(agent.label, agent.id))
             self._call_of(agent, args, kwargs)
 
     def _input(self, args: tuple[Any, ...]) -> Any:
@@ -188,7 +203,7 @@ class InlineRun:
         while True:
             started = time.time()
             try:
-                out = await self._try(agent, call)
+                out = await self._try(agent, call, tries >= self.options.retries)
                 status = states.SUCCESS
                 return out
             except Exception as exc:
@@ -208,8 +223,22 @@ class InlineRun:
             await asyncio.sleep(pause)
             tries += 1
 
-    async def _try(self, agent: AgentBase, call: Any) -> Any:
-        built, args, kwargs = call.build(None, self.settings, self._local)
+    async def _try(self, agent: AgentBase, call: AgentCall, last: bool) -> Any:
+        def build() -> AgentBase:
+            return call.build_agent(self.settings, self._local)
+
+        def final(exc: Exception) -> bool:
+            return last or isinstance(exc, NOT_RETRIED)
+
+        if call.state is None:
+            return await self._run(agent, build(), call)
+        claim = Claim(agent_id=call.state[0], cls=call.state[1], call_id=self.id, label=call.label,
+                      jobs=(call.context.job or self.id, *call.context.parents))
+        async with self._desk.whole_turn(claim, call.agent, build, final) as turn:
+            return await self._run(agent, turn.agent, call)
+
+    async def _run(self, agent: AgentBase, built: AgentBase, call: AgentCall) -> Any:
+        args, kwargs = call.arguments(None, self.settings, self._local)
         built.msg_queue, built._console = agent.msg_queue, agent._console
         limit = asyncio.timeout(self.options.timeout)
         entry = Running(asyncio.get_running_loop(), built)

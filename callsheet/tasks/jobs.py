@@ -24,6 +24,7 @@ from callsheet.tasks.events import Event, read_events
 from callsheet.tasks.interrupts import Said, ask_workers
 from callsheet.tasks.loop import on_process_loop, wait_on_process_loop
 from callsheet.tasks.results import failure, parse, ready
+from callsheet.tasks.turns.desk import current_turn, waiting_for
 from callsheet.tasks.waiter import waiter
 
 _TOGETHER = 500  # jobs cancelled with one broadcast
@@ -83,6 +84,7 @@ class Job:
         return job
 
     _known = True
+    _called = False  # by who waits for it, and so known to be waited for
 
     def get(self, timeout: float | None = None) -> Any:
         """Wait for the result: a Msg, a list of them or None.
@@ -111,7 +113,11 @@ class Job:
             return await on_process_loop(self._outcome())
 
     async def _outcome(self) -> Any:
-        meta = await waiter(self._settings).wait(self.id)
+        if self._called or current_turn.get() is None:
+            meta = await waiter(self._settings).wait(self.id)
+        else:
+            async with waiting_for(self.id):
+                meta = await waiter(self._settings).wait(self.id)
         if meta["status"] != states.SUCCESS:
             raise failure(meta, self.label, self.id)
         data = await payloads.load_async(meta["result"], self._settings)

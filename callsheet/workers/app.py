@@ -20,6 +20,7 @@ from callsheet.workers import interrupts  # noqa: F401 - registers its command
 from callsheet.workers.logs import gather_lines
 from callsheet.workers.revoked import ReadRevoked
 from callsheet.workers.steps import AttachPool
+from callsheet.workers.turns import PassTurnsOn
 
 TRANSPORT = "callsheet.workers.transport:Transport"
 WORKER = "callsheet.workers.controller:Worker"
@@ -57,6 +58,7 @@ def _app(settings: Settings | None, queue: str) -> Celery:
     app = make_app(settings, queue, f"callsheet.workers.{queue}")
     app.conf.worker_consumer = "callsheet.workers.consumer:Consumer"
     app.steps["consumer"].add(ReadRevoked)
+    app.steps["worker"].add(PassTurnsOn)
     app.set_current()
     app.set_default()
 

@@ -1,0 +1,258 @@
+"""Where this process gets turns, keeps warm agents, and ends turns."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from callsheet.agents import AgentBase
+from callsheet.errors import TurnLost, UsageError
+from callsheet.resources.loops import on_lasting_loop
+from callsheet.settings import Settings
+from callsheet.tasks.turns.binding import Binding
+from callsheet.tasks.turns.keeper import Keeper
+from callsheet.tasks.turns.records import COLD, NOTHING, Busy, Changes, Claim, Granted, Place, Replied, Store
+from callsheet.tasks.turns.refusals import held_up
+from callsheet.tasks.turns.warm import Warm, WarmAgents, attributes_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Taken:
+    """A turn that this process has.
+
+    Attributes:
+        claim: whose.
+        granted: what the store said.
+        warm: the agent as it was after its last turn here, or None.
+    """
+
+    claim: Claim
+    granted: Granted
+    warm: Warm | None
+
+
+@dataclass
+class Turn:
+    """A turn with its agent.
+
+    Attributes:
+        desk: where it was taken.
+        claim: whose.
+        token: its number.
+        warm: the agent with its state.
+        jobs: that the reply waits for.
+    """
+
+    desk: "Desk"
+    claim: Claim
+    token: int
+    warm: Warm
+    jobs: list[str] = field(default_factory=list)
+
+    @property
+    def agent(self) -> AgentBase:
+        """The agent, with its state."""
+        return self.warm.agent
+
+    def changes(self) -> Changes:
+        """What the reply changed; once.
+
+        Raises:
+            CannotTravel: an attribute is not JSON data any more.
+        """
+        return self.warm.binding.changes(self.desk.settings.payload_max)
+
+
+#: The turn of the reply that runs here.
+current_turn: ContextVar[Turn | None] = ContextVar("callsheet_turn", default=None)
+
+
+class Desk:
+    """One process's, or that of calls that run inline.
+
+    Args:
+        store: where states are kept.
+        settings: ours.
+        keeper: renews leases; None where there are none.
+        warm: whether agents are kept between their turns.
+    """
+
+    def __init__(self, store: Store, settings: Settings, keeper: Keeper | None = None, warm: bool = False) -> None:
+        self.store, self.settings, self.keeper = store, settings, keeper
+        self.warm = WarmAgents(settings.warm_agents if warm else 0, settings.warm_bytes)
+
+    async def take(self, claim: Claim, spec: Any, place: Callable[[], Place] | None = None) -> Taken | Replied | Busy:
+        """Ask for the turn.
+
+        Args:
+            claim: for whom.
+            spec: what the agent is built of, as it travelled.
+            place: makes a place in the line; without it none is kept.
+
+        Raises:
+            StateMismatch, UsageError: see Store.
+        """
+        warm = self.warm.take(claim.agent_id, spec)
+        answer = None
+        try:
+            known = warm.version if warm else COLD
+            answer = await self.store.take(claim, known)
+            if isinstance(answer, Busy) and place is not None:
+                answer = await self.store.take(claim, known, place())
+                if isinstance(answer, Busy) and answer.pause is not None:
+                    pause = answer.pause
+                    on_lasting_loop(lambda: self._pass_on(claim, pause))
+        finally:
+            if warm is not None and not isinstance(answer, Granted):
+                self.warm.keep(claim.agent_id, warm)
+        if not isinstance(answer, Granted):
+            return answer
+        if self.keeper is not None:
+            self.keeper.hold(claim, answer.token)
+        if warm is not None and answer.version < warm.version:
+            warm = None  # the state was deleted meanwhile
+        return Taken(claim, answer, warm)
+
+    async def _pass_on(self, claim: Claim, seconds: float) -> None:
+        await asyncio.sleep(seconds + 0.01)
+        try:
+            await self.store.pass_on(claim)
+        except Exception as exc:  # a worker that looks after turns does it later
+            logger.warning("turn_pass_on agent=%s id=%s: %s", claim.label, claim.agent_id, exc)
+
+    def open(self, taken: Taken, spec: Any, build: Callable[[], AgentBase]) -> Turn:
+        """The agent with its state; in the thread where it is to be built.
+
+        Args:
+            taken: the turn.
+            spec: as for `take`.
+            build: makes the agent, where it is not warm.
+
+        Raises:
+            StateMismatch: the state does not fit the agent.
+        """
+        warm = taken.warm
+        if warm is None:
+            agent = build()
+            warm = Warm(spec, Binding(agent), taken.granted.version, attributes_of(agent))
+        else:
+            warm.restore()
+        warm.binding.load(taken.granted)
+        return Turn(self, taken.claim, taken.granted.token, warm)
+
+    async def release(self, claim: Claim, token: int) -> None:
+        """End a turn that leaves nothing behind. Whatever goes wrong is logged: the lease ends by itself."""
+        try:
+            await self.store.end(claim, token)
+        except TurnLost:
+            pass
+        except Exception:
+            logger.exception("turn_release agent=%s id=%s: the turn passes on when its lease is over", claim.label,
+                             claim.agent_id)
+        finally:
+            if self.keeper is not None:
+                self.keeper.drop(claim)
+
+    async def end_failed(self, turn: Turn, reply: Any = None) -> None:
+        """End the turn of a reply that raised: what it changed before is kept. Whatever goes wrong is logged."""
+        try:
+            changes = turn.changes()
+            await self.end(turn, changes, reply)
+        except Exception:
+            logger.exception("state_not_kept agent=%s id=%s: what a failed reply changed", turn.claim.label,
+                             turn.claim.agent_id)
+            await self.release(turn.claim, turn.token)
+
+    async def end(self, turn: Turn, changes: Changes = NOTHING, reply: Any = None) -> None:
+        """End a turn: keep the changes, and the reply for a second delivery of the call.
+
+        Raises:
+            TurnLost: nothing is kept.
+            RedisUnavailable: Redis is away for longer than it is waited for.
+        """
+        try:
+            version = await self.store.end(turn.claim, turn.token, changes, json.dumps(reply, separators=(",", ":")))
+        finally:
+            if self.keeper is not None:
+                self.keeper.drop(turn.claim)
+        warm = turn.warm
+        if not warm.binding.rebound and self.warm.most:
+            try:
+                warm.binding.saved(changes)
+            except Exception:  # a custom_from_json that does not take what custom_to_json gave: the next turn says so
+                return
+            warm.version = version
+            self.warm.keep(turn.claim.agent_id, warm)
+
+
+    @asynccontextmanager
+    async def whole_turn(self, claim: Claim, spec: Any, build: Callable[[], AgentBase],
+                         final: Callable[[Exception], bool]) -> AsyncIterator[Turn]:
+        """Take the turn, where that only ever waits; run the block; end the turn.
+
+        Args:
+            claim: whose.
+            spec: what the agent is built of.
+            build: makes the agent.
+            final: whether nothing is tried again after this error, so that what was changed before is kept.
+        """
+        taken = await self.take(claim, spec)
+        assert isinstance(taken, Taken)
+        turn = None
+        try:
+            turn = self.open(taken, spec, build)
+            with running(turn):
+                yield turn
+        except Exception as exc:
+            if turn is not None and final(exc):
+                await self.end_failed(turn)
+            else:
+                await self.release(claim, taken.granted.token)
+            raise
+        except BaseException:
+            await self.release(claim, taken.granted.token)
+            raise
+        try:
+            changes = turn.changes()
+        except BaseException:
+            await self.release(claim, taken.granted.token)
+            raise
+        await self.end(turn, changes)
+
+
+@asynccontextmanager
+async def waiting_for(job_id: str) -> AsyncIterator[None]:
+    """The reply that runs here, if it has a turn, waits in the block for a job that it did not call itself.
+
+    Raises:
+        UsageError: a call in the course of the job waits for this very turn.
+    """
+    turn = current_turn.get()
+    if turn is None:
+        yield
+        return
+    store, claim = turn.desk.store, turn.claim
+    turn.jobs.append(job_id)
+    try:
+        if await store.waits(claim, turn.token, turn.jobs):
+            raise UsageError(held_up(claim, job_id))
+        yield
+    finally:
+        turn.jobs.remove(job_id)
+        await store.waits(claim, turn.token, turn.jobs)
+
+
+@contextmanager
+def running(turn: Turn) -> Iterator[Turn]:
+    """The turn's reply runs in the block."""
+    token = current_turn.set(turn)
+    try:
+        yield turn
+    finally:
+        current_turn.reset(token)

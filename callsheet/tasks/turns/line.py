@@ -1,0 +1,63 @@
+"""How a call steps back until its agent's turn is its own, and comes again."""
+
+import asyncio
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from callsheet.resources.redis import translated
+from callsheet.settings import Settings
+from callsheet.tasks.turns.records import Place
+
+logger = logging.getLogger(__name__)
+
+KEEP_SENT = "callsheet_keep_sent"
+"""Option of a message that is sent again: it keeps the time at which it was sent first."""
+
+
+def place_of(task: Any, request: Any, call_data: dict[str, Any]) -> Place:
+    """A place in the line for the call that runs now, with its message as Celery would publish it again.
+
+    Args:
+        task: Celery's.
+        request: of the call.
+        call_data: the call on the wire.
+    """
+    signature = task.signature_from_request(request, args=(*request.args[:-1], call_data), retries=request.retries,
+                                            **{KEEP_SENT: True})
+    return Place(message=json.dumps(signature, default=str), expires=_milliseconds(request.expires))
+
+
+def _milliseconds(expires: Any) -> int | None:
+    if isinstance(expires, str):
+        expires = datetime.fromisoformat(expires)
+    if not isinstance(expires, datetime):
+        return None
+    return round((expires if expires.tzinfo else expires.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+class Publisher:
+    """Sends calls whose turn has come.
+
+    Args:
+        app: Celery's.
+        settings: ours.
+    """
+
+    def __init__(self, app: Any, settings: Settings) -> None:
+        self._app, self._settings = app, settings
+
+    async def __call__(self, messages: list[str]) -> None:
+        """Send them, without blocking the loop."""
+        await asyncio.to_thread(self.now, messages)
+
+    def now(self, messages: list[str]) -> None:
+        """Send them. What cannot be sent is sent later by a keeper, when the turn's lease is over."""
+        try:
+            with translated(self._settings):
+                for message in messages:
+                    self._app.signature(json.loads(message)).apply_async()
+        except Exception:
+            logger.exception("turns: %d calls whose turn has come could not be sent; they are sent again when the "
+                             "lease is over", len(messages))

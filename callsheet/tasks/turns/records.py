@@ -1,0 +1,180 @@
+"""What a call and the place where states are kept say to each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+FORMAT = 1
+"""Version of the form in which state is written; a state of a higher one is refused."""
+
+COLD = -1
+"""Version of a state of which nothing is known here yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A call that wants its agent's turn.
+
+    Attributes:
+        agent_id: whose state it is.
+        call_id: id of the call's task.
+        cls: the agent's class as "module:Name".
+        label: the agent, for people.
+        sent: unix time in microseconds at which it was sent: its place in the line; also tells a second delivery from
+            another call of the same id.
+        before: the call of the agent that its sender sent before it, "<microseconds> <id>", or "".
+        jobs: ids of the job that it belongs to, and of those in whose course that was made.
+    """
+
+    agent_id: str
+    call_id: str
+    cls: str
+    label: str = ""
+    sent: int = 0
+    before: str = ""
+    jobs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A place in the line.
+
+    Attributes:
+        message: published when the turn comes; "" where someone asks again and again instead.
+        expires: unix time in ms after which the call is not wanted any more, or None.
+    """
+
+    message: str = ""
+    expires: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Granted:
+    """The turn is the call's.
+
+    Attributes:
+        token: the number of the turn, higher than any before.
+        version: number of the turn that wrote the state last; 0 where there is none yet.
+        fields: registered attributes as JSON by path; all of them, or none if the version known is this one.
+        entries: changes of memories since the version known: path and JSON.
+    """
+
+    token: int
+    version: int
+    fields: dict[str, str] = field(default_factory=dict)
+    entries: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Replied:
+    """The call has been run before; what came of it, as JSON."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """It is another's turn.
+
+    Attributes:
+        pause: seconds after which somebody should look, if nobody has the turn and one that came before is still
+            on its way; or None.
+    """
+
+    pause: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What a turn changed.
+
+    Attributes:
+        fields: registered attributes as JSON by path.
+        entries: changes of memories, in order: path and JSON.
+        base: which of the entries a reader that knows nothing begins with from now on, or None.
+        trim: whether what was before that is dropped.
+    """
+
+    fields: dict[str, str] = field(default_factory=dict)
+    entries: list[tuple[str, str]] = field(default_factory=list)
+    base: int | None = None
+    trim: bool = False
+
+
+NOTHING = Changes()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A state as it is kept.
+
+    Attributes:
+        agent_id: whose.
+        cls: the agent's class as "module:Name".
+        version: number of the turn that wrote it last.
+        turns: how many wrote to it.
+        created: unix time.
+        updated: unix time.
+        fields: registered attributes as JSON by path.
+        entries: all changes of memories: path and JSON.
+    """
+
+    agent_id: str
+    cls: str
+    version: int
+    turns: int
+    created: float
+    updated: float
+    fields: dict[str, str]
+    entries: list[tuple[str, str]]
+
+
+class Store(Protocol):
+    """Where states are kept, and turns given."""
+
+    async def take(self, claim: Claim, known: int, place: Place | None = None) -> Granted | Replied | Busy:
+        """Ask for the turn.
+
+        Args:
+            claim: for whom.
+            known: the version of the state that is known here, or COLD.
+            place: kept in the line if it is another's turn; None keeps none.
+
+        Raises:
+            StateMismatch: the state is of another class, or of a newer version.
+            UsageError: the reply whose turn it is waits for this very call.
+        """
+
+    async def end(self, claim: Claim, token: int, changes: Changes = NOTHING, reply: str | None = None) -> int:
+        """End the turn: write the changes, and let the next in line have it; gives the state's version.
+
+        Args:
+            claim: whose turn it is.
+            token: of the turn.
+            changes: of the state.
+            reply: what came of the call, as JSON; a second delivery of the call gets it.
+
+        Raises:
+            TurnLost: it is not this call's turn any more; nothing is written.
+        """
+
+    async def pass_on(self, claim: Claim) -> None:
+        """Let who is first in the line have the turn, if nobody has it."""
+
+    async def leave(self, claim: Claim) -> None:
+        """Give up the place in the line."""
+
+    async def waits(self, claim: Claim, token: int, jobs: Sequence[str]) -> bool:
+        """The reply waits for these jobs from now on; whether calls in their course wait for this very turn."""
+
+    async def read(self, agent_id: str) -> Stored | None:
+        """A state with all its entries, or None."""
+
+    async def copy(self, agent_id: str, new_id: str) -> None:
+        """Write a state under another id as well, in place of what is there."""
+
+    async def remove(self, agent_id: str) -> None:
+        """Remove a state."""
+
+    async def ids(self) -> list[tuple[str, float]]:
+        """The agents with state, the last used first, with the unix time of their last turn."""

@@ -1,0 +1,229 @@
+"""States in Redis, and turns given by one script there."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, ReadOnlyError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from callsheet.errors import RedisUnavailable, StateMismatch, TurnLost, UsageError
+from callsheet.resources.redis import async_client, sync_client, translated
+from callsheet.resources.scripts import Script
+from callsheet.settings import Settings
+from callsheet.settings.keys import Keys
+from callsheet.tasks.turns.records import FORMAT, NOTHING, Busy, Changes, Claim, Granted, Place, Replied, Stored
+from callsheet.tasks.turns.refusals import held_up, lost, other_class
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+_SCRIPT = Script(Path(__file__).parent / "turns.lua")
+_PAGE = 1000  # entries read at once
+_TRIES = 12  # with growing pauses: about half a minute
+_DAY = 86_400_000  # ms
+_AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OSError)
+
+Publish = Callable[[list[str]], Awaitable[None]]
+
+
+class RedisStore:
+    """States in Redis; see Store. To be used on the process's loop.
+
+    Args:
+        settings: ours.
+        publish: sends the messages of calls whose turn has come.
+    """
+
+    def __init__(self, settings: Settings, publish: Publish) -> None:
+        self._settings = settings
+        self._publish = publish
+        self._keys = Keys(settings.key_prefix)
+        self._lease = round(settings.turn_lease * 750)  # with the time until somebody looks, less than the setting
+        self._kept = settings.state_expires * 1000
+        # Longer than the state: the tokens of an agent never begin anew while it has one.
+        self._turn_kept = max(self._kept, 365 * _DAY if not self._kept else 0) + _DAY
+
+    async def take(self, claim: Claim, known: int, place: Place | None = None) -> Granted | Replied | Busy:
+        """See Store."""
+        waits = ["wait", place.message, place.expires or ""] if place else ["try", "", ""]
+        answer = await self._patiently(claim.agent_id, "take", claim, [
+            claim.cls, FORMAT, known, claim.sent, *waits, self._turn_kept, _PAGE, " ".join(claim.jobs),
+            claim.before])
+        kind = answer[0]
+        if kind == b"turn":
+            return await self._granted(claim, known, *answer[1:])
+        if kind == b"replied":
+            return Replied(answer[1].decode())
+        if kind in (b"busy", b"pause"):
+            return Busy(int(answer[1]) / 1000 if kind == b"pause" else None)
+        raise _refusal(claim, kind.decode(), answer[1].decode())
+
+    async def _granted(self, claim: Claim, known: int, token: int, version: int, fields: list[bytes],
+                       entries: list[Any]) -> Granted:
+        found = [(path.decode(), text.decode()) for _, path, text in entries]
+        more = entries
+        while len(more) == _PAGE:
+            page = await async_client(self._settings).xrange(self._keys.memory(claim.agent_id),
+                                                             min=b"(" + more[-1][0], count=_PAGE)
+            more = [(entry, data[b"p"], data[b"c"]) for entry, data in page]
+            found += [(path.decode(), text.decode()) for _, path, text in more]
+        names, values = fields[::2], fields[1::2]
+        return Granted(token=int(token), version=int(version), entries=found,
+                       fields={name.decode(): text.decode() for name, text in zip(names, values, strict=True)})
+
+    async def end(self, claim: Claim, token: int, changes: Changes = NOTHING, reply: str | None = None) -> int:
+        """See Store. While Redis is away, it is tried again for about half a minute."""
+        pairs = [part for pair in [*changes.fields.items(), *changes.entries] for part in pair]
+        answer = await self._patiently(claim.agent_id, "end", claim, [
+            token, claim.cls, FORMAT, self._kept, self._turn_kept,
+            "" if reply is None else f"{token} {claim.sent} {reply}", self._settings.result_expires * 1000,
+            len(changes.fields), len(changes.entries), -1 if changes.base is None else changes.base,
+            "1" if changes.trim else "", *pairs])
+        if answer[0] == b"lost":
+            raise TurnLost(lost(claim), bool(answer[1]))
+        return int(answer[1])
+
+    async def leave(self, claim: Claim) -> None:
+        """See Store."""
+        await self._patiently(claim.agent_id, "leave", claim, [])
+
+    async def pass_on(self, claim: Claim) -> None:
+        """See Store."""
+        await self._patiently(claim.agent_id, "pass", claim, [])
+
+    async def waits(self, claim: Claim, token: int, jobs: Sequence[str]) -> bool:
+        """See Store."""
+        return bool((await self._patiently(claim.agent_id, "waits", claim, [token, " ".join(jobs)]))[0])
+
+    async def _patiently(self, agent_id: str, action: str, claim: Claim, args: Sequence[Any]) -> list[Any]:
+        """The script's answer, whose messages are published; while Redis is away, it is asked again."""
+        keys, given = self.command(agent_id, action, claim, args)
+
+        async def ask() -> Any:
+            return await _SCRIPT.arun(async_client(self._settings), keys, given)
+
+        answer = await self._persistently(ask)
+        if answer[-1]:
+            await self._publish([text.decode() for text in answer[-1]])
+        result: list[Any] = answer[:-1]
+        return result
+
+    async def _persistently(self, work: Callable[[], Awaitable[T]]) -> T:
+        for number in range(_TRIES):
+            try:
+                return await work()
+            except _AWAY as exc:
+                logger.warning("state_waits: Redis at %s does not take an agent's state (%s); trying again.",
+                               self._settings.redis_address, type(exc).__name__)
+                problem = exc
+            await asyncio.sleep(min(0.05 * 2**number, 5.0))
+        if isinstance(problem, ReadOnlyError):
+            raise RedisUnavailable(f"Redis at {self._settings.redis_address} is read-only, so that an agent's state "
+                                   "cannot be kept. Point CALLSHEET_REDIS_URL at the primary.") from problem
+        with translated(self._settings):
+            raise problem
+
+    def command(self, agent_id: str, action: str, claim: Claim | None, args: Sequence[Any]
+                ) -> tuple[list[str], list[Any]]:
+        """The script's keys and arguments."""
+        k, call = self._keys, claim.call_id if claim else ""
+        keys = [k.state(agent_id), k.memory(agent_id), k.turn(agent_id), k.line(agent_id), k.parked(agent_id),
+                k.lines(), k.states(), k.revoked(), k.replied(call)]
+        return keys, [action, agent_id, call, self._lease, *args]
+
+    # For the thread that keeps turns ------------------------------------------------------------------
+
+    def renew(self, held: Sequence[tuple[Claim, int]]) -> list[bool]:
+        """Prolong turns; says of each whether it is still the call's. Blocks."""
+        commands = [self.command(claim.agent_id, "renew", claim, [token]) for claim, token in held]
+        return [bool(answer[0]) for answer in self._run_all(commands)]
+
+    def look_after(self) -> list[str]:
+        """Pass on turns whose lease is over, where calls wait for them; gives messages to publish. Blocks."""
+        due = sync_client(self._settings).zrangebyscore(self._keys.lines(), "-inf", round(time.time() * 1000), start=0,
+                                                        num=100)
+        answers = self._run_all([self.command(agent.decode(), "pass", None, []) for agent in due]) if due else []
+        return [text.decode() for answer in answers for text in answer[-1]]
+
+    def _run_all(self, commands: list[tuple[list[str], list[Any]]]) -> list[Any]:
+        client = sync_client(self._settings)
+        for by_text in (False, True):
+            with client.pipeline(transaction=False) as pipe:
+                for keys, args in commands:
+                    pipe.execute_command(*_SCRIPT.command(keys, args, by_text))
+                try:
+                    return list(pipe.execute())
+                except NoScriptError:
+                    continue
+        return []
+
+    @property
+    def lease(self) -> float:
+        """Seconds of a turn's lease."""
+        return self._lease / 1000
+
+    # Sessions -----------------------------------------------------------------------------------------
+
+    async def read(self, agent_id: str) -> Stored | None:
+        """See Store."""
+        with translated(self._settings):
+            async with async_client(self._settings).pipeline(transaction=True) as pipe:
+                pipe.hgetall(self._keys.state(agent_id))
+                pipe.xrange(self._keys.memory(agent_id))
+                found, entries = await pipe.execute()
+        if not found:
+            return None
+        given = {name.decode(): value.decode() for name, value in found.items()}
+        if int(given["format"]) > FORMAT:
+            raise _newer(f"The state of {agent_id!r}", given["format"])
+        return Stored(
+            agent_id=agent_id, cls=given["class"], version=int(given["version"]), turns=int(given["turns"]),
+            created=float(given["created"]) / 1000, updated=float(given["updated"]) / 1000,
+            fields={name[2:]: text for name, text in given.items() if name.startswith("s:")},
+            entries=[(data[b"p"].decode(), data[b"c"].decode()) for _, data in entries])
+
+    async def copy(self, agent_id: str, new_id: str) -> None:
+        """See Store."""
+        k, now = self._keys, round(time.time() * 1000)
+        with translated(self._settings):
+            async with async_client(self._settings).pipeline(transaction=True) as pipe:
+                pipe.delete(k.memory(new_id))
+                pipe.copy(k.state(agent_id), k.state(new_id), replace=True)
+                pipe.copy(k.memory(agent_id), k.memory(new_id), replace=True)
+                pipe.hset(k.state(new_id), mapping={"created": now})
+                pipe.zadd(k.states(), {new_id: now})
+                await pipe.execute()
+
+    async def remove(self, agent_id: str) -> None:
+        """See Store."""
+        with translated(self._settings):
+            async with async_client(self._settings).pipeline(transaction=True) as pipe:
+                pipe.delete(self._keys.state(agent_id), self._keys.memory(agent_id))
+                pipe.zrem(self._keys.states(), agent_id)
+                await pipe.execute()
+
+    async def ids(self) -> list[tuple[str, float]]:
+        """See Store."""
+        client, states = async_client(self._settings), self._keys.states()
+        with translated(self._settings):
+            if self._kept:
+                await client.zremrangebyscore(states, "-inf", round(time.time() * 1000) - self._kept)
+            found = await client.zrevrange(states, 0, -1, withscores=True)
+        return [(agent.decode(), score / 1000) for agent, score in found]
+
+
+def _refusal(claim: Claim, kind: str, found: str) -> Exception:
+    if kind == "class":
+        return StateMismatch(other_class(claim, found))
+    if kind == "format":
+        return _newer(f"The state of {claim.label} with the id {claim.agent_id!r}", found)
+    return UsageError(held_up(claim, found))
+
+
+def _newer(what: str, found: str) -> StateMismatch:
+    return StateMismatch(f"{what} was written by a newer version of Callsheet (form {found}; this one knows up to "
+                         f"{FORMAT}). Update Callsheet here, workers first.")

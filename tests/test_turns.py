@@ -1,0 +1,327 @@
+"""Turns of agents with state on real workers: one at a time, in order, and nothing lost or kept twice."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from callsheet import AgentFailed, Msg, SequentialPipeline
+from callsheet.settings import use_settings
+from tests.agents.basic import Echo
+from tests.agents.remembering import AsyncOnCpu, Clerk, CpuClerk, Other, SelfCaller
+from tests.fleet import client_settings
+from tests.services import RedisServer, Worker, wait_for, worker
+
+LEASE = 2.0
+ENV = {"CALLSHEET_MODULES": "tests.agents", "CALLSHEET_RETRY_BACKOFF": "0.05", "CALLSHEET_TURN_LEASE": str(LEASE),
+       "CALLSHEET_LEASE": "4", "CALLSHEET_QUEUES": "extra"}
+
+
+def say(text: str, **told: object) -> Msg:
+    return Msg("u", text, "user", metadata=told)
+
+
+class Office:
+    """Workers on a Redis of their own."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server, self.redis = server, server.client()
+        self._stack = ExitStack()
+
+    def hire(self, kind: str = "io", *options: str, **env: str) -> Worker:
+        app, options = f"callsheet.workers.{kind}", options or ("-c", "20")
+        return self._stack.enter_context(worker(app, self.server.url, *options, env={**ENV, **env}))
+
+    def dismiss(self) -> None:
+        self._stack.close()
+
+    def notes(self, key: str) -> list[str]:
+        return [str(text) for text in self.redis.lrange(key, 0, -1)]
+
+    def wait_notes(self, key: str, count: int) -> list[str]:
+        wait_for(lambda: len(self.notes(key)) >= count, 30, f"{count} notes, not {self.notes(key)}")
+        return self.notes(key)
+
+    def history(self, agent_id: str) -> list[str]:
+        """What users said, as it is kept."""
+        import json
+        found = []
+        for _, fields in self.redis.xrange(f"callsheet:memory:{agent_id}"):
+            change = json.loads(fields["c"])
+            told = [change["m"]] if "m" in change else [entry[0] for entry in change.get("set", [])]
+            found += [one["content"] for one in told if one["role"] == "user"]
+        return found
+
+    def settled(self, agent_id: str) -> bool:
+        """Nobody has a turn, waits for one, or keeps a lease."""
+        turn = self.redis.hgetall(f"callsheet:turn:{agent_id}")
+        return (turn.get("call", "") == "" and not self.redis.exists(f"callsheet:line:{agent_id}")
+                and not self.redis.exists(f"callsheet:parked:{agent_id}")
+                and self.redis.zscore("callsheet:lines", agent_id) is None)
+
+
+@contextmanager
+def office_on(server: RedisServer) -> Iterator[Office]:
+    office = Office(server)
+    try:
+        with use_settings(client_settings(server, turn_lease=LEASE)):
+            yield office
+    finally:
+        office.dismiss()
+
+
+@pytest.fixture
+def office(own_redis: RedisServer) -> Iterator[Office]:
+    with office_on(own_redis) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shared_office(redis_server: RedisServer) -> Iterator[Office]:
+    server = RedisServer()
+    office = Office(server)
+    office.hire("io")
+    office.hire("cpu", "-c", "2")
+    yield office
+    office.dismiss()
+    server.remove()
+
+
+@pytest.fixture
+def at(shared_office: Office) -> Iterator[Office]:
+    """An io and a cpu worker, with this process's settings on them."""
+    with use_settings(client_settings(shared_office.server, turn_lease=LEASE)):
+        yield shared_office
+
+
+# What a turn finds -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", [Clerk, CpuClerk, AsyncOnCpu])
+def test_a_turn_finds_what_the_turns_before_it_left(at, cls):
+    agent, other = cls("a"), cls("b")
+    found = [agent.submit(say(str(number))).get(20).content for number in range(4)]
+    assert [text.partition(":")[0] for text in found] == ["1", "2", "3", "4"]
+    assert other.submit(say("hi")).get(20).content.partition(":")[0] == "1"
+    assert at.settled(agent.id)
+
+
+def test_the_same_id_is_the_same_agent_in_another_program(at):
+    assert Clerk("a").with_id("alice-7").submit(say("one")).get(20).content == "1:0"
+    named = Clerk("renamed")
+    named.id = "alice-7"
+    assert named.submit(say("two")).get(20).content == "2:2"
+    assert named.submit(say("three")).get(20).content == "3:4"
+
+
+def test_what_is_not_registered_is_not_kept(at):
+    agent = Clerk()
+    assert [agent.submit(say("x")).get(20).metadata["visits"] for _ in range(3)] == [1, 1, 1]
+
+
+def test_in_a_pipeline_and_in_its_own_turn_each(at):
+    agent = Clerk().with_id("pipe")
+    out = SequentialPipeline([agent, Echo("e"), agent]).submit(say("x")).get(20)
+    assert out.content == "2:2"
+
+
+# One at a time, in order -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", [Clerk, CpuClerk])
+def test_calls_wait_in_the_order_in_which_they_came(at, cls):
+    agent, gate, notes = cls().with_id(f"line-{cls.__name__}"), f"gate-{cls.__name__}", f"notes-{cls.__name__}"
+    jobs = [agent.submit(say("0", gate=gate, note=notes))]
+    at.wait_notes(notes, 1)
+    jobs += [agent.submit(say(str(number), note=notes)) for number in range(1, 12)]
+    wait_for(lambda: at.redis.zcard(f"callsheet:line:{agent.id}") == 11, what="11 calls in line")
+    # They wait without a slot: another agent's call is not held up.
+    assert cls().submit(say("other")).get(20).content.startswith("1:")
+    at.redis.set(gate, 1)
+    assert [job.get(30).content.partition(":")[0] for job in jobs] == [str(number) for number in range(1, 13)]
+    assert [text.split()[0] for text in at.notes(notes)] == [str(number) for number in range(12)]
+    wait_for(lambda: at.settled(agent.id), what="no trace of turns")
+
+
+def test_100_calls_on_four_workers_end_in_one_history(office):
+    for kind in ("io", "io", "io", "io"):
+        office.hire(kind, "-c", "10")
+    agent = Clerk().with_id("alice")
+    jobs = [agent.submit(say(str(number), note="notes")) for number in range(100)]
+    assert [int(job.get(90).content.partition(":")[0]) for job in jobs] == list(range(1, 101))
+    ran = [text.split()[0] for text in office.notes("notes")]
+    assert office.history("alice") == ran, "the history is in the order of the turns"
+    assert len({text.split()[1] for text in office.notes("notes")}) > 1, "several workers took part"
+    assert ran == [str(number) for number in range(100)]
+    wait_for(lambda: office.settled("alice"), what="no trace of turns")
+
+
+def test_a_call_whose_forerunner_never_comes_does_not_wait_for_long(office):
+    agent = Clerk().with_id("alice")
+    agent.submit(say("lost", note="notes"))
+    office.redis.delete("io")
+    office.hire("io", "-c", "4")
+    began = time.monotonic()
+    assert agent.submit(say("next", note="notes")).get(20).content == "1:0"
+    assert time.monotonic() - began < 5
+    assert [agent.submit(say("x")).get(20).content for _ in range(2)] == ["2:2", "3:4"]
+
+
+# Workers that die or sleep -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "cls"), [("io", Clerk), ("cpu", CpuClerk)])
+def test_the_turn_of_a_killed_worker_passes_on_within_the_lease(office, kind, cls):
+    agent = cls().with_id("alice")
+    first = office.hire(kind, "-c", "1")
+    held = agent.submit(say("held", gate="gate", note="notes"))
+    office.wait_notes("notes", 1)
+    other = office.hire(kind, "-c", "2")
+    waiting = [agent.submit(say(f"w{number}", note="notes")) for number in range(3)]
+    wait_for(lambda: office.redis.zcard("callsheet:line:alice") == 3, what="3 calls in line")
+    first.kill()
+    killed = time.monotonic()
+    office.wait_notes("notes", 2)
+    assert time.monotonic() - killed < LEASE + 3, other.log[-2000:]
+    office.redis.set("gate", 1)
+    assert [job.get(30).content.partition(":")[0] for job in waiting] == ["1", "2", "3"]
+    assert held.get(30).content.partition(":")[0] == "4", "it is run again, and its state is kept once"
+    ran = [text.split()[0] for text in office.notes("notes")]
+    assert ran == ["held", "w0", "w1", "w2", "held"]
+
+
+def test_a_worker_that_lost_its_turn_cannot_write_and_runs_the_call_again(office):
+    agent = Clerk().with_id("alice")
+    sleeper = office.hire("io", "-c", "4", CALLSHEET_LEASE="60")
+    late = agent.submit(say("late", gate="gate", note="notes"))
+    office.wait_notes("notes", 1)
+    waiting = agent.submit(say("waiting", note="notes"))
+    wait_for(lambda: office.redis.zcard("callsheet:line:alice") == 1, what="a call in line")
+    other = office.hire("io", "-c", "4")  # which has never heard of the agent
+    sleeper.send_signal(signal.SIGSTOP)
+    assert waiting.get(30).content == "1:0", "the turn passes on"
+    office.redis.set("gate", 1)
+    sleeper.send_signal(signal.SIGCONT)
+    assert late.get(30).content == "2:2"
+    sleeper.wait_log("turn_lost")
+    assert office.history("alice") == ["waiting", "late"]
+    assert [text.split()[0] for text in office.notes("notes")] == ["late", "waiting", "late"]
+    assert other.process.poll() is None
+
+
+def test_a_long_reply_keeps_its_turn_while_the_loop_is_blocked_or_waits(office):
+    agent = Clerk().with_id("alice")
+    office.hire("io", "-c", "4")
+    job = agent.submit(say("long", sleep=2.5 * LEASE, note="notes"))
+    office.wait_notes("notes", 1)
+    behind = agent.submit(say("behind", note="notes"))
+    assert (job.get(30).content, behind.get(30).content) == ("1:0", "2:2")
+    assert [text.split()[0] for text in office.notes("notes")] == ["long", "behind"]
+
+
+def test_a_call_that_is_delivered_again_after_its_state_was_kept_does_not_run_again(office):
+    """As if its worker had died between the two: its message comes once more, its result is gone."""
+    agent, queued = Clerk().with_id("alice"), office.redis
+    job = agent.submit(say("once", note="notes"))
+    [text] = queued.lrange("io", 0, -1)
+    office.hire("io", "-c", "2")
+    assert job.get(20).content == "1:0"
+    wait_for(lambda: not queued.exists("unacked"), what="its acknowledgement")
+    queued.delete(f"celery-task-meta-{job.id}")
+    marked = text.replace('"delivery_info": {', '"delivery_info": {"redelivered": true, ')
+    assert marked != text
+    queued.lpush("io", marked)
+    wait_for(lambda: queued.exists(f"celery-task-meta-{job.id}"), what="the result again")
+    assert job.get(20).content == "1:0"
+    assert agent.submit(say("twice", note="notes")).get(20).content == "2:2"
+    assert [entry.split()[0] for entry in office.notes("notes")] == ["once", "twice"]
+
+
+# Failures ----------------------------------------------------------------------------------------------
+
+
+def test_a_failed_reply_keeps_what_it_added_and_a_retried_one_does_not(at):
+    agent = Clerk().with_id("fails")
+    with pytest.raises(AgentFailed, match="no luck today"):
+        agent.submit(say("bad", fail=True)).get(20)
+    assert agent.submit(say("good")).get(20).content == "1:1", "the message is there, the count is not"
+    assert agent.submit(say("third", times=["tries", 2]), retries=3).get(20).content == "2:3"
+    assert at.history("fails") == ["bad", "good", "third"]
+
+
+def test_an_interrupted_reply_keeps_its_answer(at):
+    agent = Clerk().with_id("interrupted")
+    job = agent.submit(say("wait", gate="never", note="begun"))
+    at.wait_notes("begun", 1)
+    assert job.interrupt()
+    assert job.get(20).content == "interrupted"
+    assert agent.submit(say("next")).get(20).content == "1:2"
+
+
+def test_a_cancelled_call_leaves_nothing_and_its_turn_goes_on(at):
+    agent = Clerk().with_id("cancelled")
+    job = agent.submit(say("wait", gate="never", note="begun-2"))
+    at.wait_notes("begun-2", 1)
+    in_line = [agent.submit(say(f"line{number}")) for number in range(3)]
+    wait_for(lambda: at.redis.zcard("callsheet:line:cancelled") == 3, what="calls in line")
+    in_line[0].cancel()
+    job.cancel()
+    assert [one.get(20).content for one in in_line[1:]] == ["1:0", "2:2"]
+    wait_for(lambda: at.settled("cancelled"), what="no trace of turns")
+
+
+def test_a_call_that_expires_in_line_says_so(at):
+    agent = Clerk().with_id("expires")
+    job = agent.submit(say("wait", gate="gate-e", note="begun-e"))
+    at.wait_notes("begun-e", 1)
+    in_line = [agent.submit(say("short"), expires=1.0), agent.submit(say("long"))]
+    wait_for(lambda: at.redis.zcard("callsheet:line:expires") == 2, what="calls in line")
+    time.sleep(1.1)
+    at.redis.set("gate-e", 1)
+    assert (job.get(20).content, in_line[1].get(20).content) == ("1:0", "2:2")
+    from callsheet.errors import JobExpired
+    with pytest.raises(JobExpired):
+        in_line[0].get(20)
+
+
+def test_state_that_cannot_be_kept_fails_the_call_and_leaves_the_state_as_it_was(at):
+    agent = Clerk().with_id("unkept")
+    agent.submit(say("one")).get(20)
+    with pytest.raises(AgentFailed, match=r"'count' of Clerk cannot be kept.*not JSON data"):
+        agent.submit(say("bad", unkept=True)).get(20)
+    assert agent.submit(say("two")).get(20).content == "2:2"
+
+
+def test_an_id_with_state_of_another_class_is_refused_and_both_are_named(at):
+    Clerk().with_id("taken").submit(say("x")).get(20)
+    with pytest.raises(AgentFailed, match=r"is a tests.agents.remembering:Other, but the state under this id is of a "
+                                          r"tests.agents.remembering:Clerk") as caught:
+        Other().with_id("taken").submit(say("x"), retries=3).get(20)
+    assert "StateMismatch" in caught.value.remote_type
+
+
+def test_state_of_a_newer_version_is_refused(at):
+    agent = Clerk().with_id("newer")
+    agent.submit(say("x")).get(20)
+    at.redis.hset("callsheet:state:newer", "format", 99)
+    with pytest.raises(AgentFailed, match=r"newer version of Callsheet \(form 99.*Update"):
+        agent.submit(say("y")).get(20)
+
+
+# Agents that call themselves ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["await", "job", "chain", "submitted chain"])
+def test_an_agent_that_would_wait_for_itself_is_refused(at, way):
+    agent = SelfCaller("a", way).with_id(f"self-{way}")
+    with pytest.raises(AgentFailed, match="neither would ever end"):
+        agent.submit(say("go")).get(30)
+    assert agent.submit(say("stop")).get(20).content == "stopped"
+
+
+def test_an_agent_may_submit_its_own_next_turn(at):
+    out = SelfCaller("a", "submit").with_id("self-next").submit(say("go")).get(20)
+    from callsheet import Job
+    assert Job.from_id(out.content).get(20).content == "stopped"
