@@ -20,7 +20,7 @@ from callsheet.memory import InMemoryMemory
 from callsheet.models import EndpointError, OpenAIChatModel
 from callsheet.settings import Settings, use_settings
 from callsheet.testing import Reply, ScriptedModel, StubModelServer, tool_call
-from tests.agents.reacting import Total, wait_at
+from tests.agents.reacting import Total, roles, wait_at
 from tests.agents.tools import add
 from tests.fleet import Fleet
 from tests.services import ROOT, RedisServer, worker
@@ -481,14 +481,16 @@ def test_on_a_worker(fleet: Fleet) -> None:
     assert ends[1].get_content_blocks("tool_result")[0]["output"] == [{"type": "text", "text": "5"}]
 
 
-def test_an_interrupt_on_a_worker(fleet: Fleet) -> None:
+def test_the_turn_after_an_interrupt_on_a_worker_finds_a_valid_history(fleet: Fleet) -> None:
     notes = fleet.key()
-    agent = agent_with([[tool_call("wait_at", gate=fleet.key("never"), notes=notes)] * 2], wait_at,
-                       parallel_tool_calls=True)
+    calls = [tool_call("wait_at", gate=fleet.key("never"), notes=notes)] * 2
+    agent = agent_with([calls, roles], wait_at, parallel_tool_calls=True)
     job = agent.submit(ASK)
     fleet.wait_notes(notes, 2)
     assert job.interrupt()
     assert job.get(30).metadata == {"_is_interrupted": True}
+    shown = agent.submit(Msg("user", "Go on", "user")).get(30).get_text_content()
+    assert shown == "system user assistant tool tool assistant user"
 
 
 def test_the_example_of_the_documentation(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""What ReAct agents on workers need: a form, and a tool that waits."""
+"""What ReAct agents on workers need: a form, a tool that waits, and an answer that shows the prompt."""
+
+from typing import Any
 
 from pydantic import BaseModel, Field
 
@@ -17,3 +19,8 @@ async def wait_at(gate: str, notes: str) -> str:
     note(notes, "waits")
     await opened(gate)
     return "passed"
+
+
+def roles(messages: list[dict[str, Any]], **_: Any) -> str:
+    """An answer that tells what the model was shown."""
+    return " ".join(message["role"] for message in messages)
