@@ -3,7 +3,7 @@
 CallsheetError
 ├── SettingsError               a setting is wrong or missing (also ValueError)
 │   └── MissingKey              an endpoint's key cannot be read
-├── RedisUnavailable            no Redis answers at the address (also ConnectionError)
+├── RedisUnavailable            no Redis answers at the address, or it takes no writes (also ConnectionError)
 │   └── LimiterUnavailable      the limits of an endpoint cannot be kept without it
 ├── MessageError                something is not a valid Msg (also ValueError)
 ├── CannotTravel                a value cannot be written to the wire (also TypeError)
@@ -66,7 +66,7 @@ class MissingKey(SettingsError):
 
 
 class RedisUnavailable(CallsheetError, ConnectionError):
-    """No Redis answers at the address in the settings."""
+    """No Redis answers at the address in the settings, or it refuses to work: out of memory, read-only and so on."""
 
 
 class LimiterUnavailable(RedisUnavailable):

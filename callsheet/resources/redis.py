@@ -8,23 +8,23 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import unquote
 
 import redis
 import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
 from kombu.exceptions import OperationalError
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
 
 from callsheet.errors import RedisUnavailable
 from callsheet.resources.loops import PerLoop
+from callsheet.resources.trouble import in_words, refusal
 from callsheet.settings import Settings
+from callsheet.settings.celery import CONNECT_TIMEOUT, TIMEOUT
 from callsheet.settings.sentinels import Sentinels
 
-_CONNECT = 5  # seconds to open a connection
-_ANSWER = 30  # seconds to answer an async client
 _MOST = 32  # connections of an async client
-_NO_MASTER = (redis.sentinel.MasterNotFoundError, redis.asyncio.sentinel.MasterNotFoundError)
 _Sentinel: Any = redis.sentinel.Sentinel  # untyped, as is the next
 _AsyncSentinel: Any = redis.asyncio.Sentinel
 
@@ -45,14 +45,21 @@ class _SentinelClient(redis.asyncio.Redis):
 @functools.lru_cache(maxsize=8)
 def _sync(url: str, sentinels: Sentinels | None, pid: int) -> Any:
     if sentinels is None:
-        return redis.Redis.from_url(url, socket_connect_timeout=_CONNECT)
+        return redis.Redis.from_url(url, socket_connect_timeout=CONNECT_TIMEOUT, socket_timeout=TIMEOUT)
     manager = _Sentinel(sentinels.hosts, sentinel_kwargs=sentinels.own_options,
-                        socket_connect_timeout=_CONNECT, **sentinels.server_options)
+                        socket_connect_timeout=CONNECT_TIMEOUT, socket_timeout=TIMEOUT, **sentinels.server_options)
     return manager.master_for(sentinels.master)
 
 
-def _async(settings: Settings, answer: float | None = _ANSWER) -> Any:
-    waits = {"socket_connect_timeout": _CONNECT, "socket_timeout": answer}
+def _async(settings: Settings, listens: bool = False) -> Any:
+    waits: dict[str, Any] = {"socket_connect_timeout": CONNECT_TIMEOUT}
+    if listens:
+        waits["socket_timeout"] = None
+    else:
+        # Once more over a new connection, should one have broken since it was used; after a timeout nobody knows what
+        # has arrived.
+        once = Retry(ConstantBackoff(0.05), 1, supported_errors=(redis.ConnectionError,))
+        waits |= {"socket_timeout": 2 * TIMEOUT, "retry": once}
     sentinels = settings.sentinels
     if sentinels is None:
         pool = redis.asyncio.BlockingConnectionPool.from_url(settings.redis_url.get_secret_value(),
@@ -80,12 +87,12 @@ def async_client(settings: Settings) -> Any:
 
 def listening_client(settings: Settings) -> Any:
     """A new async client for a subscription, which may be silent for as long as it likes; to be closed."""
-    return _async(settings, answer=None)
+    return _async(settings, listens=True)
 
 
 @contextmanager
 def translated(settings: Settings) -> Iterator[None]:
-    """Turn connection errors of redis-py and kombu into ours.
+    """Turn what redis-py and kombu raise where Redis is away, or refuses to work, into ours.
 
     Raises:
         RedisUnavailable: names the address (without its password) and the remedy.
@@ -93,30 +100,8 @@ def translated(settings: Settings) -> Iterator[None]:
     try:
         yield
     except (redis.ConnectionError, redis.TimeoutError, OperationalError) as exc:
-        cause = exc.__cause__ if isinstance(exc, OperationalError) and exc.__cause__ else exc
-        if isinstance(cause, redis.AuthenticationError):
-            remedy = "Put the right user and password into CALLSHEET_REDIS_URL."
-        elif isinstance(cause, _NO_MASTER):
-            remedy = ("See that the sentinels run and that the master is up. CALLSHEET_REDIS_SENTINEL_MASTER is the "
-                      "name under which they watch it, CALLSHEET_REDIS_SENTINEL_PASSWORD what they ask for.")
-        else:
-            remedy = ("Start one (`callsheet up` brings its own), or set CALLSHEET_REDIS_URL to where it runs.")
-        raise RedisUnavailable(f"No Redis answers at {settings.redis_address}: {type(cause).__name__}: "
-                               f"{_plain(cause, settings)}. {remedy}") from exc
-
-
-def _plain(exc: BaseException, settings: Settings) -> str:
-    """The error's text, without a password in it."""
-    text, secret = str(exc).rstrip("."), settings.redis_url.get_secret_value()
-    text = text.replace(secret, settings.redis_address)
-    for password in _passwords(secret):
-        text = text.replace(password, "***")
-    return text
-
-
-def _passwords(url: str) -> Iterator[str]:
-    for chunk in url.split(";"):
-        password = chunk.partition("://")[2].rpartition("@")[0].partition(":")[2]
-        if password:
-            yield password
-            yield unquote(password)
+        raise RedisUnavailable(in_words(exc, settings)) from exc
+    except redis.ResponseError as exc:
+        if not refusal(exc):
+            raise
+        raise RedisUnavailable(in_words(exc, settings)) from exc

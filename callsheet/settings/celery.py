@@ -10,6 +10,8 @@ from callsheet.settings.sentinels import SCHEME as SENTINEL
 
 RESULT_BACKEND = "callsheet.tasks.results:ResultBackend"
 SENTINEL_BACKEND = "callsheet.tasks.results:SentinelResultBackend"
+CONNECT_TIMEOUT = 5.0  # seconds in which Redis accepts a connection
+TIMEOUT = 15.0  # seconds in which it answers a command; one that pauses for ten is slow, and not away
 
 
 def celery_config(settings: Settings, queue: str = "io") -> dict[str, Any]:
@@ -23,9 +25,17 @@ def celery_config(settings: Settings, queue: str = "io") -> dict[str, Any]:
     through = {"master_name": sentinels.master, "sentinel_kwargs": sentinels.own_options} if sentinels else {}
     return {
         "broker_url": url,
+        # Connections are opened as they are needed. With Celery's ten, threads that publish nested groups, and hold one
+        # while they wait for another, could wait for each other for ever.
+        "broker_pool_limit": 200,
         "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,  # a worker outlasts any outage
+        "broker_channel_error_retry": True,  # such as of a Redis that takes no writes for now
         "broker_transport_options": {"visibility_timeout": settings.visibility_timeout, "lease": settings.lease,
-                                     "message_max": 2 * settings.payload_max, "socket_connect_timeout": 5, **through},
+                                     "message_max": 2 * settings.payload_max,
+                                     "socket_connect_timeout": CONNECT_TIMEOUT, "socket_timeout": TIMEOUT, **through},
+        "redis_socket_connect_timeout": CONNECT_TIMEOUT,
+        "redis_socket_timeout": TIMEOUT,
         "result_backend": _backend_url(url),
         "result_backend_transport_options": through,
         "result_backend_thread_safe": True,
@@ -40,6 +50,8 @@ def celery_config(settings: Settings, queue: str = "io") -> dict[str, Any]:
         # The work of a killed worker goes to another one.
         "task_acks_late": True,
         "task_reject_on_worker_lost": False,  # SecondChanceRequest sees to it, and not for ever
+        # Once: over a connection that turned out to be broken. After a timeout nobody knows whether it has arrived.
+        "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0.1, "interval_step": 0, "interval_max": 0.1},
         "task_store_errors_even_if_ignored": True,
         "task_track_started": settings.track_started,
         "worker_prefetch_multiplier": 1,

@@ -22,6 +22,7 @@ parked(agent)       hash     their messages, described in turns.lua
 lines()             zset     agents for whose turn calls wait -> ms when somebody should look after it
 states()            zset     agents with state -> ms of the last turn
 replied(call)       string   what a call of an agent with state came to, should it be delivered again; expires
+probe()             string   written by a worker to see whether a Redis that was in trouble takes writes; expires
 revoked()           zset     task id -> unix time of its cancellation; workers read it when they start
 """
 
@@ -81,6 +82,10 @@ class Keys:
     def limits_pause(self) -> str:
         """Where pauses of endpoints are told."""
         return f"{self.prefix}limits-pause"
+
+    def probe(self) -> str:
+        """What a worker writes to see whether Redis takes writes again."""
+        return f"{self.prefix}probe"
 
     def revoked(self) -> str:
         """Cancelled task ids, for workers that start later."""

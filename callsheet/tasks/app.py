@@ -53,7 +53,8 @@ def make_app(settings: Settings, queue: str = "io", name: str = "callsheet") -> 
         queue: its default queue, the one that its workers consume without `-Q`.
         name: of the app.
     """
-    app = App(name, task_cls="callsheet.tasks.base:Task", set_as_current=False)
+    app = App(name, task_cls="callsheet.tasks.base:Task", amqp="callsheet.tasks.patience:PatientAMQP",
+              set_as_current=False)
     app.conf.update(celery_config(settings, queue))
     # A class of its own for each app: Celery binds a task's class, not the object, to its app.
     app.register_task(type("ReplyTask", (ReplyTask,), {"__doc__": ReplyTask.__doc__})())

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from callsheet.errors import UsageError
 from callsheet.tasks.bridge import call_ident, drive, in_plain_code, in_strand
 from callsheet.tasks.loop import run_in_thread, run_private
+from callsheet.tasks.patience import patiently
 
 DRIVEN = "_callsheet_driven"  # set on a request whose body has been started
 HANDLERS = ("before_start", "on_success", "on_failure", "on_retry", "after_return")
@@ -33,6 +34,10 @@ class Task(celery.Task):
     abstract = True
     is_async = False
     Request = "callsheet.tasks.request:SecondChanceRequest"
+
+    def apply_async(self, *args: Any, **options: Any) -> Any:
+        """Celery's; where a task of a worker sends another, or itself again, it waits for a Redis in trouble."""
+        return patiently(lambda: super(Task, self).apply_async(*args, **options))
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -24,6 +24,7 @@ from celery.canvas import maybe_signature
 from celery.exceptions import BackendStoreError, ChordError, Ignore, Reject, Retry
 
 from callsheet.tasks.bridge import drive_unbroken, in_strand, unseated
+from callsheet.tasks.patience import patiently
 from callsheet.tasks.writes import Entry, Part, gathered_writes, write
 
 logger = logging.getLogger(__name__)
@@ -204,8 +205,8 @@ class ChordBackend(RedisBackend):
         group_id = chord.request.group
         body = maybe_signature(chord.request.chord, app=self.app)
         try:
-            results = self._nested(self.decode(chord.shape)) if chord.shape else self._flat(chord)
-            if not self._still_ours(chord, body):
+            results = patiently(lambda: self._results(chord))
+            if not patiently(lambda: self._still_ours(chord, body)):
                 logger.warning("The body of chord %s is not published here: another worker has taken it over.",
                                group_id)
                 return
@@ -223,7 +224,10 @@ class ChordBackend(RedisBackend):
             logger.exception("Chord callback for %r raised: %r", group_id, exc)
             self.chord_error_from_stack(body, ChordError(f"Callback error: {exc!r}"))
         finally:
-            self._clean_up(chord)
+            patiently(lambda: self._clean_up(chord))
+
+    def _results(self, chord: _Complete) -> list[Any]:
+        return self._nested(self.decode(chord.shape)) if chord.shape else self._flat(chord)
 
     def _flat(self, chord: _Complete) -> list[Any]:
         parts = chord.parts

@@ -19,6 +19,7 @@ from callsheet.tasks.canvas import Canvas
 from callsheet.tasks.events import current_stream
 from callsheet.tasks.inline import InlineDispatcher
 from callsheet.tasks.jobs import Job
+from callsheet.tasks.patience import patient
 from callsheet.tasks.pipelines import Pipeline
 
 Target = AgentBase | Pipeline
@@ -60,7 +61,15 @@ class RemoteDispatcher:
         agents = target.members() if isinstance(target, Pipeline) else [target]
         # Awaited inside a reply, a call prints where that reply does, unless its prints are collected here.
         stream = None if any(agent.msg_queue is not None for agent in agents) else current_stream.get()
-        sending = asyncio.ensure_future(asyncio.to_thread(self._submit, target, args, kwargs, options, stream, True))
+        prepared: list[_Sending] = []
+
+        def send() -> Job:
+            with translated(self.settings):
+                if not prepared:  # else this is another try
+                    prepared.append(self._prepare(target, args, kwargs, options, stream, True))
+                return self._publish_together(prepared[0])
+
+        sending = asyncio.ensure_future(patient(lambda: asyncio.to_thread(send)))
         try:
             job = await asyncio.shield(sending)
             job._called = True
@@ -70,14 +79,15 @@ class RemoteDispatcher:
             await asyncio.to_thread((await sending).cancel)
             raise
 
-    def _submit(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions,
-                stream: str | None = None, awaited: bool = False) -> Job:
+    def _submit(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Job:
         with translated(self.settings):
-            sending = self._prepare(target, args, kwargs, options, stream, awaited)
-            if sending.steps is None or isinstance(target, AgentBase):
-                return self._publish(sending)
-            with current_app(self.settings).together():  # a fan-out is many messages
-                return self._publish(sending)
+            return self._publish_together(self._prepare(target, args, kwargs, options))
+
+    def _publish_together(self, sending: "_Sending") -> Job:
+        if sending.steps is None or isinstance(sending.target, AgentBase):
+            return self._publish(sending)
+        with current_app(self.settings).together():  # a fan-out is many messages
+            return self._publish(sending)
 
     def _prepare(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions,
                  stream: str | None = None, awaited: bool = False) -> "_Sending":

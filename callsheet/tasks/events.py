@@ -16,6 +16,7 @@ from callsheet.resources.redis import async_client, translated
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
 from callsheet.tasks.loop import on_process_loop
+from callsheet.tasks.patience import patient
 from callsheet.tasks.waiter import waiter
 
 #: Seconds between two writes for one job at most.
@@ -88,7 +89,8 @@ class EventWriter:
     async def _write(self) -> None:
         batch, self._waiting = self._waiting, []
         if batch:
-            await on_process_loop(_append(self._job, [fields for _, _, fields in batch], self._settings))
+            entries = [fields for _, _, fields in batch]
+            await patient(lambda: on_process_loop(_append(self._job, entries, self._settings)))
 
 
 async def _append(job_id: str, entries: list[dict[str, str]], settings: Settings) -> None:

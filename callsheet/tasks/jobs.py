@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 from celery import Celery, states
 
-from callsheet.errors import ResultTimeout, UsageError
+from callsheet.errors import RedisUnavailable, ResultTimeout, UsageError
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader
 from callsheet.resources.accounts import JobUsage
@@ -23,11 +24,13 @@ from callsheet.tasks.bridge import parked
 from callsheet.tasks.events import Event, read_events
 from callsheet.tasks.interrupts import Said, ask_workers
 from callsheet.tasks.loop import on_process_loop, wait_on_process_loop
+from callsheet.tasks.patience import patient
 from callsheet.tasks.results import failure, parse, ready
 from callsheet.tasks.turns.desk import current_turn, waiting_for
 from callsheet.tasks.waiter import waiter
 
 _TOGETHER = 500  # jobs cancelled with one broadcast
+_EXPLAINED_WITHIN = 3.0  # seconds to find out why a result is not there in time
 _RECORDS_LATE = 0.5  # seconds that the records of earlier calls may come after the last one's
 
 
@@ -102,8 +105,7 @@ class Job:
         try:
             return wait_on_process_loop(self._outcome(), timeout)
         except ResultTimeout:
-            with translated(self._settings):
-                raise ResultTimeout(self._why_not_yet(timeout)) from None
+            raise ResultTimeout(self._why_not_yet(timeout)) from None
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._wait().__await__()
@@ -120,7 +122,7 @@ class Job:
                 meta = await waiter(self._settings).wait(self.id)
         if meta["status"] != states.SUCCESS:
             raise failure(meta, self.label, self.id)
-        data = await payloads.load_async(meta["result"], self._settings)
+        data = await patient(lambda: payloads.load_async(meta["result"], self._settings))
         return Reader(AllowList(self._settings.modules)).read(data)
 
     def stream(self, since: str = "0") -> "EventStream":
@@ -227,21 +229,38 @@ class Job:
         return self._calls
 
     def _why_not_yet(self, timeout: float | None) -> str:
+        """In words, and soon: a Redis that does not answer is not waited for."""
+        found: list[str] = []
+
+        def look() -> None:
+            try:
+                with translated(self._settings):
+                    found.append(self._whats_wrong())
+            except RedisUnavailable as exc:
+                found.append(str(exc))
+
+        looking = threading.Thread(target=look, name="callsheet-why", daemon=True)
+        looking.start()
+        looking.join(_EXPLAINED_WITHIN)
+        text = f"No result of {self.label or 'job ' + self.id} within {timeout:g} s (job {self.id}). "
+        return text + (found[0] if found else f"The Redis at {self._settings.redis_address} does not answer either: "
+                       "see its log and `redis-cli --latency`.")
+
+    def _whats_wrong(self) -> str:
         self._all_calls()
-        text = f"No result of {self.label or 'job ' + self.id} within {timeout:g} s (job {self.id})."
         queues = self._queues or self._settings.known_queues  # of a single call from an id nothing is kept
         waiting = {queue: backlog for queue in queues if (backlog := self._backlog(queue))}
         if not waiting:
-            return text + " It is running, or waits for its time; wait on with job.get(timeout=...)."
+            return "It is running, or waits for its time; wait on with job.get(timeout=...)."
         served = self._app().control.inspect(timeout=1.0).active_queues() or {}
         read = {queue["name"] for queues in served.values() for queue in queues}
         for queue in sorted(set(waiting) - read):
             module = queue if queue in ("io", "cpu") else "io"
             extra = "" if queue in ("io", "cpu") else f" -Q {queue}"
-            return text + (f" No worker reads the queue {queue!r}, where {waiting[queue]} messages wait. Start one: "
-                           f"celery -A callsheet.workers.{module} worker{extra}")
+            return (f"No worker reads the queue {queue!r}, where {waiting[queue]} messages wait. Start one: "
+                    f"celery -A callsheet.workers.{module} worker{extra}")
         queue, backlog = max(waiting.items(), key=lambda item: item[1])
-        return text + f" Workers are busy: {backlog} messages wait in the queue {queue!r}. Start more workers."
+        return f"Workers are busy: {backlog} messages wait in the queue {queue!r}. Start more workers."
 
     def _backlog(self, queue: str) -> int:
         client = sync_client(self._settings)

@@ -18,7 +18,8 @@ from callsheet.tasks.bridge import drive, in_strand
 from callsheet.tasks.call import AgentCall
 from callsheet.tasks.interrupts import interruptible
 from callsheet.tasks.loop import on_process_loop, run_private, wait_on_process_loop
-from callsheet.tasks.results import AGENT_ATTRIBUTE, STARTED_ATTRIBUTE
+from callsheet.tasks.patience import ended, patient, patiently
+from callsheet.tasks.results import AGENT_ATTRIBUTE, ENDED_ATTRIBUTE, STARTED_ATTRIBUTE
 from callsheet.tasks.stateful import FINAL, StatefulCall
 from callsheet.tasks.turns.line import KEEP_SENT
 from callsheet.tasks.turns.sending import stamped
@@ -65,8 +66,11 @@ class ReplyTask(Task):
         setattr(self.request, STARTED_ATTRIBUTE, time.time())
         call, settings = AgentCall.from_wire(call_data), get_settings()
         try:
-            with call_context(call.running(self.request.id, (self.request.timelimit or (None, None))[1])):
-                out = self._reply(call, value, settings)
+            try:
+                with call_context(call.running(self.request.id, (self.request.timelimit or (None, None))[1])):
+                    out = self._reply(call, value, settings)
+            finally:
+                setattr(self.request, ENDED_ATTRIBUTE, time.time())
             _settle_usage()
             return out
         except (Retry, Ignore, Reject):
@@ -86,11 +90,14 @@ class ReplyTask(Task):
             return drive(stateful.run()) if in_strand() else stateful.run_plain()
         if in_strand():
             return drive(_on_loop(call, value, settings, self.backend, self.request.id))
-        agent, args, kwargs = prepared(call, payloads.load(parts_of(call, value), settings), settings, self.backend)
+        parts = patiently(lambda: payloads.load(parts_of(call, value), settings))
+        agent, args, kwargs = prepared(call, parts, settings, self.backend)
         if agent.is_async():
             return run_private(_in_child(call, agent, args, kwargs, settings))
         out, blobs = written(call, checked_reply(agent, agent.reply(*args, **kwargs)), settings)
-        payloads.store(blobs, settings)
+        if blobs:
+            with ended():
+                patiently(lambda: payloads.store(blobs, settings))
         return out
 
 
@@ -121,17 +128,23 @@ def retry_pause(retries: int, settings: Settings, error: BaseException | None = 
 
 async def _on_loop(call: AgentCall, value: Any, settings: Settings, backend: Any, call_id: str) -> Any:
     with interruptible(call_id) as entry:
-        parts = await payloads.load_async(parts_of(call, value), settings)
+        parts = await patient(lambda: payloads.load_async(parts_of(call, value), settings))
         await import_aside(parts[0], settings)
         agent, args, kwargs = prepared(call, parts, settings, backend)
         reply = await with_prints(call, agent, args, kwargs, settings, entry)
     out, blobs = written(call, reply, settings)
-    await payloads.store_async(blobs, settings)
+    await _stored(blobs, settings)
     return out
+
+
+async def _stored(blobs: dict[str, bytes], settings: Settings) -> None:
+    if blobs:
+        with ended():
+            await patient(lambda: on_process_loop(payloads.store_async(blobs, settings)))
 
 
 async def _in_child(call: AgentCall, agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any],
                     settings: Settings) -> Any:
     out, blobs = written(call, await with_prints(call, agent, args, kwargs, settings), settings)
-    await on_process_loop(payloads.store_async(blobs, settings))
+    await _stored(blobs, settings)
     return out

@@ -26,18 +26,19 @@ from callsheet.resources.redis import async_client
 from callsheet.settings import get_settings
 from callsheet.tasks.bridge import drive, in_strand
 from callsheet.tasks.chords import ChordBackend
+from callsheet.tasks.patience import PatientBackend
 from callsheet.tasks.subscriptions import LateConsumer
 from callsheet.tasks.writes import Entry
 
 AGENT_ATTRIBUTE = "__callsheet_agent__"
-STARTED_ATTRIBUTE = "callsheet_started"
+STARTED_ATTRIBUTE, ENDED_ATTRIBUTE = "callsheet_started", "callsheet_ended"
 _STORE_TRIES = 16  # with growing pauses: about half a minute
 _FAILOVER_TRIES = 32  # about two minutes: sentinels wait, half a minute by default, before they take a master for lost
 _TIMEOUTS = frozenset({"SoftTimeLimitExceeded", "TimeLimitExceeded"})
 _to_json = kombu_json.JSONEncoder().encode
 
 
-class ResultBackend(ChordBackend):
+class ResultBackend(PatientBackend, ChordBackend):
     """Celery's Redis backend with the additions above."""
 
     ResultConsumer = LateConsumer
@@ -74,10 +75,6 @@ class ResultBackend(ChordBackend):
     def _set(self, key: Any, value: str, expires: float | None = None) -> None:
         expires = self.expires if expires is None else expires
         self.send(Entry(key, value, int(expires or 0) or None))
-
-    def ensure(self, fun: Any, args: Any, **policy: Any) -> Any:
-        """Celery's tries again at once; on the asyncio pool only the tries of `_sleep`, which do not block the loop."""
-        return fun(*args) if in_strand() else super().ensure(fun, args, **policy)
 
     def _sleep(self, amount: float) -> None:
         """Between two tries to store a result; on the asyncio pool the loop goes on meanwhile."""
@@ -122,7 +119,7 @@ class ResultBackend(ChordBackend):
             data = request.args[-1]
             meta["call"] = {"agent": data["label"], "queue": request.delivery_info.get("routing_key"),
                             "worker": request.hostname, "pid": os.getpid(), "sent": data.get("sent", started),
-                            "started": started, "ended": time.time()}
+                            "started": started, "ended": getattr(request, ENDED_ATTRIBUTE, None) or time.time()}
         return meta
 
     @cached_property

@@ -10,6 +10,7 @@
 --       or, where the token's owner has to finish the chord, a list of the saved shape and the parts. Either is nil:
 --       there is no shape, or it says where the results are, or the parts are too many.
 --
+-- RETRY is told after the next try was sent, which may have ended by then: it overwrites no end.
 -- The first end that is told stays: a success, and the cancellation or termination of a call, are not overwritten. A
 -- task of Celery's that is merely flagged as revoked, or that failed, may yet end well: another worker may be running it.
 -- Keys and parts are as in Celery's own script, so that its workers can count parts of the same chord.
@@ -25,9 +26,10 @@ local function arg()
     return ARGV[a]
 end
 
-local function has_ended(result)
+local function has_ended(result, value)
     local head = redis.call('GETRANGE', result, 0, 127)
     if string.find(head, '^{"status": "SUCCESS"') then return true end
+    if string.find(head, '^{"status": "FAILURE"') then return string.find(value, '^{"status": "RETRY"') end
     if not string.find(head, '^{"status": "REVOKED"') then return false end
     local id = string.match(result, 'celery%-task%-meta%-(.+)$')
     return string.find(head, '["terminated"]', 1, true) or (id and redis.call('ZSCORE', cancelled, id))
@@ -75,7 +77,7 @@ while a < #ARGV do
         if not well then answer = {err = type(answer) == 'table' and answer.err or tostring(answer)} end
         held = well and args[8] == '1' and type(answer) == 'table' and not answer[1]
     end
-    if value ~= '' and not held and not has_ended(result) then
+    if value ~= '' and not held and not has_ended(result, value) then
         if expires ~= '' then
             redis.call('SET', result, value, 'EX', expires)
         else

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from callsheet.resources.redis import async_client, translated
 from callsheet.resources.subscriptions import Listener, subscriptions
 from callsheet.settings import Settings
+from callsheet.tasks.patience import patient
 from callsheet.tasks.results import parse, ready
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Waiter:
             self.subscriptions.add(_RESULT_KEY + task_id, listener)
         try:
             if not self.subscriptions.healthy:
-                await self._check()
+                await patient(self._check)
             return await future
         finally:
             waiting.remove(future)

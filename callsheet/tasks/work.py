@@ -21,6 +21,7 @@ from callsheet.tasks.call import AgentCall, Gathering
 from callsheet.tasks.events import EventWriter, current_stream
 from callsheet.tasks.gather import gathered, piped_input
 from callsheet.tasks.interrupts import Running
+from callsheet.tasks.patience import ended
 
 
 def parts_of(call: AgentCall, value: Any, with_agent: bool = True) -> list[Any]:
@@ -80,7 +81,8 @@ async def with_prints(call: AgentCall, agent: AgentBase, args: tuple[Any, ...], 
     finally:
         printer.reset(token)
         current_stream.reset(stream)
-        await writer.close()
+        with ended():
+            await writer.close()
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from celery.exceptions import Ignore, Terminated
 from celery.worker import state
 
 from callsheet.tasks.bridge import Crossing, SoftLimit
+from callsheet.tasks.patience import lift_limits
 from callsheet.workers.mailbox import Mailbox
 from callsheet.workers.prefetch import Prefetch
 from callsheet.workers.slots import Slots
@@ -131,6 +132,7 @@ class Call:
 
     def trace(self) -> None:
         """Run the tracer and keep what comes of it. Nothing escapes: it would leave the request active for ever."""
+        lift_limits.set(self.clear_timers)
         try:
             self.value = self.target(*self.args, **self.kwargs)
         except BaseException as exc:

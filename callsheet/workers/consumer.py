@@ -1,6 +1,7 @@
 """The worker's consumer: Celery's, which no message stops, and which says why it refuses one."""
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -8,10 +9,13 @@ from celery import signals
 from celery.app.task import Context
 from celery.bootsteps import CLOSE, TERMINATE
 from celery.exceptions import NotRegistered
+from celery.worker import state
 from celery.worker.consumer import consumer
 from kombu.exceptions import ContentDisallowed
 
 from callsheet.errors import CallRefused
+from callsheet.resources.trouble import refusal
+from callsheet.tasks.patience import trouble
 from callsheet.workers.broker.layout import OVERSIZE
 from callsheet.workers.broker.ledger import begin_shutdown
 from callsheet.workers.handback import hand_back, unbegun
@@ -19,6 +23,7 @@ from callsheet.workers.handback import hand_back, unbegun
 logger = logging.getLogger(__name__)
 
 #: What Celery's strategies raise over a message whose parts are of other kinds than they should be.
+_REST = 5.0  # seconds before a broker that refused is asked again, unless it is known to work by then
 _MALFORMED = (TypeError, ValueError, LookupError, AttributeError)
 
 
@@ -58,6 +63,25 @@ class Consumer(consumer.Consumer):
             begin_shutdown()
         super().on_close()
         hand_back(waiting)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Celery's; a broker that answers, and refuses, is not asked again at once."""
+        super().on_connection_error_after_connected(exc)
+        self._rest(exc)
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Likewise."""
+        super().on_connection_error_before_connected(exc)
+        self._rest(exc)
+
+    def _rest(self, exc: Exception) -> None:
+        if not refusal(exc):
+            return
+        trouble().notice(exc)
+        end = time.monotonic() + _REST
+        while trouble().on and time.monotonic() < end:
+            state.maybe_shutdown()
+            time.sleep(0.1)
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Refuse a task that this worker does not know; the result is Celery's NotRegistered."""

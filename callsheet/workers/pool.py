@@ -21,6 +21,7 @@ from celery.worker import state
 from callsheet.settings import get_settings
 from callsheet.tasks.bridge import call_ident
 from callsheet.tasks.loop import LoopThread, adopt
+from callsheet.workers.broker import ledger
 from callsheet.workers.calls import Call, CoroutineCall, Fate
 from callsheet.workers.mailbox import HubMailbox, LoopMailbox
 from callsheet.workers.prefetch import Prefetch
@@ -94,6 +95,7 @@ class AsyncioPool(BasePool):
         self._started = True
         adopt(self.loop)
         signals.worker_process_init.send(sender=self._hostname)  # as in each of prefork's processes
+        ledger.begun = self._begun
 
     def did_start_ok(self) -> bool:
         """Whether the loop's thread runs."""
@@ -135,6 +137,12 @@ class AsyncioPool(BasePool):
     def detach(self) -> None:
         """The consumer has stopped."""
         self.prefetch.detach()
+
+    def _begun(self) -> set[str] | None:
+        """Delivery tags of the calls that have begun; None while Celery has yet to hear of some that have ended."""
+        with self.slots.lock:
+            tags = {call.request.message.delivery_tag for call in self._calls.values() if call.request is not None}
+        return None if len(self.to_hub) else tags
 
     # Calls
 

@@ -146,8 +146,7 @@ class Channel(stock.Channel):
     def ledger_pool(self) -> Any:
         """Connections that outlive the channel, and do not wait for a dead server for ever."""
         pool = self._get_pool()
-        if pool.connection_kwargs.get("socket_timeout") is None:
-            pool.connection_kwargs["socket_timeout"] = max(1.0, min(5.0, self.lease / 4))
+        pool.connection_kwargs["socket_timeout"] = max(1.0, min(5.0, self.lease / 4))
         return pool
 
     def _on_connection_disconnect(self, connection: Any) -> None:

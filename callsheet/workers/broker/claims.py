@@ -18,6 +18,7 @@ from kombu.utils.scheduling import round_robin_cycle
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
+from callsheet.resources.trouble import refusal
 from callsheet.workers.broker.layout import Delivery, read
 from callsheet.workers.broker.ledger import Ledger
 from callsheet.workers.broker.scripts import CLAIM
@@ -169,7 +170,7 @@ class Claims:
             self._under_way, self._by_text = None, True
         elif isinstance(answer, Exception):
             self.ledger.untake_acks(acks)
-            raise RedisConnectionError(f"the broker refuses: {answer}") from answer
+            raise RedisConnectionError(f"The broker refuses ({refusal(answer) or 'error'}): {answer}") from answer
         elif then is not None:
             then(answer)
 

@@ -2,6 +2,9 @@
 --
 -- KEYS: the unacked hash, its index, the zset of leases. ARGV: most messages, most bytes, seconds to reserve them.
 -- Returns a flat list: the tag, the hash's value, and so on.
+--
+-- A script that has begun to write may go on where memory is short, and this one takes none: hence the first ZREM.
+redis.call('ZREM', KEYS[3], '')
 local bytes = tonumber(ARGV[2])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000

@@ -10,13 +10,15 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from celery.worker import state
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
+from callsheet.resources.trouble import in_words, is_trouble
+from callsheet.settings import get_settings
 from callsheet.workers.broker.layout import Delivery, Layout, mark_lost, read
 from callsheet.workers.broker.scripts import EXPIRED, GIVE_BACK, RENEW
 
@@ -25,6 +27,8 @@ logger = logging.getLogger(__name__)
 CHUNK = 1000  # tags in one command
 SWEPT_AT_ONCE = 50
 SWEPT_BYTES = 16 * 1024 * 1024
+SAY_AGAIN = 60.0  # seconds between two warnings that leases cannot be renewed
+AFTER_TROUBLE = 3.0  # seconds at least that others have to renew their leases once the broker is back
 REVIEW = 0.5  # seconds that calls may take to begin or to end, once their connection is lost
 FAILURES = (RedisError, OSError)
 
@@ -66,6 +70,8 @@ class Ledger:
         self._slipped: set[str] = set()
         self._review_at = 0.0
         self._renewed = time.monotonic()
+        self._sweep_from = 0.0
+        self._said = 0.0
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._lock = threading.RLock()  # a signal's handler may interrupt its holder
@@ -78,6 +84,7 @@ class Ledger:
             self.channels.add(channel)
             if self._thread is None or not self._thread.is_alive():
                 self._stop = threading.Event()
+                self._sweep_after(1.5 * self.interval)
                 self._thread = threading.Thread(target=self._keep, args=(self._stop,), name="callsheet-leases",
                                                 daemon=True)
                 self._thread.start()
@@ -163,8 +170,10 @@ class Ledger:
     def review(self) -> None:
         """Give back what was kept and, as is known by now, does not run: Celery has dropped it."""
         if self.kept and self._review_at and time.monotonic() > self._review_at:
-            self._review_at = 0.0
-            self.give_back(self.kept - running_tags())
+            running = running_tags()
+            if running is not None:
+                self._review_at = 0.0
+                self.give_back(self.kept - running)
 
     def give_back(self, tags: Iterable[str], place: str = "next") -> None:
         """Put messages back on their queues; where the broker is away, as soon as it is there again.
@@ -205,10 +214,16 @@ class Ledger:
         Looks for itself when the thread that renews is late, as after the process was suspended.
         """
         if self.held and time.monotonic() - self._renewed > self.term:
-            self.renew()
+            try:
+                self.renew()
+            except ResponseError as exc:  # the broker takes no writes: nobody else can have taken them either
+                if not is_trouble(exc):
+                    raise
         if not self._slipped:
             return False
         running = running_tags()
+        if running is None:
+            return False
         unstarted = self._slipped - running
         self._slipped &= running
         return bool(unstarted)
@@ -249,29 +264,52 @@ class Ledger:
 
     def tick(self) -> None:
         """What the thread does each time."""
-        self.review()
+        if not self.channels:  # else the loop does, which knows best
+            self.review()
         self.flush()
         if self.held:
             self.renew()
-        while self.sweep() == SWEPT_AT_ONCE:
+        elif time.monotonic() < self._sweep_from:  # see whether it takes writes
+            RENEW.run(self.client, self.layout.registry[1:], [self.term])
+        while time.monotonic() > self._sweep_from and self.sweep() == SWEPT_AT_ONCE:
             pass
+
+    def _sweep_after(self, seconds: float) -> None:
+        """Leases may have run out because the broker was away: first let those renew them who live."""
+        self._sweep_from = time.monotonic() + seconds
 
     def _keep(self, stop: threading.Event) -> None:
         while not stop.is_set():
+            pause = self.interval
             try:
                 self.tick()
             except FAILURES as exc:
-                late = time.monotonic() - self._renewed
-                level = logging.WARNING if self.held and late > self.term / 2 else logging.DEBUG
-                logger.log(level, "Leases cannot be renewed since %.0f s: %s", late, exc)
+                self._sweep_after(max(1.5 * self.interval, AFTER_TROUBLE))
+                pause = min(pause, 1.0)  # so that leases are renewed soon after the broker is back
+                self._complain(exc)
             except Exception:
                 logger.exception("Leases could not be renewed")
-            stop.wait(self.interval)
+            stop.wait(pause)
+
+    def _complain(self, exc: Exception) -> None:
+        now = time.monotonic()
+        late = now - self._renewed
+        if self.held and late > self.term / 2 and now - self._said > SAY_AGAIN:
+            self._said = now
+            logger.warning("Leases cannot be renewed since %.0f s; calls go on meanwhile. %s", late,
+                           in_words(exc, get_settings()))
 
 
-def running_tags() -> set[str]:
-    """The tags of the calls that Celery's worker in this process has started."""
-    return {request.message.delivery_tag for request in tuple(state.active_requests)}
+#: Tells the tags of the calls that the pool has begun, or None while Celery has yet to hear of others; set by the pool.
+begun: Callable[[], set[str] | None] | None = None
+
+
+def running_tags() -> set[str] | None:
+    """The tags of the calls that have started in this process; None while that is not certain."""
+    known = begun() if begun is not None else set()
+    if known is None:
+        return None
+    return known | {request.message.delivery_tag for request in tuple(state.active_requests)}
 
 
 _leaving = threading.Event()

@@ -2,6 +2,9 @@
 --
 -- KEYS: the index of unacked, the zset of leases. ARGV: seconds of lease, then the tags.
 -- Returns the tags whose lease is gone.
+--
+-- A script that has begun to write may go on where memory is short, and this one takes none: hence the first ZREM.
+redis.call('ZREM', KEYS[2], '')
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local gone = {}

@@ -1,0 +1,106 @@
+"""Agents that wait at a gate which is a file, and note in files when they start and end: Redis may be out of reach."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+from celery import shared_task
+
+from callsheet import AgentBase, Msg
+from tests.agents.basic import Echo
+
+
+def mark(folder: str, what: str, name: str) -> None:
+    """Add a line `name` to the file `what`."""
+    with open(Path(folder) / what, "a") as file:
+        file.write(f"{name}\n")
+
+
+class Gated(AgentBase):
+    """Ends once the folder has a file `gate`."""
+
+    def __init__(self, folder: str, name: str = "gated", size: int = 0) -> None:
+        self.folder = folder
+        self.name = name
+        self.size = size
+
+    async def reply(self, msg: Any = None) -> Msg:
+        mark(self.folder, "started", self.name)
+        while not (Path(self.folder) / "gate").exists():
+            await asyncio.sleep(0.02)
+        mark(self.folder, "ended", self.name)
+        return Msg(self.name, "x" * self.size or "through", "assistant")
+
+
+class CpuGated(AgentBase):
+    """The same in plain code."""
+
+    def __init__(self, folder: str, name: str = "gated", size: int = 0) -> None:
+        self.folder = folder
+        self.name = name
+        self.size = size
+
+    def reply(self, msg: Any = None) -> Msg:
+        mark(self.folder, "started", self.name)
+        while not (Path(self.folder) / "gate").exists():
+            time.sleep(0.02)
+        mark(self.folder, "ended", self.name)
+        return Msg(self.name, "x" * self.size or "through", "assistant")
+
+
+class Asks(Gated):
+    """Once through, asks another agent."""
+
+    async def reply(self, msg: Msg) -> Msg:
+        await Gated.reply(self, msg)
+        return await Echo("bob")(msg)
+
+
+class Prints(Gated):
+    """Once through, prints."""
+
+    async def reply(self, msg: Any = None) -> Msg:
+        out = await Gated.reply(self, msg)
+        await self.print(out)
+        return out
+
+
+class FailsOnce(Gated):
+    """Once through, raises the first time."""
+
+    async def reply(self, msg: Any = None) -> Msg:
+        await Gated.reply(self, msg)
+        mark(self.folder, "tries", self.name)
+        if (Path(self.folder) / "tries").read_text().count("\n") == 1:
+            raise ConnectionError("the first try fails")
+        return Msg(self.name, "the second try", "assistant")
+
+
+class Stuck(Gated):
+    """Once through, never ends."""
+
+    async def reply(self, msg: Any = None) -> Msg:
+        await Gated.reply(self, msg)
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+
+class Ticks(AgentBase):
+    """Marks every 50 ms that the loop turns, until the folder has a file `over`."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    async def reply(self, msg: Any = None) -> Msg:
+        while not (Path(self.folder) / "over").exists():
+            mark(self.folder, "ticks", "tick")
+            await asyncio.sleep(0.05)
+        return Msg("ticks", "over", "assistant")
+
+
+@shared_task(name="tests.gated_task")
+async def gated_task(folder: str, name: str) -> str:
+    """A user's own task that does the same."""
+    await Gated(folder, name).reply()
+    return name
