@@ -7,7 +7,7 @@ import pytest
 
 from callsheet.settings import use_settings
 from tests import pool_app as a
-from tests.agents.interrupted import Talker
+from tests.agents.interrupted import Computes, Talker
 from tests.fleet import client_settings
 from tests.pool_workers import get, pool_worker, unique
 from tests.services import wait_for, worker
@@ -232,16 +232,22 @@ def test_shutdown_by_command_gives_back_what_has_not_begun(redis_server):
         assert waiting(pool) == 5
 
 
-def test_the_io_worker_takes_its_time_from_the_settings(own_redis):
-    gate, env = unique("gate"), {"CALLSHEET_MODULES": "tests.agents", "CALLSHEET_SOFT_SHUTDOWN": "600"}
+@pytest.mark.parametrize(("queue", "soft"), [("io", 600), ("cpu", 2)])
+def test_a_soft_shutdown_takes_its_time_from_the_settings(own_redis, queue, soft):
+    """On prefork Celery itself waits, and hears of what has ended when the time is over."""
+    env = {"CALLSHEET_MODULES": "tests.agents", "CALLSHEET_SOFT_SHUTDOWN": str(soft)}
+    redis = own_redis.client()
     with use_settings(client_settings(own_redis)), \
-            worker("callsheet.workers.io", own_redis.url, "-c", "2", env=env) as io:
-        agent = Talker("t", gate, unique())
-        job = agent.submit()
-        wait_for(lambda: own_redis.client().llen(agent.notes), what="the reply to begin")
-        io.send_signal(QUIT)
-        io.wait_log("terminating in 600.0 seconds")
-        own_redis.client().set(gate, 1)
-        io.process.wait(15)
-        assert job.get(1).content == "all of it"
-        assert own_redis.client().hlen("unacked") == 0
+            worker(f"callsheet.workers.{queue}", own_redis.url, "-c", "2", env=env) as process:
+        gates, notes = [unique("gate"), unique("gate")], unique()
+        agents = [Talker("t", gate, notes) if queue == "io" else Computes(gate, notes) for gate in gates]
+        jobs = [agent.submit() for agent in agents]
+        wait_for(lambda: redis.llen(notes) == 2, what="the replies to begin")
+        process.send_signal(QUIT)
+        process.wait_log(f"terminating in {soft:.1f} seconds")
+        redis.set(gates[0], 1)
+        if queue == "io":
+            redis.set(gates[1], 1)
+        process.process.wait(30)
+        assert [job.status for job in jobs] == ["SUCCESS", "SUCCESS" if queue == "io" else "PENDING"]
+        assert (redis.hlen("unacked"), redis.llen(queue)) == (0, 0 if queue == "io" else 1)

@@ -27,7 +27,7 @@ class Worker(worker.Worker):
         """
         conf = self.app.conf
         seconds, idle = float(conf.worker_soft_shutdown_timeout), bool(conf.worker_enable_soft_shutdown_on_idle)
-        if not hasattr(self.pool, "wait"):
+        if not hasattr(self.pool, "finish_within"):
             super().wait_for_soft_shutdown()
         elif seconds > 0 and (idle or state.active_requests):
             worker.logger.warning("Initiating Soft Shutdown, terminating in %s seconds", seconds)
@@ -36,4 +36,4 @@ class Worker(worker.Worker):
             waiting = unbegun(self.consumer)
             self.pool.drop_line()
             hand_back(waiting)
-            self.pool.wait(seconds, idle)
+            self.pool.finish_within(seconds, idle)

@@ -111,10 +111,10 @@ class AsyncioPool(BasePool):
         if self._started:
             self._shutdown.stop()
 
-    def wait(self, seconds: float, idle: bool) -> None:
+    def finish_within(self, seconds: float, idle: bool) -> None:
         """Soft shutdown: let what runs end, for `seconds` at most, and for all of them if `idle`."""
         if self._started:
-            self._shutdown.wait(seconds, idle)
+            self._shutdown.finish_within(seconds, idle)
 
     def on_terminate(self) -> None:
         """Cold shutdown: cancel what runs and leave its messages to be delivered again."""

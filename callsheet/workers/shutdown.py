@@ -55,7 +55,7 @@ class Shutdown:
         else:
             self._finish()
 
-    def wait(self, seconds: float, idle: bool) -> None:
+    def finish_within(self, seconds: float, idle: bool) -> None:
         """Let what runs end, acknowledging as it does, for `seconds` at most; if `idle`, also when nothing runs."""
         pool, end = self._pool, time.monotonic() + seconds
         with pool.slots.lent():
