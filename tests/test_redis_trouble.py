@@ -20,7 +20,7 @@ from callsheet.settings import celery as config
 from callsheet.settings import use_settings
 from callsheet.tasks.app import current_app
 from tests.agents.basic import Compute, Echo
-from tests.agents.gated import Asks, CpuGated, FailsOnce, Gated, Prints, Stuck, Ticks
+from tests.agents.gated import Asks, CpuGated, CpuKeeps, FailsOnce, Gated, Keeps, Prints, Stuck, Ticks
 from tests.agents.work import Known
 from tests.fleet import client_settings
 from tests.proxy import Proxy
@@ -304,6 +304,21 @@ def test_all_that_a_call_writes_waits(scene, folder, kind):
     wait_for(own.ready, 30, "the chain")
     wait_for(scene.idle, 20, "all acknowledged")
     assert folder.lines("started") == sorted(["large", "prints", "asks", "again", "again", "first", "second"])
+
+
+@pytest.mark.parametrize("kind", ["oom", "readonly", "away"])
+@pytest.mark.parametrize("agent", [Keeps, CpuKeeps])
+def test_the_state_of_an_agent_is_kept_after_it(scene, folder, agent, kind):
+    keeps = agent(str(folder))
+    first = keeps.submit(HELLO)
+    folder.wait("started", 1)
+    with Trouble(scene.server, kind):
+        folder.open()
+        folder.wait("ended", 1)
+        outlast(1.5 * LEASE)
+    assert first.get(30).content == "1"
+    assert keeps.submit(HELLO).get(30).content == "2"
+    assert folder.lines("started") == ["keeps"] * 2
 
 
 @pytest.mark.parametrize("kind", ["oom", "away"])

@@ -18,6 +18,7 @@ from callsheet.tasks import payloads
 from callsheet.tasks.call import AgentCall
 from callsheet.tasks.interrupts import interruptible
 from callsheet.tasks.loop import run_private, wait_on_process_loop
+from callsheet.tasks.patience import ended, patient, patiently
 from callsheet.tasks.results import failure, parse, ready, record_of
 from callsheet.tasks.turns.desk import Desk, Taken, Turn, running
 from callsheet.tasks.turns.keeper import Keeper
@@ -82,7 +83,7 @@ class StatefulCall:
                 return await self._replied(taken)
             turn = None
             try:
-                parts = await payloads.load_async(self._parts(taken), self._settings)
+                parts = await patient(lambda: payloads.load_async(self._parts(taken), self._settings))
                 await import_aside(parts[0], self._settings)
                 turn = self._open(taken, parts)
                 args, kwargs = arguments(self._call, parts, self._settings, self._task.backend)
@@ -97,11 +98,13 @@ class StatefulCall:
                 raise
         try:
             changes = turn.changes()
-            await payloads.store_async(blobs, self._settings)
+            with ended():
+                await patient(lambda: payloads.store_async(blobs, self._settings))
         except BaseException:
             await self._release(taken)
             raise
-        return await self._end(turn, changes, out)
+        with ended():
+            return await self._end(turn, changes, out)
 
     def run_plain(self) -> Any:
         """As `run`, in a process of a cpu worker: the reply is in its main thread, where time limits reach it."""
@@ -110,7 +113,7 @@ class StatefulCall:
             return wait_on_process_loop(self._replied(taken))
         turn = None
         try:
-            parts = payloads.load(self._parts(taken), self._settings)
+            parts = patiently(lambda: payloads.load(self._parts(taken), self._settings))
             turn = self._open(taken, parts)
             args, kwargs = arguments(self._call, parts, self._settings, self._task.backend)
             with running(turn):
@@ -127,7 +130,8 @@ class StatefulCall:
             raise
         try:
             changes = turn.changes()
-            payloads.store(blobs, self._settings)
+            with ended():
+                patiently(lambda: payloads.store(blobs, self._settings))
         except BaseException:
             wait_on_process_loop(self._release(taken))
             raise

@@ -104,3 +104,21 @@ async def gated_task(folder: str, name: str) -> str:
     """A user's own task that does the same."""
     await Gated(folder, name).reply()
     return name
+
+
+class Keeps(Gated):
+    """Counts its calls, as state."""
+
+    def __init__(self, folder: str, name: str = "keeps") -> None:
+        super().__init__(folder, name)
+        self.count = 0
+        self.register_state("count")
+
+    async def reply(self, msg: Any = None) -> Msg:
+        await Gated.reply(self, msg)
+        self.count += 1
+        return Msg(self.name, str(self.count), "assistant")
+
+
+class CpuKeeps(Keeps, queue="cpu"):
+    """The same in a process of a cpu worker."""

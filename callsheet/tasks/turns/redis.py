@@ -7,15 +7,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ReadOnlyError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import NoScriptError
 
-from callsheet.errors import RedisUnavailable, StateMismatch, TurnLost, UsageError
+from callsheet.errors import StateMismatch, TurnLost, UsageError
 from callsheet.resources.redis import async_client, sync_client, translated
 from callsheet.resources.scripts import Script
+from callsheet.resources.trouble import in_words, is_trouble
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
+from callsheet.tasks.patience import patient
 from callsheet.tasks.turns.records import FORMAT, NOTHING, Busy, Changes, Claim, Granted, Place, Replied, Stored
 from callsheet.tasks.turns.refusals import held_up, lost, other_class
 
@@ -25,7 +25,6 @@ _SCRIPT = Script(Path(__file__).parent / "turns.lua")
 _PAGE = 1000  # entries read at once
 _TRIES = 12  # with growing pauses: about half a minute
 _DAY = 86_400_000  # ms
-_AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OSError)
 
 Publish = Callable[[list[str]], Awaitable[None]]
 
@@ -113,17 +112,17 @@ class RedisStore:
         return result
 
     async def _persistently(self, work: Callable[[], Awaitable[T]]) -> T:
+        """In a worker for as long as it takes; elsewhere for about half a minute."""
         for number in range(_TRIES):
             try:
-                return await work()
-            except _AWAY as exc:
-                logger.warning("state_waits: Redis at %s does not take an agent's state (%s); trying again.",
-                               self._settings.redis_address, type(exc).__name__)
+                return await patient(work)
+            except Exception as exc:
+                if not is_trouble(exc):
+                    raise
+                logger.warning("state_waits: an agent's state is not taken; trying again. %s",
+                               in_words(exc, self._settings))
                 problem = exc
             await asyncio.sleep(min(0.05 * 2**number, 5.0))
-        if isinstance(problem, ReadOnlyError):
-            raise RedisUnavailable(f"Redis at {self._settings.redis_address} is read-only, so that an agent's state "
-                                   "cannot be kept. Point CALLSHEET_REDIS_URL at the primary.") from problem
         with translated(self._settings):
             raise problem
 
