@@ -21,6 +21,7 @@ NAMES = {
     "http_calls": "4,000 calls of a 1 s HTTP endpoint through one worker",
     "latency": "submit to result of one job that does nothing",
     "cancel": "cancellation to the closed socket of the call's HTTP stream",
+    "kills": "a loaded worker killed 20 times: what is lost, what runs twice",
     "idle": "CPU of a worker with nothing to do",
     "throughput": "jobs that do nothing, beside taskiq, arq, Ray and Celery",
     "memory": "memory that one HTTP call in flight takes",

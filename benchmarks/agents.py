@@ -1,5 +1,10 @@
 """The agents that are measured."""
 
+import asyncio
+import time
+
+from redis.asyncio import Redis
+
 from callsheet import AgentBase, Msg, resources
 
 
@@ -42,6 +47,31 @@ class Burner(AgentBase):
 
     def reply(self, msg: Msg) -> Msg:
         return Msg(self.name, str(burn(self.rounds)), "assistant")
+
+
+class Tallied(AgentBase):
+    """Notes in Redis that it began, and takes its time."""
+
+    KEY = "benchmarks:begun"
+
+    def __init__(self, redis_url: str, seconds: float, name: str = "tallied") -> None:
+        self.redis_url = redis_url
+        self.seconds = seconds
+        self.name = name
+
+    async def reply(self, msg: Msg) -> Msg:
+        await note(self.redis_url, self.KEY, f"{msg.content} {time.time()}")
+        await asyncio.sleep(self.seconds)
+        return Msg(self.name, msg.content, "assistant")
+
+
+_clients: dict[str, Redis] = {}
+
+
+async def note(url: str, key: str, line: str) -> None:
+    if url not in _clients:
+        _clients[url] = Redis.from_url(url)
+    await _clients[url].rpush(key, line)
 
 
 def burn(rounds: int) -> int:
