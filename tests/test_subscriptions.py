@@ -23,8 +23,9 @@ def task(name: str) -> Any:
 
 
 def test_a_fan_out_that_is_submitted_subscribes_to_nothing(fleet):
+    before = channels(fleet)  # of other tests' results in this process
     job = FanoutPipeline([Sleeper("s"), Sleeper("s")]).submit(Msg("u", "x", "user"))
-    assert channels(fleet) == 0
+    assert channels(fleet) <= before
     job.cancel()
 
 
