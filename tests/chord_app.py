@@ -10,6 +10,7 @@ from tests.pool_app import URL, app, note, opened, store
 
 if os.environ.get("BACKEND", "callsheet") == "callsheet":
     app.conf.update(result_backend=f"callsheet.tasks.results:ResultBackend+{URL}", result_backend_thread_safe=True)
+    app.amqp_cls = "callsheet.tasks.patience:PatientAMQP"
 app.conf.worker_pool = os.environ.get("POOL", "callsheet.workers.pool:AsyncioPool")
 app.conf.result_backend_transport_options = {"result_chord_ordered": os.environ.get("ORDERED", "1") == "1"}
 app.conf.worker_deduplicate_successful_tasks = os.environ.get("DEDUPLICATE", "0") == "1"

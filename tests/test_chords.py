@@ -265,11 +265,12 @@ def test_a_small_chord_ends_in_three_trips(own_redis):
 
 
 def test_the_loop_goes_on_while_redis_does_not_answer(own_redis):
-    """Parts are counted, and the body is published, without the loop."""
+    """Parts are counted, and next steps and the body are published, without the loop."""
     with bench(own_redis, **ASYNCIO, CALLSHEET_LOOP_BLOCK_WARNING="0.25") as made:
         path = f"{own_redis.folder}/go"
         made.run(chord([c.item.s(0)], c.count.s()))
-        result = made.send(chord([c.when_file.s(i, path) for i in range(6)], c.body.s()))
+        header = [c.when_file.s(0, path), *(chain(c.when_file.s(i, path), c.item.s()) for i in range(1, 6))]
+        result = made.send(chord(header, c.body.s()))
         wait_for(lambda: made.redis.hlen("unacked") == 6, what="the header to be taken")
         made.redis.execute_command("CLIENT", "PAUSE", "1500", "ALL")
         open(path, "w").close()
@@ -277,7 +278,7 @@ def test_the_loop_goes_on_while_redis_does_not_answer(own_redis):
         assert result.get(timeout=20) == list(range(6))
         assert made.stats()["loop-blocked"] == 0, made.process.log
         [thread] = made.notes("published by")
-        assert thread.startswith("callsheet-chords")
+        assert thread.startswith("callsheet-aside")
 
 
 def test_a_header_of_ten_thousand(own_redis):

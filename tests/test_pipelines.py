@@ -15,6 +15,7 @@ from callsheet import AgentFailed, AgentTimeout, BranchFailed, FanoutPipeline, J
 from callsheet.settings import use_settings
 from callsheet.tasks.app import current_app
 from tests.agents.basic import Compute, Echo, Sleeper
+from tests.agents.files import Patient
 from tests.agents.pipes import Broken, CpuTag, Dies, Gated, Noting, Several, Tag, Timed, told
 from tests.agents.user_tasks import add_now, add_soon, die
 from tests.fleet import client_settings
@@ -337,6 +338,18 @@ def test_a_users_task_that_ends_its_process_gets_one_second_chance_and_then_fail
 def test_compute_says_where_it_ran(fleet):
     reply = Compute("c").submit(HELLO).get(10)
     assert reply.content == "c:1"
+
+
+def test_many_steps_that_are_nested_fanouts_are_published_at_once(fleet, tmp_path):
+    """More of them than the broker's pool has connections."""
+    def nested(depth):
+        return FanoutPipeline([nested(depth - 1), Tag("x")]) if depth else Tag("y")
+
+    pipeline = SequentialPipeline([Patient(str(tmp_path)), nested(4)])
+    jobs = [pipeline.submit(HELLO) for _ in range(40)]
+    (tmp_path / "go").touch()
+    told_of = {outcome(lambda job=job: job.get(timeout=60)) for job in jobs}
+    assert told_of == {inline(pipeline, HELLO)}
 
 
 @pytest.mark.parametrize("reduce", [None, Tag("sum"), CpuTag("sum")], ids=["gathered", "by io", "by cpu"])

@@ -14,11 +14,18 @@ from callsheet.tasks.gather import register_gathering
 from callsheet.tasks.reply import ReplyTask
 
 _lock = threading.Lock()
-_batch: ContextVar[Any] = ContextVar("callsheet_publish_batch", default=None)
+#: The producer that code holds, with its app and thread.
+_held: ContextVar[tuple[Celery, int, Any] | None] = ContextVar("callsheet_producer", default=None)
 
 
 class App(Celery):
-    """Celery's app, which can publish all messages of a canvas together."""
+    """Celery's app. Code that publishes holds one producer at a time, and can publish a canvas in few trips.
+
+    Celery takes another producer for each chord in a group in a chord, and holds the first meanwhile: threads that do
+    so at the same time end up waiting for each other's, once all that the broker's pool has are taken.
+    """
+
+    one_producer = True
 
     @contextmanager
     def together(self) -> Iterator[Any]:
@@ -29,16 +36,28 @@ class App(Celery):
         Yields:
             kombu's producer.
         """
-        with self.producer_pool.acquire(block=True) as producer, producer.batch():
-            token = _batch.set(producer)
-            try:
-                yield producer
-            finally:
-                _batch.reset(token)
+        with self.producer_pool.acquire(block=True) as producer, producer.batch(), self._holding(producer):
+            yield producer
 
     def producer_or_acquire(self, producer: Any = None) -> Any:
-        """Celery's; in a block of `together`, its producer."""
-        return super().producer_or_acquire(producer or _batch.get())
+        """Celery's; where code holds a producer, that one."""
+        held = _held.get()
+        if producer is None and held is not None and held[:2] == (self, threading.get_ident()):
+            producer = held[2]
+        return super().producer_or_acquire(producer) if producer is not None else self._reserved()
+
+    @contextmanager
+    def _reserved(self) -> Iterator[Any]:
+        with super().producer_or_acquire() as producer, self._holding(producer):
+            yield producer
+
+    @contextmanager
+    def _holding(self, producer: Any) -> Iterator[None]:
+        token = _held.set((self, threading.get_ident(), producer))
+        try:
+            yield
+        finally:
+            _held.reset(token)
 
 
 _worker_app: App | None = None

@@ -6,24 +6,22 @@ with it; and on the asyncio pool nothing of this blocks the loop: parts travel w
 body is published by a thread.
 """
 
-import asyncio
-import contextvars
 import logging
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 from uuid import uuid4
 
 from celery import states
-from celery._state import get_current_task, get_current_worker_task, pop_current_task, push_current_task
+from celery._state import get_current_worker_task
 from celery.backends.redis import RedisBackend
 from celery.canvas import maybe_signature
 from celery.exceptions import BackendStoreError, ChordError, Ignore, Reject, Retry
 
-from callsheet.tasks.bridge import drive_unbroken, in_strand, unseated
+from callsheet.tasks.aside import aside
+from callsheet.tasks.bridge import drive_unbroken, in_strand
 from callsheet.tasks.patience import patiently
 from callsheet.tasks.writes import Entry, Part, gathered_writes, write
 
@@ -36,7 +34,6 @@ _MOST_BYTES = 256 * 1024  # of parts that come with the last one; more are fetch
 _FETCHED = 1000  # results in one trip
 _AGAIN = 0.5  # seconds between two looks at a chord that another process is finishing
 _BUSY = 1  # the script's answer then
-_THREADS = 8  # that finish chords
 _DUE, _SENT = "callsheet_part_due", "callsheet_part_sent"  # set on a request
 
 
@@ -168,37 +165,11 @@ class ChordBackend(RedisBackend):
         if isinstance(answer, list):
             shape, parts = answer
             chord = _Complete(request, part.keys, str(part.args[5]), since, shape, parts)
-            if in_strand():
-                drive_unbroken(asyncio.wrap_future(self._finish_aside(chord)))
-            else:
-                self._finish(chord)
+            aside(self.app, partial(self._finish, chord))
             if part.args[7] and shape is None and entry.value:
                 self._ensure_retryable(self.send, Entry(entry.key, entry.value, entry.expires), **fallback)
 
     # The end of a chord
-
-    @cached_property
-    def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(_THREADS, thread_name_prefix="callsheet-chords", initializer=self.app.set_current)
-
-    def _finish_aside(self, chord: _Complete) -> "Future[None]":
-        """Finish a chord in a thread, as if by the current task: the body is its child."""
-        task = get_current_task()
-        request = task.request_stack.top if task is not None else None
-        context = contextvars.copy_context()
-        return self._threads.submit(context.run, unseated, partial(self._finish_as, task, request, chord))
-
-    def _finish_as(self, task: Any, request: Any, chord: _Complete) -> None:
-        if task is None:
-            self._finish(chord)
-            return
-        push_current_task(task)
-        task.request_stack.push(request)
-        try:
-            self._finish(chord)
-        finally:
-            task.request_stack.pop()
-            pop_current_task()
 
     def _finish(self, chord: _Complete) -> None:
         """Publish the body with the header's results, or have the chord fail; as Celery does."""

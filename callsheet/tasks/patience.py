@@ -5,21 +5,18 @@ Programs that submit jobs do not wait so: they are told at once (RedisUnavailabl
 """
 
 import asyncio
-import contextvars
-import functools
 import logging
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import redis
-from celery._state import get_current_task, get_current_worker_task, pop_current_task, push_current_task
+from celery._state import get_current_worker_task
 from celery.app.amqp import AMQP
 from celery.backends.redis import RedisBackend
 from celery.exceptions import SoftTimeLimitExceeded
@@ -29,7 +26,8 @@ from callsheet.resources.redis import sync_client
 from callsheet.resources.trouble import in_words, is_trouble
 from callsheet.settings import Settings, get_settings
 from callsheet.settings.keys import Keys
-from callsheet.tasks.bridge import drive, in_strand, unseated
+from callsheet.tasks.aside import begin_aside
+from callsheet.tasks.bridge import drive, in_strand
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -251,29 +249,8 @@ def _may_block() -> bool:
     return False
 
 
-@functools.cache
-def _threads(pid: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(4, thread_name_prefix="callsheet-publish")
-
-
-async def _aside(do: Callable[[], T]) -> T:
-    """Run a function in a thread as if by the current task, whose children are what it sends."""
-    task = get_current_task()
-    request = task.request_stack.top if task is not None else None
-
-    def run() -> T:
-        if task is None:
-            return do()
-        push_current_task(task)
-        task.request_stack.push(request)
-        try:
-            return do()
-        finally:
-            task.request_stack.pop()
-            pop_current_task()
-
-    context = contextvars.copy_context()
-    return await asyncio.get_running_loop().run_in_executor(_threads(os.getpid()), context.run, unseated, run)
+async def _waited(future: "asyncio.Future[T]") -> T:
+    return await future
 
 
 class PatientAMQP(AMQP):
@@ -288,7 +265,7 @@ class PatientAMQP(AMQP):
 
         with ended():
             if _serves and in_strand():
-                return patiently(lambda: drive(_aside(send)))
+                return patiently(lambda: drive(_waited(begin_aside(self.app, send))))
             return patiently(send)
 
 
