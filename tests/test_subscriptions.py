@@ -15,7 +15,7 @@ from tests.fleet import Fleet
 
 
 def channels(fleet: Fleet) -> int:
-    return len([name for name in fleet.server.client().pubsub_channels() if b"celery-task-meta" in name])
+    return len([name for name in fleet.server.client().pubsub_channels() if "celery-task-meta" in name])
 
 
 def task(name: str) -> Any:
