@@ -29,6 +29,7 @@ NAMES = {
     "model_calls": "4,000 calls of a chat model in one process, beside OpenAI's SDK",
     "limits": "rate limits over four workers at full pressure, and a Retry-After",
     "cpu": "agents that compute, on two processes",
+    "state": "a turn of an agent with state: Redis trips, CPU, and what a long conversation costs",
 }
 PACKAGES = ("callsheet", "celery", "kombu", "redis", "hiredis", "gevent", "requests", "httpx", "aiohttp", "uvloop",
             "openai", "taskiq", "taskiq-redis", "ray")

@@ -6,6 +6,7 @@ import time
 from redis.asyncio import Redis
 
 from callsheet import AgentBase, Msg, resources
+from callsheet.memory import InMemoryMemory
 
 
 class Caller(AgentBase):
@@ -94,3 +95,18 @@ class Asks(AgentBase):
             "messages": [{"role": "user", "content": "x" * (2 * int(tokens))}], "max_tokens": int(allowed),
             "user": f"{tokens} {seconds}"})
         return Msg(self.name, str(answer.status_code), "assistant")
+
+
+class Clerk(AgentBase):
+    """Remembers what it hears, and that is all."""
+
+    def __init__(self, name: str = "clerk") -> None:
+        self.name = name
+        self.memory = InMemoryMemory()
+        self.turns = 0
+        self.register_state("turns")
+
+    async def reply(self, msg: Msg) -> None:
+        await self.memory.add(msg)
+        await self.memory.get_memory()
+        self.turns += 1

@@ -31,6 +31,7 @@ from callsheet.tasks.pipelines import (
     stream_printing_messages,
 )
 from callsheet.tasks.toolcalls import ToolCall as _ToolCall  # noqa: F401 - provides the queues of tools
+from callsheet.tasks.turns.shared import Shared as _Shared  # noqa: F401 - keeps what RedisMemory holds
 from callsheet.tools import Toolkit, ToolResponse
 
 __version__ = "0.1.0"

@@ -15,6 +15,7 @@ CallsheetError
 ├── StateError                  an agent's state cannot be kept or read
 │   ├── StateMissing            a part of it, or all, is not there (also KeyError)
 │   ├── StateMismatch           it is of another class, or of a newer version (also ValueError)
+│   ├── StateBusy               somebody else has the agent's turn (also TimeoutError)
 │   └── TurnLost                a worker lost an agent's turn while its reply ran
 ├── ModelError                  a chat model's endpoint refused or broke off a call
 │   ├── CircuitOpen             an endpoint that fails is left alone for a while
@@ -114,6 +115,10 @@ class StateMissing(StateError, KeyError):
 
 class StateMismatch(StateError, ValueError):
     """Stored state is of another class, or was written by a newer version."""
+
+
+class StateBusy(StateError, TimeoutError):
+    """An agent's replies left no turn to somebody else who waited for one."""
 
 
 class TurnLost(StateError):

@@ -2,99 +2,15 @@
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from callsheet import AgentFailed, Msg, SequentialPipeline
-from callsheet.settings import use_settings
+from callsheet import AgentFailed, Job, SequentialPipeline
+from callsheet.errors import JobExpired
 from tests.agents.basic import Echo
 from tests.agents.remembering import AsyncOnCpu, Clerk, CpuClerk, Other, SelfCaller
-from tests.fleet import client_settings
-from tests.services import RedisServer, Worker, wait_for, worker
-
-LEASE = 2.0
-ENV = {"CALLSHEET_MODULES": "tests.agents", "CALLSHEET_RETRY_BACKOFF": "0.05", "CALLSHEET_TURN_LEASE": str(LEASE),
-       "CALLSHEET_LEASE": "4", "CALLSHEET_QUEUES": "extra"}
-
-
-def say(text: str, **told: object) -> Msg:
-    return Msg("u", text, "user", metadata=told)
-
-
-class Office:
-    """Workers on a Redis of their own."""
-
-    def __init__(self, server: RedisServer) -> None:
-        self.server, self.redis = server, server.client()
-        self._stack = ExitStack()
-
-    def hire(self, kind: str = "io", *options: str, **env: str) -> Worker:
-        app, options = f"callsheet.workers.{kind}", options or ("-c", "20")
-        return self._stack.enter_context(worker(app, self.server.url, *options, env={**ENV, **env}))
-
-    def dismiss(self) -> None:
-        self._stack.close()
-
-    def notes(self, key: str) -> list[str]:
-        return [str(text) for text in self.redis.lrange(key, 0, -1)]
-
-    def wait_notes(self, key: str, count: int) -> list[str]:
-        wait_for(lambda: len(self.notes(key)) >= count, 30, f"{count} notes, not {self.notes(key)}")
-        return self.notes(key)
-
-    def history(self, agent_id: str) -> list[str]:
-        """What users said, as it is kept."""
-        import json
-        found = []
-        for _, fields in self.redis.xrange(f"callsheet:memory:{agent_id}"):
-            change = json.loads(fields["c"])
-            told = [change["m"]] if "m" in change else [entry[0] for entry in change.get("set", [])]
-            found += [one["content"] for one in told if one["role"] == "user"]
-        return found
-
-    def settled(self, agent_id: str) -> bool:
-        """Nobody has a turn, waits for one, or keeps a lease."""
-        turn = self.redis.hgetall(f"callsheet:turn:{agent_id}")
-        return (turn.get("call", "") == "" and not self.redis.exists(f"callsheet:line:{agent_id}")
-                and not self.redis.exists(f"callsheet:parked:{agent_id}")
-                and self.redis.zscore("callsheet:lines", agent_id) is None)
-
-
-@contextmanager
-def office_on(server: RedisServer) -> Iterator[Office]:
-    office = Office(server)
-    try:
-        with use_settings(client_settings(server, turn_lease=LEASE)):
-            yield office
-    finally:
-        office.dismiss()
-
-
-@pytest.fixture
-def office(own_redis: RedisServer) -> Iterator[Office]:
-    with office_on(own_redis) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def shared_office(redis_server: RedisServer) -> Iterator[Office]:
-    server = RedisServer()
-    office = Office(server)
-    office.hire("io")
-    office.hire("cpu", "-c", "2")
-    yield office
-    office.dismiss()
-    server.remove()
-
-
-@pytest.fixture
-def at(shared_office: Office) -> Iterator[Office]:
-    """An io and a cpu worker, with this process's settings on them."""
-    with use_settings(client_settings(shared_office.server, turn_lease=LEASE)):
-        yield shared_office
-
+from tests.office import LEASE, say
+from tests.services import wait_for
 
 # What a turn finds -------------------------------------------------------------------------------------
 
@@ -281,7 +197,6 @@ def test_a_call_that_expires_in_line_says_so(at):
     time.sleep(1.1)
     at.redis.set("gate-e", 1)
     assert (job.get(20).content, in_line[1].get(20).content) == ("1:0", "2:2")
-    from callsheet.errors import JobExpired
     with pytest.raises(JobExpired):
         in_line[0].get(20)
 
@@ -323,5 +238,4 @@ def test_an_agent_that_would_wait_for_itself_is_refused(at, way):
 
 def test_an_agent_may_submit_its_own_next_turn(at):
     out = SelfCaller("a", "submit").with_id("self-next").submit(say("go")).get(20)
-    from callsheet import Job
     assert Job.from_id(out.content).get(20).content == "stopped"

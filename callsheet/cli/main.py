@@ -13,6 +13,7 @@ from callsheet.errors import CallsheetError, JobError
 COMMANDS = {
     "up": ("callsheet.cli.up", "up"),
     "run": ("callsheet.cli.run", "run"),
+    "session": ("callsheet.cli.session", "session"),
     "flower": ("callsheet.cli.flower", "flower"),
     "stub-model": ("callsheet.cli.stub_model", "stub_model"),
 }

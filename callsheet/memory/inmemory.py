@@ -1,12 +1,13 @@
 """InMemoryMemory: an agent's messages in a list; on workers they are kept under the agent's id."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from copy import deepcopy
 from typing import Any, Self
 
 from callsheet.errors import StateMissing, UsageError
 from callsheet.memory.base import MemoryBase, mark_of, marks_of, messages_of
-from callsheet.memory.journal import Change, Content, added, read, written
+from callsheet.memory.compaction import Policy
+from callsheet.memory.journal import Change, Content, added, original, read, written
 from callsheet.messages import Msg
 
 
@@ -16,11 +17,22 @@ class InMemoryMemory(MemoryBase):
     In an agent that runs as a job the content is kept under the agent's id: each turn finds what the turns before it
     left, on whichever worker, and stores what it changed. Elsewhere it lives as long as the object.
 
+    Args:
+        compaction: says what is summarised when there is too much; by default nothing is. Of an agent that runs as a
+            job it is asked after each reply; elsewhere call `compact`.
+
     Attributes:
         content: messages with their marks, in order. Change it through the methods.
     """
 
     content: Content
+    compaction: Policy | None = None
+
+    def __init__(self, compaction: Policy | None = None) -> None:
+        if compaction is not None and not callable(compaction):
+            raise UsageError(f"InMemoryMemory(compaction={compaction!r}): KeepLast, Summarize or an async function is "
+                             "needed.")
+        self.compaction = compaction
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Begin empty, and note no changes until someone wants to know them."""
@@ -28,10 +40,17 @@ class InMemoryMemory(MemoryBase):
         self.content = []
         self._changes = None
         self._length = 0  # of the content, as the changes have it
+        self._ids_of, self._ids, self._counted = self.content, set(), 0
+        self._dropped, self._log = [], None
         return self
 
     _changes: list[Change] | None
     _length: int
+    _ids_of: Content
+    _ids: set[str]
+    _counted: int
+    _dropped: Content  # what was summarised, where no log knows it
+    _log: Callable[[], Awaitable[list[Change]]] | None
 
     async def add(self, memories: Msg | list[Msg] | None, marks: str | list[str] | None = None,
                   allow_duplicates: bool = False, **kwargs: Any) -> None:
@@ -46,15 +65,22 @@ class InMemoryMemory(MemoryBase):
             UsageError: something that is no message, or no mark (a TypeError).
         """
         given, marked = messages_of(memories), marks_of(marks)
-        known = set() if allow_duplicates else {msg.id for msg, _ in self.content}
+        known = self._known()
         for msg in given:
-            if msg.id in known:
+            if msg.id in known and not allow_duplicates:
                 continue
             kept, own = deepcopy(msg), list(marked)
             self.content.append((kept, own))
-            if not allow_duplicates:
-                known.add(msg.id)
+            known.add(msg.id)
+            self._counted = len(self.content)
             self._note(added(kept, own), 1)
+
+    def _known(self) -> set[str]:
+        """The ids in the content; gathered anew only after a change other than `add`."""
+        if self._ids_of is not self.content or self._counted != len(self.content):
+            self._ids_of, self._counted = self.content, len(self.content)
+            self._ids = {msg.id for msg, _ in self.content}
+        return self._ids
 
     async def delete(self, msg_ids: str | int | Iterable[str | int], **kwargs: Any) -> int:
         """Forget messages.
@@ -102,24 +128,54 @@ class InMemoryMemory(MemoryBase):
         return self._forget({position for position, (_, marks) in enumerate(self.content) if wanted & set(marks)})
 
     async def get_memory(self, mark: str | None = None, exclude_mark: str | None = None,
-                         prepend_summary: bool = True, **kwargs: Any) -> list[Msg]:
+                         prepend_summary: bool = True, *, original: bool = False, **kwargs: Any) -> list[Msg]:
         """The messages in order.
 
         Args:
             mark: only those that have it.
             exclude_mark: only those that have it not.
             prepend_summary: whether a summary of what was forgotten comes first, as a user's message, if there is one.
+            original: all of them, also those that were summarised, and no summary.
 
         Raises:
             UsageError: a mark that is no text (a TypeError).
         """
         mark_of(mark, "mark")
         mark_of(exclude_mark, "exclude_mark")
-        found = [msg for msg, marks in self.content
+        content = await self._all() if original else self.content
+        found = [msg for msg, marks in content
                  if (mark is None or mark in marks) and (exclude_mark is None or exclude_mark not in marks)]
+        if original:
+            return found
         if prepend_summary and self._compressed_summary:
             return [Msg("user", self._compressed_summary, "user"), *found]
         return found
+
+    async def _all(self) -> Content:
+        if self._log is None:
+            return [*self._dropped, *self.content]
+        return original([*await self._log(), *(self._changes or ())])
+
+    async def compact(self) -> bool:
+        """Have the policy look, and summarise what it says; whether it did.
+
+        Raises:
+            UsageError: what the policy gave is no summary and number of messages.
+        """
+        if self.compaction is None:
+            return False
+        found = await self.compaction([msg for msg, _ in self.content], self._compressed_summary)
+        if found is None:
+            return False
+        if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], str)
+                and isinstance(found[1], int) and 0 <= found[1] <= len(self.content)):
+            raise UsageError(f"The compaction {self.compaction!r} gave {found!r:.200}: a summary and how many of the "
+                             f"last messages stay are needed, 0 to {len(self.content)}, or None.")
+        gone = len(self.content) - found[1]
+        self._dropped, self.content = [*self._dropped, *self.content[:gone]], self.content[gone:]
+        self._note({"compact": written(self.content), "drop": list(range(gone))}, -gone)
+        await self.update_compressed_summary(found[0])
+        return True
 
     async def size(self) -> int:
         """How many messages there are."""
@@ -127,7 +183,7 @@ class InMemoryMemory(MemoryBase):
 
     async def clear(self) -> None:
         """Forget all messages."""
-        self.content = []
+        self.content, self._dropped, self._compressed_summary = [], [], ""
         self._restart()
 
     async def update_messages_mark(self, new_mark: str | None, old_mark: str | None = None,
@@ -183,9 +239,9 @@ class InMemoryMemory(MemoryBase):
 
     # The log ------------------------------------------------------------------------------------------
 
-    def note_changes(self) -> None:
-        """Note changes from now on."""
-        self._changes, self._length = [], len(self.content)
+    def note_changes(self, log: Callable[[], Awaitable[list[Change]]] | None = None) -> None:
+        """Note changes from now on; `log` gives those before."""
+        self._changes, self._length, self._log, self._dropped = [], len(self.content), log, []
 
     def take_changes(self) -> list[Change]:
         """The changes since the last time; none are noted any more."""

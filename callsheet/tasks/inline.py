@@ -42,12 +42,11 @@ from callsheet.tasks.pipelines import FanoutPipeline, Pipeline, SequentialPipeli
 from callsheet.tasks.reply import NOT_RETRIED, retry_pause
 from callsheet.tasks.results import failure, record_of
 from callsheet.tasks.turns.desk import Desk
-from callsheet.tasks.turns.local import LocalStore
+from callsheet.tasks.turns.local import PROCESS, LocalStore
 from callsheet.tasks.turns.records import Claim
 from callsheet.tasks.turns.refusals import within_itself
 
 Target = AgentBase | Pipeline
-_STORE = LocalStore()
 _POLL = 0.002  # seconds between two looks at what a job printed
 
 
@@ -75,7 +74,7 @@ class InlineDispatcher:
     def __init__(self, settings: Settings, store: LocalStore | None = None) -> None:
         # Payloads stay in their messages: there is no Redis to keep them in.
         self.settings = settings.model_copy(update={"payload_inline_max": settings.payload_max})
-        self.store = store or _STORE
+        self.store = store or PROCESS
         self._desk = Desk(self.store, self.settings)
 
     def submit(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Job:

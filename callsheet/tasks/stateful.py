@@ -97,6 +97,7 @@ class StatefulCall:
                 await self._release(taken)
                 raise
         try:
+            await turn.warm.binding.compact()
             changes = turn.changes()
             with ended():
                 await patient(lambda: payloads.store_async(blobs, self._settings))
@@ -129,6 +130,8 @@ class StatefulCall:
             wait_on_process_loop(self._release(taken))
             raise
         try:
+            if turn.warm.binding.compacts:
+                run_private(turn.warm.binding.compact())
             changes = turn.changes()
             with ended():
                 patiently(lambda: payloads.store(blobs, self._settings))

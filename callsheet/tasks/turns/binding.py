@@ -6,7 +6,8 @@ Agents in attributes have their own states.
 """
 
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from callsheet.agents import AgentBase
@@ -15,7 +16,9 @@ from callsheet.memory.inmemory import InMemoryMemory
 from callsheet.memory.journal import Change, apply, written
 from callsheet.messages import StateModule
 from callsheet.messages.state import to_json
-from callsheet.tasks.turns.records import Changes, Granted
+from callsheet.tasks.turns.records import Changes, Granted, Stored
+
+logger = logging.getLogger(__name__)
 
 WHOLE = "*"
 """The path of an agent that has a `state_dict` of its own."""
@@ -26,6 +29,7 @@ class Binding:
 
     Args:
         agent: as its constructor left it.
+        stored: gives the state as it is kept, with all changes.
 
     Attributes:
         size: bytes that the state takes, as JSON.
@@ -33,8 +37,8 @@ class Binding:
         rebound: whether the agent has other memories by now than its constructor gave it.
     """
 
-    def __init__(self, agent: AgentBase) -> None:
-        self.agent = agent
+    def __init__(self, agent: AgentBase, stored: Callable[[], Awaitable[Stored | None]]) -> None:
+        self.agent, self._stored = agent, stored
         self.size = self.entries = 0
         self.rebound = False
         self._attributes: dict[str, tuple[StateModule, str]] = {}  # module and attribute, "" for the whole
@@ -76,8 +80,33 @@ class Binding:
             if path in self._memories:
                 memory = self._memories[path]
                 memory.content = apply(memory.content, _parsed(text, path, self.agent), len(memory.content))
-        for memory in self._memories.values():
-            memory.note_changes()
+        for path, memory in self._memories.items():
+            memory.note_changes(self._log(path, memory))
+
+    def _log(self, path: str, memory: InMemoryMemory) -> Callable[[], Awaitable[list[Change]]]:
+        """Gives all changes of a memory before those of this turn."""
+        beginning = [*memory.content] if self._fresh else None
+
+        async def log() -> list[Change]:
+            if beginning is not None:
+                return [{"set": written(beginning)}]
+            stored = await self._stored()
+            return [_parsed(text, path, self.agent) for of, text in stored.entries if of == path] if stored else []
+
+        return log
+
+    @property
+    def compacts(self) -> bool:
+        """Whether `compact` has anything to do."""
+        return any(memory.compaction is not None for memory in self._memories.values())
+
+    async def compact(self) -> None:
+        """Have the memories' policies look. What one raises is logged: the reply is there."""
+        for path, memory in self._memories.items():
+            try:
+                await memory.compact()
+            except Exception:
+                logger.exception("memory_not_compacted agent=%s id=%s path=%s", self.agent.label, self.agent.id, path)
 
     def _set(self, path: str, text: str) -> None:
         module, name = self._attributes[path]
@@ -120,12 +149,8 @@ class Binding:
         if self._fresh and (changed or any(logs.values())):
             # What the agent was sent with is the beginning; and whoever knows a deleted state of this id learns so.
             logs = {path: [{"set": written(memory.content)}] for path, memory in self._memories.items()}
-        found = _sorted(logs, self._memories)
-        for path, text in [*changed.items(), *found.entries]:
-            if len(text) > most and not text.startswith(('{"set":', '{"compact":')):
-                raise PayloadTooLarge(
-                    f"The state {path!r} of {self.agent.label} grew by {len(text):,} bytes of JSON at once; the limit "
-                    f"is {most:,}. Keep a reference (a path, an address) in its place, or raise CALLSHEET_PAYLOAD_MAX.")
+        found = in_order(logs, self._memories)
+        refuse_large(self.agent.label, [*changed.items(), *found.entries], most)
         return Changes(fields=changed, entries=found.entries, base=found.base, trim=found.trim)
 
     def _text(self, path: str) -> str:
@@ -154,7 +179,7 @@ def _modules(agent: AgentBase) -> Iterator[tuple[str, StateModule]]:
     seen: set[int] = set()
     while todo:
         path, module = todo.pop(0)
-        if id(module) in seen or (module is not agent and isinstance(module, AgentBase)):
+        if id(module) in seen or (module is not agent and (isinstance(module, AgentBase) or not module.has_state())):
             continue
         seen.add(id(module))
         yield path, module
@@ -179,7 +204,20 @@ def _dumped(change: Change) -> str:
     return json.dumps(change, ensure_ascii=False, separators=(",", ":"))
 
 
-def _sorted(logs: dict[str, list[Change]], memories: dict[str, InMemoryMemory]) -> Changes:
+def refuse_large(label: str, given: Iterable[tuple[str, str]], most: int) -> None:
+    """Refuse an attribute or a change that takes more than `most` bytes, unless it is the whole of a memory.
+
+    Raises:
+        PayloadTooLarge: names it.
+    """
+    for path, text in given:
+        if len(text) > most and not text.startswith(('{"set":', '{"compact":')):
+            raise PayloadTooLarge(
+                f"The state {path!r} of {label} grew by {len(text):,} bytes of JSON at once; the limit is {most:,}. "
+                "Keep a reference (a path, an address) in its place, or raise CALLSHEET_PAYLOAD_MAX.")
+
+
+def in_order(logs: dict[str, list[Change]], memories: dict[str, InMemoryMemory]) -> Changes:
     """The changes of all memories in the order in which they are written.
 
     Where one says what the whole content is, all do, side by side: who reads begins there.

@@ -115,9 +115,7 @@ class Desk:
             return answer
         if self.keeper is not None:
             self.keeper.hold(claim, answer.token)
-        if warm is not None and answer.version < warm.version:
-            warm = None  # the state was deleted meanwhile
-        return Taken(claim, answer, warm)
+        return Taken(claim, answer, None if answer.anew else warm)
 
     async def _pass_on(self, claim: Claim, seconds: float) -> None:
         await asyncio.sleep(seconds + 0.01)
@@ -140,11 +138,15 @@ class Desk:
         warm = taken.warm
         if warm is None:
             agent = build()
-            warm = Warm(spec, Binding(agent), taken.granted.version, attributes_of(agent))
+            warm = Warm(spec, self.binding(agent, taken.claim.agent_id), taken.granted.version, attributes_of(agent))
         else:
             warm.restore()
         warm.binding.load(taken.granted)
         return Turn(self, taken.claim, taken.granted.token, warm)
+
+    def binding(self, agent: AgentBase, agent_id: str) -> Binding:
+        """The binding of an agent to the state under an id."""
+        return Binding(agent, lambda: self.store.read(agent_id))
 
     async def release(self, claim: Claim, token: int) -> None:
         """End a turn that leaves nothing behind. Whatever goes wrong is logged: the lease ends by itself."""
@@ -219,6 +221,7 @@ class Desk:
             await self.release(claim, taken.granted.token)
             raise
         try:
+            await turn.warm.binding.compact()
             changes = turn.changes()
         except BaseException:
             await self.release(claim, taken.granted.token)

@@ -14,6 +14,7 @@ from callsheet.tasks.turns.records import (
     Busy,
     Changes,
     Claim,
+    Described,
     Granted,
     Place,
     Replied,
@@ -39,8 +40,12 @@ class _State:
     waits: frozenset[str] = frozenset()
     line: deque[tuple[Claim, "Future[None]"]] = field(default_factory=deque)
 
+    def clear(self) -> None:
+        self.cls, self.version, self.turns, self.created, self.base = "", 0, 0, 0.0, 0
+        self.fields, self.entries = {}, []
+
     def stored(self, agent_id: str) -> Stored:
-        return Stored(agent_id=agent_id, cls=self.cls, version=self.version, turns=self.turns, created=self.created,
+        return Stored(id=agent_id, cls=self.cls, version=self.version, turns=self.turns, created=self.created,
                       updated=self.updated, fields=dict(self.fields),
                       entries=[(path, text) for _, path, text in self.entries])
 
@@ -98,9 +103,11 @@ class LocalStore:
         """See Store."""
         with self._lock:
             state = self._states[claim.agent_id]
+            if changes.replace:
+                state.clear()
             if changes.fields or changes.entries:
                 now = time.time()
-                state.cls, state.version, state.updated = claim.cls, token, now
+                state.cls, state.version, state.updated = claim.cls or state.cls, token, now
                 state.created = state.created or now
                 state.turns += 1
                 state.fields |= changes.fields
@@ -110,7 +117,7 @@ class LocalStore:
                 if changes.trim:
                     del state.entries[:state.base]
                     state.base = 0
-            if state.holder is claim:
+            if state.holder is not None and state.token == token:
                 self._next(state)
             return state.version
 
@@ -136,13 +143,12 @@ class LocalStore:
             state = self._states.get(agent_id)
             return state.stored(agent_id) if state and state.version else None
 
-    async def copy(self, agent_id: str, new_id: str) -> None:
+    async def copy(self, agent_id: str, claim: Claim, token: int) -> None:
         """See Store."""
         with self._lock:
-            old, new = self._states[agent_id], self._states.setdefault(new_id, _State())
-            new.cls, new.version, new.turns, new.base = old.cls, old.version, old.turns, old.base
+            old, new = self._states[agent_id], self._states[claim.agent_id]
+            new.cls, new.version, new.turns, new.base = old.cls, token, old.turns, old.base
             new.fields, new.entries = dict(old.fields), list(old.entries)
-            new.token = max(new.token, old.version)
             new.created = new.updated = time.time()
 
     async def remove(self, agent_id: str) -> None:
@@ -150,16 +156,20 @@ class LocalStore:
         with self._lock:
             state = self._states.get(agent_id)
             if state is not None:
-                state.cls, state.version, state.turns, state.created, state.base = "", 0, 0, 0.0, 0
-                state.fields, state.entries = {}, []
+                state.clear()
 
-    async def ids(self) -> list[tuple[str, float]]:
+    async def listed(self, most: int) -> list[Described]:
         """See Store."""
         with self._lock:
-            found = [(agent_id, state.updated) for agent_id, state in self._states.items() if state.version]
-        return sorted(found, key=lambda entry: -entry[1])
+            found = [Described(id=agent_id, cls=state.cls, turns=state.turns, created=state.created,
+                               updated=state.updated) for agent_id, state in self._states.items() if state.version]
+        return sorted(found, key=lambda one: -one.updated)[:most]
 
 
 def _check(state: _State, claim: Claim) -> None:
-    if state.cls and state.cls != claim.cls:
+    if state.cls and claim.cls and state.cls != claim.cls:
         raise StateMismatch(other_class(claim, state.cls))
+
+
+PROCESS = LocalStore()
+"""States of calls that run inline outside of `with inline()`."""

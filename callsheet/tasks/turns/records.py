@@ -18,7 +18,7 @@ class Claim:
     Attributes:
         agent_id: whose state it is.
         call_id: id of the call's task.
-        cls: the agent's class as "module:Name".
+        cls: the agent's class as "module:Name"; "" for who writes to a state of any class.
         label: the agent, for people.
         sent: unix time in microseconds at which it was sent: its place in the line; also tells a second delivery from
             another call of the same id.
@@ -57,10 +57,12 @@ class Granted:
         version: number of the turn that wrote the state last; 0 where there is none yet.
         fields: registered attributes as JSON by path; all of them, or none if the version known is this one.
         entries: changes of memories since the version known: path and JSON.
+        anew: whether what is known here must be forgotten: the state was deleted, or replaced, meanwhile.
     """
 
     token: int
     version: int
+    anew: bool = False
     fields: dict[str, str] = field(default_factory=dict)
     entries: list[tuple[str, str]] = field(default_factory=list)
 
@@ -93,38 +95,49 @@ class Changes:
         entries: changes of memories, in order: path and JSON.
         base: which of the entries a reader that knows nothing begins with from now on, or None.
         trim: whether what was before that is dropped.
+        replace: whether all that was there before is dropped.
     """
 
     fields: dict[str, str] = field(default_factory=dict)
     entries: list[tuple[str, str]] = field(default_factory=list)
     base: int | None = None
     trim: bool = False
+    replace: bool = False
 
 
 NOTHING = Changes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """A state as it is kept.
+class Described:
+    """A state that is kept.
 
     Attributes:
-        agent_id: whose.
+        id: the agent's.
         cls: the agent's class as "module:Name".
-        version: number of the turn that wrote it last.
         turns: how many wrote to it.
         created: unix time.
         updated: unix time.
+    """
+
+    id: str
+    cls: str
+    turns: int
+    created: float
+    updated: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored(Described):
+    """A state as it is kept.
+
+    Attributes:
+        version: number of the turn that wrote it last.
         fields: registered attributes as JSON by path.
         entries: all changes of memories: path and JSON.
     """
 
-    agent_id: str
-    cls: str
     version: int
-    turns: int
-    created: float
-    updated: float
     fields: dict[str, str]
     entries: list[tuple[str, str]]
 
@@ -170,11 +183,11 @@ class Store(Protocol):
     async def read(self, agent_id: str) -> Stored | None:
         """A state with all its entries, or None."""
 
-    async def copy(self, agent_id: str, new_id: str) -> None:
-        """Write a state under another id as well, in place of what is there."""
+    async def copy(self, agent_id: str, claim: Claim, token: int) -> None:
+        """Write a state under the claim's id as well, in place of what is there; in the claim's turn."""
 
     async def remove(self, agent_id: str) -> None:
-        """Remove a state."""
+        """Remove a state; in the turn of somebody."""
 
-    async def ids(self) -> list[tuple[str, float]]:
-        """The agents with state, the last used first, with the unix time of their last turn."""
+    async def listed(self, most: int) -> list[Described]:
+        """The states, the last used first."""

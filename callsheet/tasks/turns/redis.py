@@ -16,7 +16,18 @@ from callsheet.resources.trouble import in_words, is_trouble
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
 from callsheet.tasks.patience import patient
-from callsheet.tasks.turns.records import FORMAT, NOTHING, Busy, Changes, Claim, Granted, Place, Replied, Stored
+from callsheet.tasks.turns.records import (
+    FORMAT,
+    NOTHING,
+    Busy,
+    Changes,
+    Claim,
+    Described,
+    Granted,
+    Place,
+    Replied,
+    Stored,
+)
 from callsheet.tasks.turns.refusals import held_up, lost, other_class
 
 logger = logging.getLogger(__name__)
@@ -54,14 +65,14 @@ class RedisStore:
             claim.before])
         kind = answer[0]
         if kind == b"turn":
-            return await self._granted(claim, known, *answer[1:])
+            return await self._granted(claim, *answer[1:])
         if kind == b"replied":
             return Replied(answer[1].decode())
         if kind in (b"busy", b"pause"):
             return Busy(int(answer[1]) / 1000 if kind == b"pause" else None)
         raise _refusal(claim, kind.decode(), answer[1].decode())
 
-    async def _granted(self, claim: Claim, known: int, token: int, version: int, fields: list[bytes],
+    async def _granted(self, claim: Claim, token: int, version: int, anew: bytes, fields: list[bytes],
                        entries: list[Any]) -> Granted:
         found = [(path.decode(), text.decode()) for _, path, text in entries]
         more = entries
@@ -71,7 +82,7 @@ class RedisStore:
             more = [(entry, data[b"p"], data[b"c"]) for entry, data in page]
             found += [(path.decode(), text.decode()) for _, path, text in more]
         names, values = fields[::2], fields[1::2]
-        return Granted(token=int(token), version=int(version), entries=found,
+        return Granted(token=int(token), version=int(version), anew=bool(anew), entries=found,
                        fields={name.decode(): text.decode() for name, text in zip(names, values, strict=True)})
 
     async def end(self, claim: Claim, token: int, changes: Changes = NOTHING, reply: str | None = None) -> int:
@@ -81,7 +92,7 @@ class RedisStore:
             token, claim.cls, FORMAT, self._kept, self._turn_kept,
             "" if reply is None else f"{token} {claim.sent} {reply}", self._settings.result_expires * 1000,
             len(changes.fields), len(changes.entries), -1 if changes.base is None else changes.base,
-            "1" if changes.trim else "", *pairs])
+            "all" if changes.replace else "1" if changes.trim else "", *pairs])
         if answer[0] == b"lost":
             raise TurnLost(lost(claim), bool(answer[1]))
         return int(answer[1])
@@ -180,22 +191,16 @@ class RedisStore:
         if int(given["format"]) > FORMAT:
             raise _newer(f"The state of {agent_id!r}", given["format"])
         return Stored(
-            agent_id=agent_id, cls=given["class"], version=int(given["version"]), turns=int(given["turns"]),
+            id=agent_id, cls=given.get("class", ""), version=int(given["version"]), turns=int(given["turns"]),
             created=float(given["created"]) / 1000, updated=float(given["updated"]) / 1000,
             fields={name[2:]: text for name, text in given.items() if name.startswith("s:")},
             entries=[(data[b"p"].decode(), data[b"c"].decode()) for _, data in entries])
 
-    async def copy(self, agent_id: str, new_id: str) -> None:
+    async def copy(self, agent_id: str, claim: Claim, token: int) -> None:
         """See Store."""
-        k, now = self._keys, round(time.time() * 1000)
-        with translated(self._settings):
-            async with async_client(self._settings).pipeline(transaction=True) as pipe:
-                pipe.delete(k.memory(new_id))
-                pipe.copy(k.state(agent_id), k.state(new_id), replace=True)
-                pipe.copy(k.memory(agent_id), k.memory(new_id), replace=True)
-                pipe.hset(k.state(new_id), mapping={"created": now})
-                pipe.zadd(k.states(), {new_id: now})
-                await pipe.execute()
+        source = [self._keys.state(agent_id), self._keys.memory(agent_id)]
+        if not (await self._patiently(claim.agent_id, "copy", claim, [token, *source]))[0]:
+            raise TurnLost(lost(claim), False)
 
     async def remove(self, agent_id: str) -> None:
         """See Store."""
@@ -205,14 +210,20 @@ class RedisStore:
                 pipe.zrem(self._keys.states(), agent_id)
                 await pipe.execute()
 
-    async def ids(self) -> list[tuple[str, float]]:
+    async def listed(self, most: int) -> list[Described]:
         """See Store."""
         client, states = async_client(self._settings), self._keys.states()
         with translated(self._settings):
             if self._kept:
                 await client.zremrangebyscore(states, "-inf", round(time.time() * 1000) - self._kept)
-            found = await client.zrevrange(states, 0, -1, withscores=True)
-        return [(agent.decode(), score / 1000) for agent, score in found]
+            ids = [agent.decode() for agent in await client.zrevrange(states, 0, most - 1)]
+            async with client.pipeline(transaction=False) as pipe:
+                for agent_id in ids:
+                    pipe.hmget(self._keys.state(agent_id), "class", "turns", "created", "updated")
+                found = await pipe.execute()
+        return [Described(id=agent_id, cls=(cls or b"").decode(), turns=int(turns), created=int(created) / 1000,
+                          updated=int(updated) / 1000)
+                for agent_id, (cls, turns, created, updated) in zip(ids, found, strict=True) if updated]
 
 
 def _refusal(claim: Claim, kind: str, found: str) -> Exception:

@@ -1,8 +1,8 @@
 -- One agent's turns and state. Time is this server's, in ms.
 --
 -- KEYS  1 hash state: class "module:Name", format, version (token of the turn that wrote it last), base (id of the
---         stream's entry from which the memories are read), turns, created, updated; "s:<path>" a registered
---         attribute as JSON
+--         stream's entry from which the memories are read), epoch (token of the turn that wrote the whole of it anew),
+--         turns, created, updated; "s:<path>" a registered attribute as JSON
 --       2 stream memory    3 hash turn: token (of the last turn), call (whose turn it is, ""), until, called ("1" while
 --         the call has been sent its turn and has not come yet), waits (the jobs that the reply waits for), last (when
 --         the last sent of the calls that had a turn was sent)
@@ -107,20 +107,20 @@ local function replied_to(sent)
   end
 end
 
--- take: 5 class, 6 format, 7 version known here or -1, 8 microseconds when it was sent, 9 "wait" in line, or "try"
+-- take: 5 class or "" for any, 6 format, 7 version known here or -1, 8 microseconds when it was sent, 9 "wait" in line, or "try"
 --       10 message to park, 11 ms when it expires or "", 12 ms that the turn's key is kept, 13 entries at most,
 --       14 the jobs in whose course it was made, 15 "<microseconds> <id>": when the call that its sender sent before it
 --       was sent, and its id; or ""
 --   {"replied", text} {"class", its} {"format", its} {"busy", ms} {"pause", ms} {"waits", job}
---   {"turn", token, version, {field, value ...}, {{id, path, change} ...}}
+--   {"turn", token, version, "1" if what is known must be forgotten, {field, value ...}, {{id, path, change} ...}}
 if action == 'take' then
   local replied = replied_to(ARGV[8])
   if replied then
     leave(call)
     return {'replied', replied, publish}
   end
-  local stored = redis.call('HMGET', STATE, 'class', 'format', 'version', 'base')
-  if stored[1] and stored[1] ~= ARGV[5] then return {'class', stored[1], publish} end
+  local stored = redis.call('HMGET', STATE, 'class', 'format', 'version', 'base', 'epoch')
+  if (stored[1] or '') ~= '' and ARGV[5] ~= '' and stored[1] ~= ARGV[5] then return {'class', stored[1], publish} end
   if stored[2] and tonumber(stored[2]) > tonumber(ARGV[6]) then return {'format', stored[2], publish} end
   local mine = holder == call and called
   local micros = time[1] * 1000000 + time[2]
@@ -158,7 +158,8 @@ if action == 'take' then
   redis.call('PEXPIRE', TURN, ARGV[12])
   look_after(till)
   local version, known = tonumber(stored[3] or 0), tonumber(ARGV[7])
-  local fields, entries = {}, {}
+  local fields, entries, anew = {}, {}, ''
+  if known >= 0 and (version < known or known < tonumber(stored[5] or 0)) then known, anew = -1, '1' end
   if version ~= known and version > 0 then
     local all = redis.call('HGETALL', STATE)
     for i = 1, #all, 2 do
@@ -173,12 +174,12 @@ if action == 'take' then
       entries[#entries + 1] = {entry[1], entry[2][2], entry[2][4]}
     end
   end
-  return {'turn', token, version, fields, entries, publish}
+  return {'turn', token, version, anew, fields, entries, publish}
 end
 
 -- end: 5 token, 6 class, 7 format, 8 ms that state is kept or 0, 9 ms that the turn's key is kept, 10 reply or "",
 --      10: "<token> <sent> <JSON>"; 11 ms that it is kept, 12 number of fields, 13 number of entries, 14 which entry is the new base or -1,
---      15 "1" to drop what is before it; then path and value of each field, path and change of each entry
+--      15 "1" to drop what is before it, "all" to drop the whole state first; then path and value of each field, path and change of each entry
 --   {"ok", version} {"lost", 1 if the call runs, waits or has ended elsewhere}
 if action == 'end' then
   local mine = tonumber(ARGV[5])
@@ -189,9 +190,11 @@ if action == 'end' then
     return {'lost', elsewhere and 1 or 0, publish}
   end
   local fields, entries, base = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
+  if ARGV[15] == 'all' then redis.call('DEL', STATE, MEMORY) end
   if fields + entries > 0 then
-    redis.call('HSETNX', STATE, 'created', now)
-    redis.call('HSET', STATE, 'class', ARGV[6], 'format', ARGV[7], 'version', mine, 'updated', now)
+    if redis.call('EXISTS', STATE) == 0 then redis.call('HSET', STATE, 'created', now, 'epoch', mine) end
+    if ARGV[6] ~= '' then redis.call('HSET', STATE, 'class', ARGV[6]) end
+    redis.call('HSET', STATE, 'format', ARGV[7], 'version', mine, 'updated', now)
     redis.call('HINCRBY', STATE, 'turns', 1)
     for i = 16, 15 + 2 * fields, 2 do
       redis.call('HSET', STATE, 's:' .. ARGV[i], ARGV[i + 1])
@@ -240,6 +243,19 @@ if action == 'waits' then
     if held_up(redis.call('HGET', PARKED, 'j:' .. one) or '') then return {1, publish} end
   end
   return {0, publish}
+end
+
+-- copy: 5 token, 6 key of another state, 7 key of its memory: both are copied here, in place of what is there
+--   {1 or 0}
+if action == 'copy' then
+  if holder ~= call or token ~= tonumber(ARGV[5]) then return {0, publish} end
+  redis.call('DEL', STATE, MEMORY)
+  redis.call('COPY', ARGV[6], STATE)
+  redis.call('COPY', ARGV[7], MEMORY)
+  -- Over all that is in the stream, and over all that may be known elsewhere of what was here before.
+  local version = math.max(token, tonumber(redis.call('HGET', STATE, 'version') or 0))
+  redis.call('HSET', STATE, 'version', version, 'epoch', version, 'created', now, 'updated', now)
+  return {1, publish}
 end
 
 -- leave: the call does not want its turn any more

@@ -1,0 +1,164 @@
+"""When a memory has grown too long for the model: policies that say what is summarised, and how."""
+
+import json
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Any
+
+from callsheet.errors import UsageError
+from callsheet.formatters.base import FormatterBase
+from callsheet.formatters.tokens import TokenCounterBase
+from callsheet.messages import Msg, Recorded
+from callsheet.models.base import ChatModelBase, ChatResponse
+from callsheet.resources.estimate import CHARACTERS, MEDIA
+
+logger = logging.getLogger(__name__)
+
+#: Gets the messages and the summary of what was before them, "" if there is none. Gives a summary and how many of the
+#: last messages stay beside it; or None to leave all as it is.
+Policy = Callable[[list[Msg], str], Awaitable[tuple[str, int] | None]]
+
+PROMPT = """\
+Summarize the conversation below for the one who goes on with it and will not see it any more. Keep what was asked and
+decided, names, numbers and dates, results of tools, promises made, and what is still open. Be brief; invent nothing.
+Write in the conversation's language, without an introduction."""
+
+
+class Budget(Recorded):
+    """Base of policies that act when the messages take more tokens than a budget.
+
+    Args:
+        max_tokens: the budget.
+        keep: how many of the last messages stay; fewer, where these take over half the budget.
+        counter: counts tokens; without one, four characters count as one, an image or sound as 1,000.
+
+    Raises:
+        UsageError: a number that cannot be right.
+    """
+
+    def __init__(self, max_tokens: int, keep: int, counter: TokenCounterBase | None = None) -> None:
+        for name, value in (("max_tokens", max_tokens), ("keep", keep)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < (name == "max_tokens"):
+                raise UsageError(f"{type(self).__name__}({name}={value!r}): a whole number is needed.")
+        self.max_tokens, self.keep, self.counter = max_tokens, keep, counter
+        self._known: dict[str, int] = {}
+
+    async def __call__(self, messages: list[Msg], summary: str) -> tuple[str, int] | None:
+        """See Policy."""
+        sizes = [await self._tokens(msg) for msg in messages]
+        self._known = {msg.id: size for msg, size in zip(messages, sizes, strict=True)}
+        if sum(sizes) + len(summary) // CHARACTERS <= self.max_tokens:
+            return None
+        keep = min(self.keep, len(messages))
+        while keep and sum(sizes[len(sizes) - keep:]) > self.max_tokens // 2:
+            keep -= 1
+        keep = whole(messages, keep)
+        gone = messages[:len(messages) - keep]
+        return (await self.summary(gone, summary), keep) if gone else None
+
+    async def summary(self, messages: list[Msg], before: str) -> str:
+        """What stands for messages that go, and for the summary of those before them."""
+        return before
+
+    async def _tokens(self, msg: Msg) -> int:
+        known = self._known.get(msg.id)
+        if known is not None:
+            return known
+        if self.counter is not None:
+            return await self.counter.count([{"role": msg.role, "name": msg.name, "content": _text(msg)}])
+        media = sum(block["type"] in ("image", "audio", "video") for block in msg.get_content_blocks())
+        return -(-len(_text(msg)) // CHARACTERS) + media * MEDIA + 4
+
+
+class KeepLast(Budget):
+    """Forgets all but the last messages when there are more than the budget allows; no summary.
+
+    Args:
+        keep: how many stay.
+        max_tokens: the budget.
+        counter: see Budget.
+    """
+
+    def __init__(self, keep: int, max_tokens: int, counter: TokenCounterBase | None = None) -> None:
+        super().__init__(max_tokens, keep, counter)
+
+
+class Summarize(Budget):
+    """Has a model summarise all but the last messages when there are more than the budget allows.
+
+    Args:
+        model: that writes the summary.
+        max_tokens: the budget.
+        keep: how many of the last messages stay.
+        formatter: of the model's provider; not needed where it takes OpenAI's form of messages.
+        prompt: what the model is asked.
+        counter: see Budget.
+    """
+
+    def __init__(self, model: ChatModelBase, max_tokens: int, keep: int = 10,
+                 formatter: FormatterBase | None = None, prompt: str = PROMPT,
+                 counter: TokenCounterBase | None = None) -> None:
+        super().__init__(max_tokens, keep, counter)
+        self.model, self.formatter, self.prompt = model, formatter, prompt
+
+    async def summary(self, messages: list[Msg], before: str) -> str:
+        """The model's summary.
+
+        Raises:
+            UsageError: the model gave no text.
+        """
+        lines = [f"What was before: {before}"] if before else []
+        lines += [f"{msg.name}: {_text(msg)}" for msg in messages]
+        asked = Msg("user", self.prompt + "\n\n" + "\n".join(lines), "user")
+        if self.formatter is not None:
+            prompt = await self.formatter.format([asked])
+        else:
+            prompt = [{"role": "user", "content": asked.content}]
+        text = _answer(await _last(await self.model(prompt)))
+        if not text:
+            raise UsageError(f"{self.model!r} gave no text for a summary.")
+        return text
+
+
+async def _last(answer: ChatResponse | AsyncGenerator[ChatResponse, None]) -> ChatResponse | None:
+    if isinstance(answer, ChatResponse):
+        return answer
+    whole_answer = None
+    async for part in answer:  # each holds all that has come so far
+        whole_answer = part
+    return whole_answer
+
+
+def _answer(response: ChatResponse | None) -> str:
+    blocks: Sequence[Any] = response.content if response is not None else ()
+    return "\n".join(block["text"] for block in blocks if block["type"] == "text").strip()
+
+
+def _text(msg: Msg) -> str:
+    """A message as text, also of what tools were asked and gave."""
+    parts = []
+    for block in msg.get_content_blocks():
+        kind = block["type"]
+        if kind in ("text", "thinking"):
+            parts.append(block[kind])
+        elif kind == "tool_use":
+            parts.append(f"[calls {block['name']} with {json.dumps(block['input'], ensure_ascii=False)}]")
+        elif kind == "tool_result":
+            output = block["output"]
+            shown = output if isinstance(output, str) else " ".join(
+                part["text"] if part["type"] == "text" else f"[{part['type']}]" for part in output)
+            parts.append(f"[{block['name']} gave: {shown}]")
+        else:
+            parts.append(f"[{kind}]")
+    return "\n".join(parts)
+
+
+def whole(messages: Sequence[Msg], keep: int) -> int:
+    """How many of the last messages stay so that no tool's result stays without its call: `keep` or more."""
+    while 0 < keep < len(messages):
+        rest = messages[len(messages) - keep:]
+        calls = {block["id"] for msg in rest for block in msg.get_content_blocks("tool_use")}
+        if all(block["id"] in calls for msg in rest for block in msg.get_content_blocks("tool_result")):
+            break
+        keep += 1
+    return keep

@@ -1,0 +1,293 @@
+"""States by id, from outside of turns: what `callsheet.sessions` and the command line do with them."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from callsheet.agents import AgentBase
+from callsheet.agents.dispatch import override
+from callsheet.agents.naming import checked_id
+from callsheet.errors import StateBusy, StateMismatch, StateMissing, UsageError
+from callsheet.memory.journal import Content, apply, original
+from callsheet.messages import Msg, StateModule
+from callsheet.resources.context import current_call
+from callsheet.settings import get_settings
+from callsheet.tasks.app import current_app
+from callsheet.tasks.loop import on_process_loop
+from callsheet.tasks.turns.binding import Binding
+from callsheet.tasks.turns.line import Publisher
+from callsheet.tasks.turns.local import PROCESS, LocalStore
+from callsheet.tasks.turns.records import COLD, FORMAT, Changes, Claim, Described, Granted, Place, Store, Stored
+from callsheet.tasks.turns.redis import RedisStore
+from callsheet.tasks.turns.refusals import other_class, within_itself
+
+T = TypeVar("T")
+
+MODULES = "callsheet:modules"
+"""Class of a state that is not an agent's: modules saved together under one id."""
+
+PATIENCE = 30.0
+"""Seconds that is waited for an agent's turn."""
+
+_LOOK = 0.05  # seconds between two looks whether it has come
+
+
+def the_store() -> Store:
+    """Where states are kept here: in Redis, or inline in this process."""
+    here = getattr(override.get(), "store", None)
+    settings = get_settings()
+    if isinstance(here, LocalStore):
+        return here
+    return PROCESS if settings.inline else RedisStore(settings, Publisher(current_app(settings), settings))
+
+
+async def on_loop(store: Store, work: Callable[[], Awaitable[T]]) -> T:
+    """Do something with a store where its connections live."""
+    async def done() -> T:
+        return await work()
+
+    return await done() if isinstance(store, LocalStore) else await on_process_loop(done)
+
+
+@asynccontextmanager
+async def turn_of(store: Store, agent_id: str, cls: str, label: str) -> AsyncIterator[tuple[Claim, Granted]]:
+    """A turn to write in; who is in the block ends it, or it is given back unused.
+
+    Raises:
+        StateBusy: the agent's replies leave none within PATIENCE.
+        StateMismatch: the state is of another class.
+        UsageError: the reply that runs here is the agent's own.
+    """
+    if agent_id in current_call().held:
+        raise UsageError(within_itself(label, agent_id))
+    claim = Claim(agent_id=checked_id(agent_id), call_id=f"session-{uuid4()}", cls=cls, label=label,
+                  sent=round(time.time() * 1_000_000))
+    end = time.monotonic() + PATIENCE
+    try:
+        while not isinstance(answer := await store.take(claim, COLD, Place()), Granted):
+            if time.monotonic() > end:
+                raise StateBusy(f"{label} with the id {agent_id!r} is replying, and others wait for it too: no turn "
+                                f"within {PATIENCE:g} s. Try again later.")
+            await asyncio.sleep(_LOOK)
+    except BaseException:
+        await store.leave(claim)
+        raise
+    ended = False
+    try:
+        yield claim, answer
+        ended = True
+    finally:
+        if not ended:
+            await store.end(claim, answer.token)
+
+
+def class_of(agent: AgentBase) -> str:
+    """An agent's class as its state names it."""
+    return f"{type(agent).__module__}:{type(agent).__qualname__}"
+
+
+async def save(agent: AgentBase, agent_id: str) -> None:
+    """Write an agent's state, in place of what is there."""
+    store = the_store()
+    changes = Binding(agent, _nothing).changes(get_settings().payload_max)
+
+    async def work() -> None:
+        async with turn_of(store, agent_id, class_of(agent), agent.label) as (claim, granted):
+            await store.end(claim, granted.token, replace(changes, replace=True))
+
+    await on_loop(store, work)
+
+
+async def _nothing() -> None:
+    return None
+
+
+async def load(agent: AgentBase, agent_id: str) -> bool:
+    """Read a state into an agent; False if there is none."""
+    found = await read(agent_id)
+    if found is None:
+        return False
+    if found.cls not in ("", class_of(agent)):
+        claim = Claim(agent_id=agent_id, call_id="", cls=class_of(agent), label=agent.label)
+        raise StateMismatch(other_class(claim, found.cls))
+    Binding(agent, _nothing).load(Granted(token=0, version=found.version, fields=found.fields, entries=found.entries))
+    return True
+
+
+async def read(agent_id: str) -> Stored | None:
+    """A state, or None."""
+    store = the_store()
+    return await on_loop(store, lambda: store.read(agent_id))
+
+
+async def existing(agent_id: str) -> Stored:
+    """A state.
+
+    Raises:
+        StateMissing: there is none.
+    """
+    found = await read(agent_id)
+    if found is None:
+        raise StateMissing(f"No state is kept under the id {agent_id!r}. See which are: callsheet session list")
+    return found
+
+
+def content_of(stored: Stored, with_summarised: bool = False) -> dict[str, Content]:
+    """What the memories of a state hold, by path; or held before anything was summarised."""
+    changes: dict[str, list[Any]] = {}
+    for path, text in stored.entries:
+        changes.setdefault(path, []).append(json.loads(text))
+    if with_summarised:
+        return {path: original(log) for path, log in changes.items()}
+    found: dict[str, Content] = {}
+    for path, log in changes.items():
+        content: Content = []
+        for number, change in enumerate(log):
+            content = apply(content, change, number)
+        found[path] = content
+    return found
+
+
+def messages_of(stored: Stored, with_summarised: bool) -> list[Msg]:
+    """The messages of all memories of a state, the main one's first."""
+    found = content_of(stored, with_summarised)
+    return [msg for path in sorted(found, key=lambda path: (path != "memory", path)) for msg, _ in found[path]]
+
+
+async def fork(agent_id: str, new_id: str, overwrite: bool) -> None:
+    """Copy a state to another id."""
+    store, source = the_store(), await existing(agent_id)
+
+    async def work() -> None:
+        async with turn_of(store, new_id, "", source.cls.partition(":")[2] or "the agent") as (claim, granted):
+            await _free(store, new_id, overwrite)
+            await store.copy(agent_id, claim, granted.token)
+            await store.end(claim, granted.token)
+
+    await on_loop(store, work)
+
+
+async def _free(store: Store, agent_id: str, overwrite: bool) -> None:
+    if not overwrite and await store.read(agent_id) is not None:
+        raise StateMismatch(f"There is a state under the id {agent_id!r} already. Choose another id, or replace it "
+                            "(replace=True, --replace).")
+
+
+async def delete(agent_id: str) -> bool:
+    """Remove a state; whether there was one."""
+    store = the_store()
+
+    async def work() -> bool:
+        async with turn_of(store, agent_id, "", "the agent") as (claim, granted):
+            there = await store.read(agent_id) is not None
+            await store.remove(agent_id)
+            await store.end(claim, granted.token)
+            return there
+
+    return await on_loop(store, work)
+
+
+async def listed(most: int) -> list[Described]:
+    """The states, the last used first."""
+    store = the_store()
+    return await on_loop(store, lambda: store.listed(most))
+
+
+# As text ------------------------------------------------------------------------------------------------
+
+
+async def export(agent_id: str) -> str:
+    """A state as JSON lines."""
+    found = await existing(agent_id)
+    head = {"callsheet": "state", "format": FORMAT, "id": found.id, "class": found.cls, "turns": found.turns,
+            "created": found.created, "updated": found.updated,
+            "state": {path: json.loads(text) for path, text in sorted(found.fields.items())}}
+    lines = [head, *({"memory": path, **json.loads(text)} for path, text in found.entries)]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+async def put(text: str, agent_id: str | None, overwrite: bool) -> str:
+    """Write a state that `export` gave; gives its id."""
+    head, changes = _parsed(text)
+    new_id = checked_id(agent_id or head["id"])
+    store = the_store()
+
+    async def work() -> str:
+        async with turn_of(store, new_id, "", head["class"].partition(":")[2] or "the agent") as (claim, granted):
+            await _free(store, new_id, overwrite)
+            await store.end(Claim(agent_id=new_id, call_id=claim.call_id, cls=head["class"]), granted.token, changes)
+        return new_id
+
+    return await on_loop(store, work)
+
+
+def _parsed(text: str) -> tuple[dict[str, Any], Changes]:
+    lines: list[Any] = []
+    for number, line in enumerate(filter(str.strip, text.splitlines())):
+        try:
+            lines.append(json.loads(line))
+        except ValueError as exc:
+            raise StateMismatch(f"Line {number + 1} is not JSON: {exc}. A state is a file that `callsheet session "
+                                "export` wrote.") from None
+    head = lines[0] if lines and isinstance(lines[0], dict) else {}
+    if head.get("callsheet") != "state" or not all(isinstance(head.get(key), kind) for key, kind in (
+            ("id", str), ("class", str), ("state", dict), ("format", int))):
+        raise StateMismatch("The first line is not the head of a state, as `callsheet session export` writes it.")
+    if head["format"] > FORMAT:
+        raise StateMismatch(f"The state was exported by a newer version of Callsheet (form {head['format']}; this one "
+                            f"knows up to {FORMAT}). Update Callsheet here.")
+    entries = []
+    for number, line in enumerate(lines[1:], 2):
+        if not isinstance(line, dict) or not isinstance(line.get("memory"), str):
+            raise StateMismatch(f"Line {number} is no change of a memory, as `callsheet session export` writes it.")
+        entries.append((line.pop("memory"), json.dumps(line, ensure_ascii=False, separators=(",", ":"))))
+    _try(entries)
+    fields = {path: json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+              for path, value in head["state"].items()}
+    return head, Changes(fields=fields, entries=entries, replace=True)
+
+
+def _try(entries: Iterable[tuple[str, str]]) -> None:
+    """Refuse entries that no memory could be read from."""
+    content: dict[str, Content] = {}
+    for number, (path, text) in enumerate(entries, 2):
+        try:
+            content[path] = apply(content.get(path, []), json.loads(text), number)
+        except (LookupError, TypeError, StateMismatch) as exc:
+            raise StateMismatch(f"Line {number} does not fit: {exc}") from exc
+
+
+# AgentScope's sessions ----------------------------------------------------------------------------------
+
+
+async def save_modules(session_id: str, modules: dict[str, StateModule]) -> None:
+    """Write the states of modules under one id, in one step."""
+    store = the_store()
+    fields = {name: json.dumps(module.state_dict(), ensure_ascii=False) for name, module in modules.items()}
+
+    async def work() -> None:
+        async with turn_of(store, session_id, MODULES, "the session") as (claim, granted):
+            await store.end(claim, granted.token, Changes(fields=fields, replace=True))
+
+    await on_loop(store, work)
+
+
+async def load_modules(session_id: str, modules: dict[str, StateModule], allow_not_exist: bool) -> None:
+    """Read the states of modules; those that were not saved stay as they are."""
+    found = await read(session_id)
+    if found is None:
+        if allow_not_exist:
+            return
+        await existing(session_id)
+        return
+    if found.cls != MODULES:
+        raise StateMismatch(f"The state under the id {session_id!r} is that of an agent of {found.cls}: load it with "
+                            "sessions.load(agent).")
+    for name, module in modules.items():
+        if name in found.fields:
+            module.load_state_dict(json.loads(found.fields[name]))
