@@ -9,8 +9,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.review.demo $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)")
 
+# Test files run side by side, three at once even on two cores: much of a test is waiting.
 test: check
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses $(or $(JOBS),3) --dist loadfile $(ARGS)
 
 # Celery's own integration tests on the asyncio pool, a quarter of an hour: make test-celery ARGS="--pool prefork"
 test-celery: $(VENV)/.dev
