@@ -55,6 +55,21 @@ def test_a_refused_call_is_sent_again(cls: Any, stream: bool) -> None:
         assert server.requests == 3
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("cls", MODELS)
+def test_a_wait_for_ones_turn_is_no_part_of_the_timeout(cls: Any, stream: bool) -> None:
+    model = cls("m", stream=stream)
+
+    async def main() -> list[str]:
+        return await asyncio.gather(*[text(model) for _ in range(3)])
+
+    with StubModelServer() as server:
+        server.plan(*[Reply(text="sings")] * 3)
+        endpoints = at(model, server, timeout=0.4, rpm=120, window=0.5, burst=1)
+        with use_settings(Settings.load(endpoints=endpoints, inline=True)):
+            assert asyncio.run(main()) == ["sings"] * 3
+
+
 @pytest.mark.parametrize("cls", MODELS)
 def test_an_open_breaker_is_told_as_it_is(cls: Any) -> None:
     model = cls("m", stream=False)

@@ -5,8 +5,8 @@ import importlib
 import json
 import time
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Iterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, ClassVar
@@ -34,15 +34,21 @@ _CLIENTS = 64
 """SDK clients that a process keeps."""
 
 
+def _nothing() -> None:
+    pass
+
+
 class Seen:
     """What came back for one call, as far as an error needs it.
 
     Attributes:
         status: of the last response, or None.
         head: the first bytes of its body.
+        answered: called when a response begins.
     """
 
     def __init__(self) -> None:
+        self.answered: Callable[[], None] = _nothing
         self.status: int | None = None
         self.headers = httpx.Headers()
         self.head = bytearray()
@@ -145,7 +151,7 @@ class SdkChatModel(RemoteChatModel):
     async def _once(self, messages: Messages, options: Any) -> ChatResponse:
         call = self._call(messages, options)
         try:
-            async with asyncio.timeout(call.timeout):
+            async with _from_the_answer_on(call):
                 return self._whole(call, await self._send(call))
         except Misfit:
             raise
@@ -160,7 +166,7 @@ class SdkChatModel(RemoteChatModel):
     async def _attempt(self, messages: Messages, options: Any) -> Chunks:
         call = self._call(messages, options)
         try:
-            async with asyncio.timeout(call.timeout):
+            async with _from_the_answer_on(call):
                 answer = await self._send(call)
             yield None
             async with aclosing(self._responses(call, _patiently(answer, call.timeout))) as responses:
@@ -209,8 +215,11 @@ class _Watching(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request."""
         seen = _seen.get(request.headers.pop(HEADER, ""))
+        # To wait for a turn is not an error; the call's own deadline bounds it.
+        request.extensions["timeout"] = {**(request.extensions.get("timeout") or {}), "pool": None}
         response = await self._inner.handle_async_request(request)
         if seen is not None:
+            seen.answered()
             seen.status, seen.headers, seen.head = response.status_code, response.headers, bytearray()
             assert isinstance(response.stream, httpx.AsyncByteStream)
             response.stream = seen.body = _Body(response.stream, seen)
@@ -234,6 +243,20 @@ class _Body(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+@asynccontextmanager
+async def _from_the_answer_on(call: SdkCall) -> AsyncGenerator[None, None]:
+    """Give an answer that has begun `call.timeout` seconds.
+
+    Until then the connection's time limits hold, try by try; waits under limits and between tries are no part of it.
+    """
+    async with asyncio.timeout(None) as limit:
+        call.seen.answered = lambda: limit.reschedule(asyncio.get_running_loop().time() + call.timeout)
+        try:
+            yield
+        finally:
+            call.seen.answered = _nothing
 
 
 async def _patiently(events: Any, timeout: float) -> AsyncGenerator[Any, None]:
