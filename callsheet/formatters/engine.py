@@ -3,7 +3,7 @@
 import logging
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from callsheet.formatters.base import Formatted, TruncatedFormatterBase, grouped
@@ -178,6 +178,30 @@ class MultiAgentFormatter(TruncatedFormatterBase):
             pieces: text, and blocks of media; at least one.
             opening: what stands before it.
         """
+
+
+class ImagePromotingFormatter(MultiAgentFormatter):
+    """Formats a conversation of many for an API whose tool results hold text alone.
+
+    Args:
+        conversation_history_prompt: stands before the first history.
+        promote_tool_result_images: show the pictures of tool results again in a message of the user's.
+        token_counter: counts the tokens of formatted messages.
+        max_tokens: that they may take; the oldest messages are left out.
+    """
+
+    #: The formatter of tool calls and their results; made with `promote_tool_result_images`.
+    chat_formatter: ClassVar[Callable[[bool], ChatFormatter]]
+
+    def __init__(self, conversation_history_prompt: str = HISTORY_PROMPT, promote_tool_result_images: bool = False,
+                 token_counter: TokenCounterBase | None = None, max_tokens: int | None = None) -> None:
+        super().__init__(conversation_history_prompt, token_counter, max_tokens)
+        self.promote_tool_result_images = promote_tool_result_images
+
+    @property
+    def chat(self) -> ChatFormatter:
+        """The formatter of tool calls and their results."""
+        return type(self).chat_formatter(self.promote_tool_result_images)
 
 
 def enclosed(pieces: list[Any], opening: str) -> list[Any]:

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from callsheet.formatters.engine import HISTORY_PROMPT, ChatFormatter, MultiAgentFormatter, enclosed
+from callsheet.formatters.engine import ChatFormatter, ImagePromotingFormatter, enclosed
 from callsheet.formatters.media import KINDS, data_of
 from callsheet.formatters.tokens import TokenCounterBase
 from callsheet.messages import AudioBlock, ImageBlock, Msg, TextBlock, ToolResultBlock, ToolUseBlock, VideoBlock
@@ -48,28 +48,12 @@ class GeminiChatFormatter(ChatFormatter):
         return {"role": "model" if msg.role == "assistant" else "user", "parts": parts}
 
 
-class GeminiMultiAgentFormatter(MultiAgentFormatter):
-    """Conversations of many agents for the Gemini API.
-
-    Args:
-        conversation_history_prompt: stands before the first history.
-        promote_tool_result_images: as GeminiChatFormatter's.
-        token_counter: counts the tokens of formatted messages.
-        max_tokens: that they may take; the oldest messages are left out.
-    """
+class GeminiMultiAgentFormatter(ImagePromotingFormatter):
+    """Conversations of many agents for the Gemini API. Arguments as `ImagePromotingFormatter`'s."""
 
     supported_blocks: ClassVar[Sequence[type]] = GeminiChatFormatter.supported_blocks
+    chat_formatter = GeminiChatFormatter
     opening: ClassVar[str] = "<history>"
-
-    def __init__(self, conversation_history_prompt: str = HISTORY_PROMPT, promote_tool_result_images: bool = False,
-                 token_counter: TokenCounterBase | None = None, max_tokens: int | None = None) -> None:
-        super().__init__(conversation_history_prompt, token_counter, max_tokens)
-        self.promote_tool_result_images = promote_tool_result_images
-
-    @property
-    def chat(self) -> ChatFormatter:
-        """The formatter of tool calls and their results."""
-        return GeminiChatFormatter(self.promote_tool_result_images)
 
     async def _format_system_message(self, msg: Msg) -> dict[str, Any]:
         return {"role": "user", "parts": [{"text": msg.get_text_content()}]}

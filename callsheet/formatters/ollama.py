@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from callsheet.formatters.base import Formatted
-from callsheet.formatters.engine import HISTORY_PROMPT, ChatFormatter, MultiAgentFormatter, enclosed
+from callsheet.formatters.engine import ChatFormatter, ImagePromotingFormatter, enclosed
 from callsheet.formatters.media import data_of
 from callsheet.formatters.tokens import TokenCounterBase
 from callsheet.messages import ImageBlock, Msg, TextBlock, ToolResultBlock, ToolUseBlock
@@ -52,27 +52,11 @@ class OllamaChatFormatter(ChatFormatter):
         return [message] if message["content"] or message.get("images") or calls else []
 
 
-class OllamaMultiAgentFormatter(MultiAgentFormatter):
-    """Conversations of many agents for Ollama's API.
-
-    Args:
-        conversation_history_prompt: stands before the first history.
-        promote_tool_result_images: as OllamaChatFormatter's.
-        token_counter: counts the tokens of formatted messages.
-        max_tokens: that they may take; the oldest messages are left out.
-    """
+class OllamaMultiAgentFormatter(ImagePromotingFormatter):
+    """Conversations of many agents for Ollama's API. Arguments as `ImagePromotingFormatter`'s."""
 
     supported_blocks: ClassVar[Sequence[type]] = OllamaChatFormatter.supported_blocks
-
-    def __init__(self, conversation_history_prompt: str = HISTORY_PROMPT, promote_tool_result_images: bool = False,
-                 token_counter: TokenCounterBase | None = None, max_tokens: int | None = None) -> None:
-        super().__init__(conversation_history_prompt, token_counter, max_tokens)
-        self.promote_tool_result_images = promote_tool_result_images
-
-    @property
-    def chat(self) -> ChatFormatter:
-        """The formatter of tool calls and their results."""
-        return OllamaChatFormatter(self.promote_tool_result_images)
+    chat_formatter = OllamaChatFormatter
 
     async def _format_system_message(self, msg: Msg) -> dict[str, Any]:
         return {"role": "system", "content": msg.get_text_content()}

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from callsheet.errors import MessageError
 from callsheet.formatters.base import Formatted
-from callsheet.formatters.engine import HISTORY_PROMPT, ChatFormatter, MultiAgentFormatter, enclosed
+from callsheet.formatters.engine import ChatFormatter, ImagePromotingFormatter, MultiAgentFormatter, enclosed
 from callsheet.formatters.media import data_of, url_of
 from callsheet.formatters.tokens import TokenCounterBase
 from callsheet.messages import AudioBlock, ImageBlock, Msg, TextBlock, ToolResultBlock, ToolUseBlock
@@ -59,27 +59,11 @@ class OpenAIChatFormatter(OpenAIForms):
         return {**message, "tool_calls": calls} if calls else message
 
 
-class OpenAIMultiAgentFormatter(MultiAgentFormatter):
-    """Conversations of many agents for OpenAI's chat completions API.
-
-    Args:
-        conversation_history_prompt: stands before the first history.
-        promote_tool_result_images: as OpenAIChatFormatter's.
-        token_counter: counts the tokens of formatted messages.
-        max_tokens: that they may take; the oldest messages are left out.
-    """
+class OpenAIMultiAgentFormatter(ImagePromotingFormatter):
+    """Conversations of many agents for OpenAI's chat completions API. Arguments as `ImagePromotingFormatter`'s."""
 
     supported_blocks: ClassVar[Sequence[type]] = OpenAIChatFormatter.supported_blocks
-
-    def __init__(self, conversation_history_prompt: str = HISTORY_PROMPT, promote_tool_result_images: bool = False,
-                 token_counter: TokenCounterBase | None = None, max_tokens: int | None = None) -> None:
-        super().__init__(conversation_history_prompt, token_counter, max_tokens)
-        self.promote_tool_result_images = promote_tool_result_images
-
-    @property
-    def chat(self) -> ChatFormatter:
-        """The formatter of tool calls and their results."""
-        return OpenAIChatFormatter(self.promote_tool_result_images)
+    chat_formatter = OpenAIChatFormatter
 
     def _takes(self, block: dict[str, Any], msg: Msg) -> bool:
         return super()._takes(block, msg) and not (block["type"] == "audio" and msg.role == "assistant")

@@ -150,28 +150,24 @@ class SdkChatModel(RemoteChatModel):
 
     async def _once(self, messages: Messages, options: Any) -> ChatResponse:
         call = self._call(messages, options)
-        try:
-            async with _from_the_answer_on(call):
-                return self._whole(call, await self._send(call))
-        except Misfit:
-            raise
-        except Exception as exc:
-            ours = self._translated(exc, call)
-            if ours is exc:
-                raise
-            raise ours from exc
-        finally:
-            await call.seen.aclose()
+        async with self._in_our_words(call), _from_the_answer_on(call):
+            return self._whole(call, await self._send(call))
 
     async def _attempt(self, messages: Messages, options: Any) -> Chunks:
         call = self._call(messages, options)
-        try:
+        async with self._in_our_words(call):
             async with _from_the_answer_on(call):
                 answer = await self._send(call)
             yield None
             async with aclosing(self._responses(call, _patiently(answer, call.timeout))) as responses:
                 async for response in responses:
                     yield response
+
+    @asynccontextmanager
+    async def _in_our_words(self, call: SdkCall) -> AsyncGenerator[None, None]:
+        """Make what the SDK raises ours; close the answer in the end."""
+        try:
+            yield
         except Misfit:
             raise
         except Exception as exc:
