@@ -36,6 +36,10 @@ class Pool:
     def notes(self, key: str) -> int:
         return int(self.redis.llen(key))
 
+    def wait_log(self, words: str) -> None:
+        """Wait for a line of the worker's log, which is written after what it tells of."""
+        wait_for(lambda: words in self.process.log, what=f"{words!r} in the log")
+
     def wait_notes(self, key: str, count: int = 1) -> None:
         wait_for(lambda: self.notes(key) >= count, 15, f"{count} x {key}\n{self.process.log[-3000:]}")
 

@@ -120,7 +120,7 @@ def test_time_limits_by_command_hold_for_calls_that_come_later(pool):
     key = unique()
     assert "ok" in pool.control("time_limit", task_name="tests.pool_app.swallow_and_return", soft=0.1, hard=5)
     assert pool.run(a.swallow_and_return, key) == "swallowed"  # the limit is a cancellation to who catches that
-    assert "Soft time limit (0.1s) exceeded for tests.pool_app.swallow_and_return" in pool.process.log
+    pool.wait_log("Soft time limit (0.1s) exceeded for tests.pool_app.swallow_and_return")
     assert "ok" in pool.control("time_limit", task_name="tests.pool_app.swallow_and_return", soft=None, hard=None)
 
 

@@ -75,7 +75,7 @@ def test_failures(pool):
     assert wait_state(pool.send(a.reject), "FAILURE")
     assert "WorkerLost" in repr(get(pool.send(a.leave), propagate=False))
     ignored = pool.send(a.ignore)
-    wait_for(lambda: f"{ignored.id}] ignored" in pool.process.log, what="Ignore")
+    pool.wait_log(f"{ignored.id}] ignored")
     wait_for(lambda: not pool.inspect("active"), what="no active request left")
     assert issubclass(Ignore, Exception)
 
@@ -124,7 +124,7 @@ def test_soft_time_limit_is_raised_at_the_await_point(pool):
     assert pool.run(a.soft, key) == "softened"
     assert pool.notes(key) == 1
     assert "SoftTimeLimitExceeded" in repr(get(pool.send(a.soft_uncaught), propagate=False))
-    assert "Soft time limit (0.1s) exceeded for tests.pool_app.soft[" in pool.process.log
+    pool.wait_log("Soft time limit (0.1s) exceeded for tests.pool_app.soft[")
 
 
 def test_soft_time_limit_leaves_no_subtask_behind(pool):
@@ -153,7 +153,7 @@ def test_swallowed_cancellation_is_logged_and_keeps_its_slot(pool):
     with pytest.raises(TimeLimitExceeded):
         get(result)
     pool.wait_notes(f"{key}:swallowed", 2)  # cancelled again
-    assert f"hard_swallowed[{result.id}] goes on" in pool.process.log
+    pool.wait_log(f"hard_swallowed[{result.id}] goes on")
     assert pool.info()["running"] == 1
     pool.open(gate)
     pool.wait_notes(f"{key}:end")
@@ -254,8 +254,8 @@ def test_code_that_blocks_the_loop_is_logged_with_its_stack(pool):
     result = pool.send(a.block, 0.6)
     get(result)
     wait_for(lambda: pool.info()["loop-blocked"] == before + 1, what="the count")
-    assert f"tests.pool_app.block[{result.id}] has blocked the event loop" in pool.process.log
-    assert "time.sleep(seconds)" in pool.process.log
+    pool.wait_log(f"tests.pool_app.block[{result.id}] has blocked the event loop")
+    pool.wait_log("time.sleep(seconds)")
 
 
 def test_acknowledged_at_once(pool):
