@@ -202,6 +202,8 @@ def _count(record: CallRecord) -> None:
         if classes is None:
             classes = _latencies[record.endpoint] = [0] * (len(LATENCIES) + 1)
         classes[bisect_left(LATENCIES, numbers[-1] / _MICRO)] += 1
+        if context.notes is not None:
+            context.notes.spent(numbers)
         if context.local:
             for job in (context.job, *context.parents):
                 account = _local.get(job) if job else None

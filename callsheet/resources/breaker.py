@@ -271,7 +271,15 @@ def breakers(name: str, endpoint: Endpoint, settings: Settings) -> Chooser:
 
 def left_alone() -> list[str]:
     """The endpoints that this process does not call now, by name."""
-    return sorted({breaker.name for breaker in list(_kept.values()) if not breaker.closed})
+    return sorted(name for name, alone in breaker_states().items() if alone)
+
+
+def breaker_states() -> dict[str, bool]:
+    """By endpoint whether this process leaves it alone now; of those that it has called."""
+    found: dict[str, bool] = {}
+    for breaker in tuple(_kept.values()):
+        found[breaker.name] = found.get(breaker.name, False) or not breaker.closed
+    return found
 
 
 def _breaker(key: Hashable, name: str, policy: BreakerPolicy, board: Callable[[], Board]) -> Breaker:

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
+
+from callsheet.resources.notes import CallNotes
 
 T = TypeVar("T")
 
@@ -23,6 +25,7 @@ class CallContext:
         parents: ids of the jobs in whose course the job was submitted, the outermost first; what it uses counts as
             theirs too. Of a chain of over MOST_PARENTS, the outermost and the nearest.
         held: ids of the agents with state whose replies wait for this call, and its own, if it has state.
+        notes: kept of the call while it runs on a worker.
     """
 
     job: str | None = None
@@ -34,6 +37,7 @@ class CallContext:
     local: bool = False
     parents: tuple[str, ...] = ()
     held: tuple[str, ...] = ()
+    notes: CallNotes | None = field(default=None, compare=False, repr=False)
 
 
 MOST_PARENTS = 16
@@ -48,6 +52,13 @@ _current: ContextVar[CallContext] = ContextVar("callsheet_call", default=NO_CALL
 def current_call() -> CallContext:
     """The call that runs here; `NO_CALL` outside of any."""
     return _current.get()
+
+
+def made_here(job_id: str) -> None:
+    """Note that the call that runs here, if one does, has made a job."""
+    notes = current_call().notes
+    if notes is not None:
+        notes.made(job_id)
 
 
 def child_context(tenant: str | None, priority: int | None, awaited: bool) -> CallContext:

@@ -1,7 +1,8 @@
 """Every Redis key and channel of Callsheet's own. Celery's and kombu's keys are theirs.
 
 payload(sha256)     string   JSON text of one large payload; expires `result_expires` after its last use
-job(id)             hash     of a pipeline's job: `calls` (JSON list of its calls' task ids), `queues`; expires
+job(id)             hash     of a pipeline's job: `calls` (JSON list of its calls' task ids), `queues`, `plan`
+                             (what runs after and beside what, described in tasks/plans.py); expires
 events(id)          stream   what a job's agents printed, bounded; expires
 events_channel(id)  channel  a notice that events(id) grew
 breaker(endpoint)   hash     an endpoint's circuit breaker, described in breaker.lua; expires

@@ -19,7 +19,8 @@ from celery.exceptions import SoftTimeLimitExceeded
 from greenlet import getcurrent, greenlet
 
 from callsheet.errors import JobError
-from callsheet.resources.context import provide_parking, provide_unseating
+from callsheet.resources.context import current_call, provide_parking, provide_unseating
+from callsheet.resources.notes import CallNotes
 
 T = TypeVar("T")
 
@@ -240,21 +241,29 @@ class parked:
     Blocks in several subtasks of one call may overlap: the slot comes back when the last ends.
     """
 
-    __slots__ = ("_seat",)
+    __slots__ = ("_notes", "_seat")
 
     def __init__(self) -> None:
         self._seat: Seat | None = None
+        self._notes: CallNotes | None = None
 
     async def __aenter__(self) -> Self:
         crossing = _crossing.get()
         self._seat = crossing.seat if crossing is not None else None
+        self._notes = current_call().notes
+        if self._notes is not None:
+            self._notes.leave()
         if self._seat is not None:
             self._seat.park()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        if self._seat is not None:
-            await self._seat.unpark()
+        try:
+            if self._seat is not None:
+                await self._seat.unpark()
+        finally:
+            if self._notes is not None:
+                self._notes.come_back()
 
 
 def unseated(function: Callable[[], T]) -> T:

@@ -13,6 +13,7 @@ from uuid import uuid4
 from celery import Celery
 
 from callsheet.agents import AgentBase, CallOptions
+from callsheet.resources.context import made_here
 from callsheet.settings import Settings
 from callsheet.tasks import payloads
 from callsheet.tasks.call import make_call, writer_for
@@ -84,6 +85,7 @@ class Burst:
                 parent.add_trail(app.AsyncResult(job_id))
             job = Job(job_id, label=self._agent.label, queues=queues, settings=self._settings)
             self._agent._jobs.add(job)
+            made_here(job_id)
             jobs.append(job)
         return jobs
 

@@ -10,6 +10,7 @@ from callsheet.errors import UsageError
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader, Writer
 from callsheet.resources.context import NO_CALL, CallContext, child_context, current_call
+from callsheet.resources.notes import CallNotes
 from callsheet.settings import Settings
 from callsheet.tasks import payloads
 from callsheet.tasks.turns.refusals import within_itself
@@ -89,13 +90,15 @@ class AgentCall:
                    gathering=Gathering(branches=gather[0], on_error=gather[1]) if gather else None,
                    context=_context(context) if context else NO_CALL, state=(state[0], state[1]) if state else None)
 
-    def running(self, call_id: str | None, timeout: float | None, local: bool = False) -> CallContext:
+    def running(self, call_id: str | None, timeout: float | None, local: bool = False,
+                notes: CallNotes | None = None) -> CallContext:
         """The context in which it runs, from now on.
 
         Args:
             call_id: of its task.
             timeout: seconds that it has, or None.
             local: whether it runs inline.
+            notes: to be kept of it.
         """
         given = self.context
         deadline = given.deadline
@@ -104,7 +107,8 @@ class AgentCall:
             deadline = own if deadline is None else min(own, deadline)
         return CallContext(job=given.job or self.job, call=call_id, agent=self.label, tenant=given.tenant,
                            priority=given.priority, deadline=deadline, local=local,
-                           parents=given.parents, held=(*given.held, self.state[0]) if self.state else given.held)
+                           parents=given.parents, held=(*given.held, self.state[0]) if self.state else given.held,
+                           notes=notes)
 
     def build(self, value: Any, settings: Settings, local: list[Any] | None = None
               ) -> tuple[AgentBase, tuple[Any, ...], dict[str, Any]]:

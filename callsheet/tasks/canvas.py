@@ -18,6 +18,7 @@ from callsheet.settings import Settings
 from callsheet.tasks import payloads
 from callsheet.tasks.call import Gathering, make_call, writer_for
 from callsheet.tasks.pipelines import FanoutPipeline, Member, Pipeline, SequentialPipeline
+from callsheet.tasks.plans import written
 
 #: The hard limit comes this much after the soft one, which the agent sees as an exception.
 GRACE = 5.0  # seconds
@@ -52,6 +53,7 @@ class Canvas:
     Attributes:
         job_id: id of the job and of its last task.
         calls: ids of all tasks.
+        labels: whose calls they are, likewise; "" for a step that belongs to no agent.
         queues: that they go to.
         blobs: large payloads to store before the job is sent.
     """
@@ -66,9 +68,11 @@ class Canvas:
         self.stream = stream or self.job_id
         self._awaited = awaited
         self.calls: list[str] = []
+        self.labels: list[str] = []
         self.queues: list[str] = []
         self.blobs: dict[str, bytes] = {}
         self._writer = writer_for(settings)
+        self._planned: list[Signature] = []
         self._small = "io"  # the queue of steps that belong to no agent
         self._expires = expiry(options)
 
@@ -77,7 +81,7 @@ class Canvas:
         call, blobs = make_call(agent, args, kwargs, self.options, job=self.stream, settings=self.settings,
                                 writer=self._writer, awaited=self._awaited)
         self.blobs |= blobs
-        signature = self._signature("callsheet.reply", (None, call.to_wire()), self._queue(agent), timed=True)
+        signature = self._signature("callsheet.reply", (None, call.to_wire()), self._queue(agent), agent.label)
         return self._named(signature)
 
     def pipeline(self, target: Pipeline) -> Signature | None:
@@ -90,7 +94,12 @@ class Canvas:
         if not steps:
             return None
         self._named(_last(steps[-1]))
+        self._planned = steps
         return _chained(steps)
+
+    def plan(self, label: str) -> dict[str, Any]:
+        """The pipeline's shape, for whoever looks at the job; see `plans`."""
+        return written(label, self.calls, self.labels, self._planned)
 
     def input(self, value: Any, label: str) -> Any:
         """A pipeline's input, written."""
@@ -122,7 +131,7 @@ class Canvas:
                                 writer=self._writer, piped=True, gathering=gathering, awaited=self._awaited,
                                 copies=copies)
         self.blobs |= blobs
-        return self._signature("callsheet.reply", (call.to_wire(),), self._queue(agent), timed=True)
+        return self._signature("callsheet.reply", (call.to_wire(),), self._queue(agent), agent.label)
 
     def _fanout(self, target: FanoutPipeline, kwargs: dict[str, Any]) -> list[Signature]:
         if not target.agents:
@@ -156,9 +165,10 @@ class Canvas:
     def _queue(self, agent: AgentBase) -> str:
         return self.options.queue_for(agent.default_queue(), agent.label, self.settings.known_queues)
 
-    def _signature(self, name: str, args: tuple[Any, ...], queue: str, timed: bool = False) -> Signature:
+    def _signature(self, name: str, args: tuple[Any, ...], queue: str, label: str = "") -> Signature:
         task_id, options = str(uuid4()), self.options
         self.calls.append(task_id)
+        self.labels.append(label)
         if queue not in self.queues:
             self.queues.append(queue)
         given: dict[str, Any] = {"task_id": task_id, "queue": queue}
@@ -166,7 +176,7 @@ class Canvas:
             given["priority"] = options.priority
         if self._expires is not None:
             given["expires"] = self._expires
-        if timed:
+        if label:  # a reply, whose time the options bound
             given |= time_limits(options)
         signature: Signature = self.app.tasks[name].signature(args, **given)
         return signature

@@ -10,6 +10,7 @@ from celery.canvas import Signature
 from callsheet.agents import AgentBase, CallOptions
 from callsheet.agents.dispatch import provide
 from callsheet.errors import UsageError
+from callsheet.resources.context import made_here
 from callsheet.resources.redis import translated
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks import payloads
@@ -109,9 +110,10 @@ class RemoteDispatcher:
         job = Job(canvas.job_id, label=target.label, queues=tuple(canvas.queues), calls=tuple(canvas.calls),
                   settings=self.settings)
         if isinstance(target, Pipeline):
-            job.remember()
+            job.remember(canvas.plan(target.label))
         else:
             target._jobs.add(job)
+        made_here(job.id)
         if sending.steps is None:  # an empty pipeline gives its input back, without a worker
             canvas.app.backend.mark_as_done(job.id, sending.value)
         elif isinstance(target, Pipeline):

@@ -36,9 +36,10 @@ from callsheet.tasks.call import AgentCall, Gathering, make_call
 from callsheet.tasks.events import Event
 from callsheet.tasks.gather import gathered
 from callsheet.tasks.interrupts import Running, Said, plain_code
-from callsheet.tasks.jobs import CallRecord, Job
+from callsheet.tasks.jobs import Job
 from callsheet.tasks.jobs import _refuse_on_loop as refuse_on_loop
 from callsheet.tasks.pipelines import FanoutPipeline, Pipeline, SequentialPipeline
+from callsheet.tasks.records import CallRecord
 from callsheet.tasks.reply import NOT_RETRIED, retry_pause
 from callsheet.tasks.results import failure, record_of
 from callsheet.tasks.turns.desk import Desk

@@ -5,7 +5,6 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from celery import Celery, states
@@ -25,6 +24,7 @@ from callsheet.tasks.events import Event, read_events
 from callsheet.tasks.interrupts import Said, ask_workers
 from callsheet.tasks.loop import on_process_loop, wait_on_process_loop
 from callsheet.tasks.patience import patient
+from callsheet.tasks.records import CallRecord
 from callsheet.tasks.results import failure, parse, ready
 from callsheet.tasks.turns.desk import current_turn, waiting_for
 from callsheet.tasks.waiter import waiter
@@ -32,32 +32,6 @@ from callsheet.tasks.waiter import waiter
 _TOGETHER = 500  # jobs cancelled with one broadcast
 _EXPLAINED_WITHIN = 3.0  # seconds to find out why a result is not there in time
 _RECORDS_LATE = 0.5  # seconds that the records of earlier calls may come after the last one's
-
-
-@dataclass(frozen=True, kw_only=True)
-class CallRecord:
-    """One call of a job that has ended.
-
-    Attributes:
-        agent: as `Class(name)`.
-        queue: that it was sent to.
-        worker: Celery's name of the worker that ran it.
-        pid: of the process.
-        sent: unix time, by the sender's clock.
-        started: unix time of the last try, by the worker's clock.
-        ended: unix time, by the worker's clock.
-        status: Celery's state.
-    """
-
-    task_id: str
-    agent: str
-    queue: str
-    worker: str
-    pid: int
-    sent: float
-    started: float
-    ended: float
-    status: str
 
 
 class Job:
@@ -195,8 +169,7 @@ class Job:
             if not late or time.monotonic() > end:
                 break
             time.sleep(0.02)
-        found = [CallRecord(task_id=meta["task_id"], status=meta["status"], **meta["call"])
-                 for meta in metas if "call" in meta]
+        found = [record for meta in metas if (record := CallRecord.of(meta)) is not None]
         return sorted(found, key=lambda call: call.started)
 
     @property
@@ -207,11 +180,16 @@ class Job:
         """
         return job_usage([self.id], self._settings)
 
-    def remember(self) -> None:
-        """Keep in Redis what `from_id` needs to know beyond the id; for jobs of more than one call."""
+    def remember(self, plan: dict[str, Any]) -> None:
+        """Keep in Redis what `from_id` needs to know beyond the id; for jobs of more than one call.
+
+        Args:
+            plan: as `Canvas.plan` gives it.
+        """
         key = Keys(self._settings.key_prefix).job(self.id)
+        known = {"calls": json.dumps(self._calls), "queues": json.dumps(self._queues), "plan": json.dumps(plan)}
         with translated(self._settings), sync_client(self._settings).pipeline(transaction=False) as pipe:
-            pipe.hset(key, mapping={"calls": json.dumps(self._calls), "queues": json.dumps(self._queues)})
+            pipe.hset(key, mapping=known)
             pipe.expire(key, self._settings.result_expires)
             pipe.execute()
 

@@ -1,7 +1,6 @@
 """The Celery task that runs an agent's reply."""
 
 import random
-import time
 from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
@@ -19,7 +18,8 @@ from callsheet.tasks.call import AgentCall
 from callsheet.tasks.interrupts import interruptible
 from callsheet.tasks.loop import on_process_loop, run_private, wait_on_process_loop
 from callsheet.tasks.patience import ended, patient, patiently
-from callsheet.tasks.results import AGENT_ATTRIBUTE, ENDED_ATTRIBUTE, STARTED_ATTRIBUTE
+from callsheet.tasks.records import Noted
+from callsheet.tasks.results import AGENT_ATTRIBUTE
 from callsheet.tasks.stateful import FINAL, StatefulCall
 from callsheet.tasks.turns.line import KEEP_SENT
 from callsheet.tasks.turns.sending import stamped
@@ -63,26 +63,32 @@ class ReplyTask(Task):
             value: what a pipeline hands on; None for a single call.
             call_data: an AgentCall on the wire.
         """
-        setattr(self.request, STARTED_ATTRIBUTE, time.time())
+        record = Noted(self.request, call_data["label"], call_data.get("sent"))
         call, settings = AgentCall.from_wire(call_data), get_settings()
+        limit = (self.request.timelimit or (None, None))[1]
         try:
             try:
-                with call_context(call.running(self.request.id, (self.request.timelimit or (None, None))[1])):
+                with call_context(call.running(self.request.id, limit, notes=record.notes)):
                     out = self._reply(call, value, settings)
             finally:
-                setattr(self.request, ENDED_ATTRIBUTE, time.time())
+                record.end()
             _settle_usage()
+            record.count("ok")
             return out
         except (Retry, Ignore, Reject):
             raise
         except Exception as exc:
             _settle_usage()
             setattr(exc, AGENT_ATTRIBUTE, call.label)
-            final = isinstance(exc, NOT_RETRIED) or hasattr(exc, FINAL)
-            if final or self.request.retries >= call.retries:
+            final = isinstance(exc, NOT_RETRIED) or hasattr(exc, FINAL) or self.request.retries >= call.retries
+            record.count("failed" if final else "retried")
+            if final:
                 raise
             raise self.retry(exc=exc, countdown=retry_pause(self.request.retries, settings, exc),
                              max_retries=call.retries) from exc
+        except BaseException:
+            record.count("cancelled")
+            raise
 
     def _reply(self, call: AgentCall, value: Any, settings: Settings) -> Any:
         if call.state is not None:

@@ -1,5 +1,6 @@
 """How a worker's main process deals with a task whose process was lost."""
 
+import os
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
@@ -7,8 +8,11 @@ from billiard.exceptions import WorkerLostError
 from celery.worker import state
 from celery.worker.request import Request
 
+from callsheet.resources.timings import Outcome
+from callsheet.tasks.records import Noted, noted
 from callsheet.tasks.results import AGENT_ATTRIBUTE
 
+_PROCESSES = 1 << 32  # pids of processes are below, those of calls on the asyncio pool above
 _LOST = (WorkerLostError, SystemExit, KeyboardInterrupt)
 
 
@@ -25,6 +29,25 @@ class SecondChanceRequest(Request):
         if give_up is None or give_up(self):
             super().cancel(pool, signal, emit_retry)
 
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Celery's; what is stored after a hard limit tells where the call ran."""
+        if not soft:
+            self._note("failed")
+        super().on_timeout(soft, timeout)
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """Celery's; what is stored of a call that ran tells where."""
+        self._note("cancelled")
+        super().terminate(pool, signal)
+
+    def _note(self, outcome: Outcome) -> None:
+        """Keep the record of an agent's call whose process, or coroutine, does not come to that."""
+        if self.time_start and self.agent and noted(self._context) is None:
+            pid = self.worker_pid if self.worker_pid and self.worker_pid < _PROCESSES else os.getpid()
+            record = Noted(self._context, self.agent, self.args[-1].get("sent"), self.time_start, pid)
+            if pid != os.getpid():  # else the coroutine counts
+                record.count(outcome)
+
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Celery's, after the second chance; the error tells which agent it was, if it was one."""
         error = exc_info.exception
@@ -33,10 +56,12 @@ class SecondChanceRequest(Request):
         label = self.agent
         if label and not hasattr(error, AGENT_ATTRIBUTE):
             setattr(error, AGENT_ATTRIBUTE, label)
-        if isinstance(error, _LOST) and self._has_a_second_chance():
-            state.task_ready(self)
-            self.reject(requeue=True)
-            return None
+        if isinstance(error, _LOST):
+            if self._has_a_second_chance():
+                state.task_ready(self)
+                self.reject(requeue=True)
+                return None
+            self._note("failed")
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
     def _has_a_second_chance(self) -> bool:

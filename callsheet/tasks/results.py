@@ -8,8 +8,6 @@ behind it.
 
 import asyncio
 import json
-import os
-import time
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -27,11 +25,11 @@ from callsheet.settings import get_settings
 from callsheet.tasks.bridge import drive, in_strand
 from callsheet.tasks.chords import ChordBackend
 from callsheet.tasks.patience import PatientBackend
+from callsheet.tasks.records import noted
 from callsheet.tasks.subscriptions import LateConsumer
 from callsheet.tasks.writes import Entry
 
 AGENT_ATTRIBUTE = "__callsheet_agent__"
-STARTED_ATTRIBUTE, ENDED_ATTRIBUTE = "callsheet_started", "callsheet_ended"
 _STORE_TRIES = 16  # with growing pauses: about half a minute
 _FAILOVER_TRIES = 32  # about two minutes: sentinels wait, half a minute by default, before they take a master for lost
 _TIMEOUTS = frozenset({"SoftTimeLimitExceeded", "TimeLimitExceeded"})
@@ -114,12 +112,9 @@ class ResultBackend(PatientBackend, ChordBackend):
                     meta["group_id"] = request.group
                 if request.parent_id:
                     meta["parent_id"] = request.parent_id
-        started = getattr(request, STARTED_ATTRIBUTE, None)
-        if started is not None:
-            data = request.args[-1]
-            meta["call"] = {"agent": data["label"], "queue": request.delivery_info.get("routing_key"),
-                            "worker": request.hostname, "pid": os.getpid(), "sent": data.get("sent", started),
-                            "started": started, "ended": getattr(request, ENDED_ATTRIBUTE, None) or time.time()}
+        known = noted(request)
+        if known is not None:
+            meta["call"] = known.to_data()
         return meta
 
     @cached_property

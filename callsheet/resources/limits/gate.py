@@ -102,6 +102,11 @@ class Gate:
         """Whether its loop still runs."""
         return self._loop is None or not self._loop.is_closed()
 
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for their turn."""
+        return len(self._tickets)
+
     def call(self, function: Callable[..., None], *args: Any) -> None:
         """Run a method of the gate on its loop."""
         if _running_loop() is self.loop:

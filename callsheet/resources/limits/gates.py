@@ -45,3 +45,11 @@ def gate_of(name: str, limits: Limits, settings: Settings | None) -> Gate:
     if settings is not None:
         gate.call(gate.attach)  # pauses concern also those who have no limits
     return gate
+
+
+def waiting() -> dict[str, int]:
+    """Calls of this process that wait for their turn, by endpoint; any thread."""
+    found: dict[str, int] = {}
+    for gate in tuple(_gates.values()):
+        found[gate.name] = found.get(gate.name, 0) + gate.waiting
+    return found

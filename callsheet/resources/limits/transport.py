@@ -17,6 +17,7 @@ from callsheet.resources.limits.messages import Ask, Grant, Limits
 from callsheet.resources.limits.reported import Reported, reported
 from callsheet.resources.limits.ticket import Spent, Ticket, refusal
 from callsheet.resources.record import CallRecord, json_body, record_of, watch
+from callsheet.resources.timings import turn_waited
 from callsheet.resources.verdict import asked_delay
 from callsheet.settings import Endpoint, Settings
 
@@ -134,8 +135,10 @@ class Limiting(httpx.AsyncBaseTransport):
                 gate.call(gate.give_up, ticket)
                 place = ticket.place
         finally:
+            waited = time.monotonic() - began
+            turn_waited(self._name, waited)
             if record is not None:
-                record.queued += time.monotonic() - began
+                record.queued += waited
 
     async def _granted(self, gate: Gate, ticket: Ticket, park: bool) -> Grant:
         left = None if ticket.until is None else ticket.until - time.monotonic()
