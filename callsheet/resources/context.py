@@ -17,6 +17,7 @@ class CallContext:
     Attributes:
         job: id of the job that the call belongs to; of the outermost one, where a reply awaits other agents.
         call: id of the call's own Celery task, or of the job inline.
+        root: id of the outermost Celery task in whose course it runs, its own if there is none.
         agent: the agent, as `Class(name)`.
         tenant: for whom it is made; waiting calls of several tenants take turns.
         priority: 0 (first) to 9 (last), or None where nobody said.
@@ -30,6 +31,7 @@ class CallContext:
 
     job: str | None = None
     call: str | None = None
+    root: str | None = None
     agent: str | None = None
     tenant: str | None = None
     priority: int | None = None
@@ -78,6 +80,20 @@ def child_context(tenant: str | None, priority: int | None, awaited: bool) -> Ca
                        tenant=mine.tenant if tenant is None else tenant,
                        priority=mine.priority if priority is None else priority,
                        deadline=mine.deadline if awaited else None, held=mine.held if awaited else ())
+
+
+def lineage(job_id: str | None = None) -> dict[str, str]:
+    """Celery's `parent_id` and `root_id` for what is sent here: the call that runs here, and the outermost.
+
+    Celery finds them by the thread's current task, but calls are also sent by threads that run none.
+
+    Args:
+        job_id: the root of what no call of an agent sends, so that all calls of a job have one.
+    """
+    mine = current_call()
+    if mine.call and not mine.local:
+        return {"parent_id": mine.call, "root_id": mine.root or mine.call}
+    return {"root_id": job_id} if job_id else {}
 
 
 class call_context:

@@ -13,13 +13,14 @@ from uuid import uuid4
 from celery import Celery
 
 from callsheet.agents import AgentBase, CallOptions
-from callsheet.resources.context import made_here
+from callsheet.resources.context import lineage, made_here
 from callsheet.settings import Settings
 from callsheet.tasks import payloads
 from callsheet.tasks.call import make_call, writer_for
 from callsheet.tasks.canvas import expiry, time_limits
 from callsheet.tasks.jobs import Job
-from callsheet.tasks.reply import ReplyTask, shown
+from callsheet.tasks.reply import ReplyTask
+from callsheet.tasks.shown import shown
 from callsheet.tasks.turns.sending import stamped
 
 
@@ -79,7 +80,8 @@ class Burst:
         options = {"queue": self._queue, "priority": self._options.priority, "eta": self._options.start_time()}
         for job_id, args in self._ready:
             call = stamped({**self._call, "job": job_id, "args": args}, job_id, options)
-            send(producer, task.name, build(job_id, task.name, (None, call), {}, **headers), **sending)
+            texts = shown(self._agent.label, args, settings=self._settings)
+            send(producer, task.name, build(job_id, task.name, (None, call), {}, **headers, **texts), **sending)
             sending["declare"] = ()  # the first message has declared the queue
             if parent:
                 parent.add_trail(app.AsyncResult(job_id))
@@ -91,13 +93,14 @@ class Burst:
 
     def _headers(self, task: Any) -> dict[str, Any]:
         """What Celery's Task and `send_task` would give each message."""
-        given: dict[str, Any] = {**shown(self._agent.label), "ignore_result": task.ignore_result,
-                                 "expires": expiry(self._options), "eta": self._options.start_time(),
-                                 "reply_to": self._app.thread_oid,
+        given: dict[str, Any] = {"ignore_result": task.ignore_result, "expires": expiry(self._options),
+                                 "eta": self._options.start_time(), "reply_to": self._app.thread_oid,
                                  "create_sent_event": self._app.conf.task_send_sent_event,
                                  **time_limits(self._options)}
         parent = self._app.current_worker_task
-        if parent:
+        if not parent:
+            given |= lineage()
+        else:
             given["root_id"] = parent.request.root_id or parent.request.id
             given["parent_id"] = parent.request.id
         return given

@@ -91,7 +91,7 @@ class AgentCall:
                    context=_context(context) if context else NO_CALL, state=(state[0], state[1]) if state else None)
 
     def running(self, call_id: str | None, timeout: float | None, local: bool = False,
-                notes: CallNotes | None = None) -> CallContext:
+                notes: CallNotes | None = None, root: str | None = None) -> CallContext:
         """The context in which it runs, from now on.
 
         Args:
@@ -99,13 +99,14 @@ class AgentCall:
             timeout: seconds that it has, or None.
             local: whether it runs inline.
             notes: to be kept of it.
+            root: id of the outermost task.
         """
         given = self.context
         deadline = given.deadline
         if timeout:
             own = time.time() + timeout
             deadline = own if deadline is None else min(own, deadline)
-        return CallContext(job=given.job or self.job, call=call_id, agent=self.label, tenant=given.tenant,
+        return CallContext(job=given.job or self.job, call=call_id, root=root, agent=self.label, tenant=given.tenant,
                            priority=given.priority, deadline=deadline, local=local,
                            parents=given.parents, held=(*given.held, self.state[0]) if self.state else given.held,
                            notes=notes)

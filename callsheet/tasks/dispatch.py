@@ -10,7 +10,7 @@ from celery.canvas import Signature
 from callsheet.agents import AgentBase, CallOptions
 from callsheet.agents.dispatch import provide
 from callsheet.errors import UsageError
-from callsheet.resources.context import made_here
+from callsheet.resources.context import lineage, made_here
 from callsheet.resources.redis import translated
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks import payloads
@@ -105,7 +105,9 @@ class RemoteDispatcher:
     def _publish(self, sending: "_Sending") -> Job:
         canvas, target = sending.canvas, sending.target
         eta = canvas.options.start_time()
-        more = {"eta": eta} if eta is not None else {}
+        more: dict[str, Any] = {"eta": eta} if eta is not None else {}
+        if current_app(self.settings).current_worker_task is None:
+            more |= lineage(canvas.job_id)
         payloads.store(canvas.blobs, self.settings)
         job = Job(canvas.job_id, label=target.label, queues=tuple(canvas.queues), calls=tuple(canvas.calls),
                   settings=self.settings)

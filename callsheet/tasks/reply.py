@@ -20,6 +20,7 @@ from callsheet.tasks.loop import on_process_loop, run_private, wait_on_process_l
 from callsheet.tasks.patience import ended, patient, patiently
 from callsheet.tasks.records import Noted
 from callsheet.tasks.results import AGENT_ATTRIBUTE
+from callsheet.tasks.shown import Reply, shown
 from callsheet.tasks.stateful import FINAL, StatefulCall
 from callsheet.tasks.turns.line import KEEP_SENT
 from callsheet.tasks.turns.sending import stamped
@@ -28,11 +29,6 @@ from callsheet.tasks.work import import_aside, parts_of, prepared, with_prints, 
 #: What trying again cannot mend, and the end of the time that the call was given.
 NOT_RETRIED = (CannotTravel, BadReply, BranchFailed, PayloadExpired, StateMismatch, UsageError,
                SoftTimeLimitExceeded)
-
-
-def shown(label: str) -> dict[str, str]:
-    """A call's name and arguments for logs and Flower: people can read them, and they show no content."""
-    return {"shadow": label.partition("(")[0] or ReplyTask.name, "argsrepr": f"({label})", "kwargsrepr": "{}"}
 
 LONGEST_ASKED = 3600.0
 """Seconds that an endpoint's wish puts off the next try at most."""
@@ -46,14 +42,16 @@ class ReplyTask(Task):
     """
 
     name = "callsheet.reply"
-    resultrepr_maxsize = 128  # characters of a reply in logs and Flower
+    resultrepr_maxsize = 400  # a Reply cuts itself
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Celery's, with what `shown` gives."""
-        data, keep_sent = args[-1] if args else {}, options.pop(KEEP_SENT, False)
-        options |= shown(data.get("label", "") if isinstance(data, dict) else "")
-        if isinstance(data, dict) and args and not keep_sent:
-            args = (*args[:-1], stamped(data, options.get("task_id"), options))
+        data, keep_sent = args[-1] if args else None, options.pop(KEEP_SENT, False)
+        if isinstance(data, dict):
+            value = args[0].data if isinstance(args[0], Reply) else args[0]
+            options |= shown(data.get("label", ""), (value, *data.get("args", ())), data.get("kwargs"))
+            if not keep_sent:
+                args = (*args[:-1], stamped(data, options.get("task_id"), options))
         return super().apply_async(args, kwargs, **options)
 
     def run(self, value: Any, call_data: dict[str, Any]) -> Any:
@@ -68,13 +66,14 @@ class ReplyTask(Task):
         limit = (self.request.timelimit or (None, None))[1]
         try:
             try:
-                with call_context(call.running(self.request.id, limit, notes=record.notes)):
+                root = self.request.root_id
+                with call_context(call.running(self.request.id, limit, notes=record.notes, root=root)):
                     out = self._reply(call, value, settings)
             finally:
                 record.end()
             _settle_usage()
             record.count("ok")
-            return out
+            return out if out is None else Reply(out)
         except (Retry, Ignore, Reject):
             raise
         except Exception as exc:

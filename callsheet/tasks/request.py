@@ -11,8 +11,10 @@ from celery.worker.request import Request
 from callsheet.resources.timings import Outcome
 from callsheet.tasks.records import Noted, noted
 from callsheet.tasks.results import AGENT_ATTRIBUTE
+from callsheet.tasks.shown import hidden
 
 _PROCESSES = 1 << 32  # pids of processes are below, those of calls on the asyncio pool above
+_REPLY = "callsheet.reply"
 _LOST = (WorkerLostError, SystemExit, KeyboardInterrupt)
 
 
@@ -70,8 +72,19 @@ class SecondChanceRequest(Request):
         # A worker that shuts down cold kills its processes itself.
         return state.should_terminate is not None or not self.delivery_info.get("redelivered")
 
+    def info(self, safe: bool = False) -> Any:
+        """Celery's, for `inspect` and Flower; an agent's call with its arguments as people read them."""
+        return super().info(safe or self._type == _REPLY)
+
+    def send_event(self, type: str, **fields: Any) -> None:
+        """Celery's; errors without secrets."""
+        for name in ("exception", "traceback"):
+            if name in fields:
+                fields[name] = hidden(fields[name])
+        super().send_event(type, **fields)
+
     @property
     def agent(self) -> str:
         """Whose call it is, as `Class(name)`; empty for a task of the user's own."""
-        data = self.args[-1] if self.args and self._type == "callsheet.reply" else None
+        data = self.args[-1] if self.args and self._type == _REPLY else None
         return str(data.get("label", "")) if isinstance(data, dict) else ""
