@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from celery import states
 
+from callsheet.resources.backlog import STEPS, UNACKED
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
@@ -18,7 +19,6 @@ Fate = Literal["done", "under way", "gone"]
 _PAGE = 500
 _BETWEEN_LOOKS = 0.1  # seconds, in which a message on its way from a queue to a worker arrives
 _PATIENCE = 3.0  # seconds that workers are given to say what they read
-_STEPS = ("", "\x06\x163", "\x06\x166", "\x06\x169")  # kombu's lists of one queue, by priority
 
 
 def fates(job_ids: Iterable[str], settings: Settings) -> dict[str, Fate]:
@@ -66,12 +66,12 @@ def _messages(settings: Settings) -> Iterator[str]:
     client = sync_client(settings)
     for _ in range(2):  # a message may go back into its queue between the two
         for queue in settings.known_queues:
-            for step in _STEPS:
+            for step in STEPS:
                 start = 0
                 while page := client.lrange(queue + step, start, start + _PAGE - 1):
                     start += len(page)
                     yield from (_task_id(json.loads(text)) for text in page)
-        for _, text in client.hscan_iter("unacked", count=_PAGE):
+        for _, text in client.hscan_iter(UNACKED, count=_PAGE):
             yield _task_id(json.loads(text)[0])
 
 

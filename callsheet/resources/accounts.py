@@ -237,6 +237,12 @@ def process_rows() -> Rows:
         return dict(_process)
 
 
+def process_latencies() -> dict[str, list[int]]:
+    """This process's calls since it started, by endpoint and class of LATENCIES, the last being open."""
+    with _lock:
+        return {name: list(classes) for name, classes in _latencies.items()}
+
+
 def snapshot() -> dict[str, Any]:
     """This process's counts since it started, as JSON data, for an exporter of metrics.
 
@@ -245,11 +251,10 @@ def snapshot() -> dict[str, Any]:
         endpoint, calls by their seconds, `bounds` being the classes' upper ones and the last class open; `left_alone`:
         names of endpoints whose breaker is open; `counters`: dictionaries with name, endpoint, detail and value.
     """
-    with _lock:
-        rows, latencies = list(_process.items()), {name: list(classes) for name, classes in _latencies.items()}
+    rows, latencies = process_rows(), process_latencies()
     return {
         "usage": [{**dict(zip(LABELS, row, strict=True)), **asdict(Usage.from_numbers(numbers))}
-                  for row, numbers in rows],
+                  for row, numbers in rows.items()],
         "latency": {name: {"bounds": list(LATENCIES), "counts": classes} for name, classes in latencies.items()},
         "left_alone": left_alone(),
         "counters": [{"name": name, "endpoint": endpoint, "detail": detail, "value": value}

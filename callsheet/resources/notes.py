@@ -53,6 +53,8 @@ class CallNotes:
 
     def to_data(self) -> dict[str, Any]:
         """What there is to tell, as JSON data."""
+        if not self.children and self.numbers is None and not self.idle and not self._away:
+            return {}
         idle = self.idle + (time.monotonic() - self._since if self._away else 0.0)
         told = {"children": self.children, "more": self.more, "usage": self.numbers, "idle": round(idle, 6)}
         return {name: value for name, value in told.items() if value}

@@ -3,7 +3,6 @@
 import os
 import threading
 from bisect import bisect_left
-from collections import Counter
 from typing import Literal
 
 BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0)
@@ -37,10 +36,21 @@ class Spread:
         self.total += seconds
 
 
+class _Agent:
+    """What is counted under one name."""
+
+    __slots__ = ("name", "outcomes", "spread")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.spread = Spread()
+        self.outcomes: dict[Outcome, int] = {"ok": 0, "failed": 0, "retried": 0, "cancelled": 0}
+
+
 _lock = threading.Lock()
-_spreads: dict[tuple[str, str], Spread] = {}
-_outcomes: Counter[tuple[str, str]] = Counter()
-_names: dict[str, str] = {}
+_queues: dict[str, Spread] = {}
+_turns: dict[str, Spread] = {}
+_agents: dict[str, _Agent] = {}
 
 
 def call_ended(agent: str, queue: str, waited: float, took: float, outcome: Outcome) -> None:
@@ -54,59 +64,60 @@ def call_ended(agent: str, queue: str, waited: float, took: float, outcome: Outc
         outcome: how it ended.
     """
     with _lock:
-        name = _names.get(agent) or _name(agent)
-        _add(("queue", queue), waited if waited > 0 else 0.0)  # clocks of two machines differ
-        _add(("reply", name), took)
-        _outcomes[name, outcome] += 1
+        one = _agents.get(agent) or _agent(agent)
+        one.outcomes[outcome] += 1
+        one.spread.add(took)
+        spread = _queues.get(queue)
+        if spread is None:
+            spread = _queues[queue] = Spread()
+        spread.add(waited if waited > 0 else 0.0)  # clocks of two machines differ
 
 
 def turn_waited(endpoint: str, seconds: float) -> None:
     """A request waited so long for its turn under an endpoint's limits; any thread."""
     with _lock:
-        _add(("turn", endpoint), seconds)
-
-
-def _add(key: tuple[str, str], seconds: float) -> None:
-    spread = _spreads.get(key)
-    if spread is None:
-        spread = _spreads[key] = Spread()
-    spread.add(seconds)
+        spread = _turns.get(endpoint)
+        if spread is None:
+            spread = _turns[endpoint] = Spread()
+        spread.add(seconds)
 
 
 def told_apart(agent: str) -> str:
     """The name under which an agent is counted: its own, or its class's where there are too many."""
     with _lock:
-        return _names.get(agent) or _name(agent)
+        return (_agents.get(agent) or _agent(agent)).name
 
 
-def _name(agent: str) -> str:
-    if len(_names) < MOST_NAMES:
-        _names[agent] = agent
-        return agent
-    kind = agent.partition("(")[0] + "(*)"
-    if kind in _names or len(_names) < 2 * MOST_NAMES:
-        return _names.setdefault(kind, kind)
-    return OTHERS
+def _agent(label: str) -> _Agent:
+    for name in (label, label.partition("(")[0] + "(*)"):
+        if name in _agents:
+            return _agents[name]
+        if len(_agents) < (MOST_NAMES if name == label else 2 * MOST_NAMES):
+            return _agents.setdefault(name, _Agent(name))
+    return _agents.setdefault(OTHERS, _Agent(OTHERS))
 
 
 def spreads() -> dict[tuple[str, str], tuple[list[int], float]]:
     """Counts by class and seconds in all, by ("queue", name), ("reply", agent) and ("turn", endpoint)."""
     with _lock:
-        return {key: (list(spread.counts), spread.total) for key, spread in _spreads.items()}
+        found = {("reply", name): one.spread for name, one in _agents.items()}
+        found |= {("queue", name): spread for name, spread in _queues.items()}
+        found |= {("turn", name): spread for name, spread in _turns.items()}
+        return {key: (list(spread.counts), spread.total) for key, spread in found.items() if any(spread.counts)}
 
 
 def outcomes() -> dict[tuple[str, str], int]:
     """How often calls of each agent ended in each way."""
     with _lock:
-        return dict(_outcomes)
+        return {(name, outcome): count for name, one in _agents.items()
+                for outcome, count in one.outcomes.items() if count}
 
 
 def _forget() -> None:
     global _lock  # noqa: PLW0603 - a child may have been forked while another thread held it
     _lock = threading.Lock()
-    _spreads.clear()
-    _outcomes.clear()
-    _names.clear()
+    for counted in (_queues, _turns, _agents):
+        counted.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -73,6 +73,9 @@ class Settings(BaseSettings):
         endpoints: model servers by name; the public providers are there from the start.
         prices: of models on any endpoint, by name or pattern such as `gpt-4o*`, for a million tokens.
         usage_expires: seconds that the fleet's counts of tokens and cost are kept.
+        metrics_port: where a worker answers Prometheus: a port, a range such as 9600-9610 of which each worker of a
+            machine takes the first free one, or 0 for any free port; None for nowhere.
+        metrics_address: of this machine, on which it does.
     """
 
     model_config = SettingsConfigDict(
@@ -109,6 +112,8 @@ class Settings(BaseSettings):
     endpoints: dict[str, Endpoint] = Field(default_factory=default_endpoints, validate_default=True)
     prices: Prices = Field(default_factory=dict)
     usage_expires: int = Field(35 * 86_400, gt=0)
+    metrics_port: str | None = None
+    metrics_address: str = "127.0.0.1"
 
     secret: ClassVar[frozenset[str]] = frozenset(
         {"redis_url", "redis_sentinel_password", "api_key", "headers", "proxy"})
@@ -150,6 +155,18 @@ class Settings(BaseSettings):
             if wrong := wrong_with_name(name):
                 raise ValueError(wrong)
         return value
+
+    @field_validator("metrics_port", mode="before")
+    @classmethod
+    def _ports(cls, value: Any) -> Any:
+        if value in (None, ""):
+            return None
+        text = str(value).strip()
+        first, dash, last = text.partition("-")
+        right = re.fullmatch(r"[0-9]{1,5}(-[0-9]{1,5})?", text) and int(last or first) < 65_536
+        if not right or (dash and not 0 < int(first) <= int(last)):
+            raise ValueError("a port such as 9600, a range such as 9600-9610, or 0 for any free port is needed")
+        return text
 
     @field_validator("redis_url")
     @classmethod
@@ -204,6 +221,12 @@ class Settings(BaseSettings):
     def known_queues(self) -> tuple[str, ...]:
         """The queues that a job may go to."""
         return ("io", "cpu", *self.queues)
+
+    @property
+    def metrics_ports(self) -> range:
+        """The ports to try for metrics, in turn; none where there are to be no metrics."""
+        first, _, last = (self.metrics_port or "").partition("-")
+        return range(int(first), int(last or first) + 1) if first else range(0)
 
     @property
     def sentinels(self) -> Sentinels | None:

@@ -13,6 +13,7 @@ from callsheet.errors import RedisUnavailable, ResultTimeout, UsageError
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader
 from callsheet.resources.accounts import JobUsage
+from callsheet.resources.backlog import backlogs
 from callsheet.resources.books import job_usage
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings, get_settings
@@ -227,7 +228,8 @@ class Job:
     def _whats_wrong(self) -> str:
         self._all_calls()
         queues = self._queues or self._settings.known_queues  # of a single call from an id nothing is kept
-        waiting = {queue: backlog for queue in queues if (backlog := self._backlog(queue))}
+        found = backlogs(queues, sync_client(self._settings))
+        waiting = {queue: backlog for queue, backlog in found.items() if backlog}
         if not waiting:
             return "It is running, or waits for its time; wait on with job.get(timeout=...)."
         served = self._app().control.inspect(timeout=1.0).active_queues() or {}
@@ -239,13 +241,6 @@ class Job:
                     f"celery -A callsheet.workers.{module} worker{extra}")
         queue, backlog = max(waiting.items(), key=lambda item: item[1])
         return f"Workers are busy: {backlog} messages wait in the queue {queue!r}. Start more workers."
-
-    def _backlog(self, queue: str) -> int:
-        client = sync_client(self._settings)
-        with client.pipeline(transaction=False) as pipe:
-            for step in ("", "\x06\x163", "\x06\x166", "\x06\x169"):  # kombu's lists of one queue, by priority
-                pipe.llen(queue + step)
-            return int(sum(pipe.execute()))
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.label}>"

@@ -18,6 +18,7 @@ from callsheet.settings import Settings, get_settings
 from callsheet.tasks.app import make_app, serve_as
 from callsheet.workers import interrupts  # noqa: F401 - registers its command
 from callsheet.workers.logs import gather_lines
+from callsheet.workers.metrics.step import ServeMetrics
 from callsheet.workers.revoked import ReadRevoked
 from callsheet.workers.steps import AttachPool
 from callsheet.workers.turns import PassTurnsOn
@@ -59,6 +60,7 @@ def _app(settings: Settings | None, queue: str) -> Celery:
     app.conf.worker_consumer = "callsheet.workers.consumer:Consumer"
     app.steps["consumer"].add(ReadRevoked)
     app.steps["worker"].add(PassTurnsOn)
+    app.steps["worker"].add(ServeMetrics)
     app.set_current()
     app.set_default()
 

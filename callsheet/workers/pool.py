@@ -309,6 +309,11 @@ class AsyncioPool(BasePool):
         """Seconds that the loop was late when last looked at."""
         return self._watch.lag
 
+    @property
+    def blocked(self) -> int:
+        """Times that code blocked the loop for too long."""
+        return self._watch.blocked
+
     def grow(self, n: int = 1) -> None:
         """Add `n` slots."""
         self._resize(n)

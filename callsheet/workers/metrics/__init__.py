@@ -1,0 +1,1 @@
+"""What a worker tells Prometheus: `CALLSHEET_METRICS_PORT=9600`."""

@@ -1,0 +1,96 @@
+"""The port on which a worker answers Prometheus."""
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterable
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from callsheet.errors import SettingsError
+
+logger = logging.getLogger(__name__)
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    allow_reuse_address = os.name == "posix"  # there it does not share a port that is listened on
+
+    def server_bind(self) -> None:
+        """As a plain server does: asking a name server for this machine's name may take long."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+
+class _ServerV6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Silent(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: Prometheus asks every few seconds."""
+
+
+class MetricsPort:
+    """Answers with a registry's numbers, on threads of its own.
+
+    Args:
+        registry: the numbers.
+        address: to listen on.
+        ports: to try in turn; 0 is any free one.
+
+    Attributes:
+        url: where the numbers are.
+
+    Raises:
+        SettingsError: no port is free, or the address is none of this machine's.
+    """
+
+    def __init__(self, registry: CollectorRegistry, address: str, ports: Iterable[int]) -> None:
+        server, self._server = _ServerV6 if ":" in address else _Server, None
+        tried = list(ports)
+        for port in tried:
+            try:
+                self._server = make_server(address, port, make_wsgi_app(registry), server, _Silent)
+                break
+            except OSError as exc:
+                why = exc.strerror or str(exc)
+        if self._server is None:
+            raise SettingsError(_taken(address, tried, why))
+        self.port = self._server.server_port
+        self.url = f"http://{f'[{address}]' if ':' in address else address}:{self.port}/metrics"
+        os.register_at_fork(after_in_child=self._close)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="callsheet-metrics", daemon=True)
+
+    def start(self) -> None:
+        """Answer from now on."""
+        self._thread.start()
+        logger.info("Metrics for Prometheus on %s", self.url)
+
+    def stop(self) -> None:
+        """Answer no more."""
+        if self._thread.is_alive() and self._server is not None:
+            self._server.shutdown()
+        self._close()
+
+    def _close(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.socket.close()
+
+
+def _taken(address: str, tried: list[int], why: str) -> str:
+    if len(tried) == 1:
+        span = f"{tried[0]}-{min(65535, tried[0] + 9)}"
+        return (f"The metrics cannot be had on {address}:{tried[0]} (CALLSHEET_METRICS_PORT): {why}. Another worker of "
+                f"this machine may have the port: give a range, CALLSHEET_METRICS_PORT={span}, of which each worker "
+                "takes one, 0 for any free port, or another number.")
+    return (f"The metrics cannot be had on any of the ports {tried[0]} to {tried[-1]} at {address} "
+            f"(CALLSHEET_METRICS_PORT): {why}. Give a wider range, or 0 for any free port.")

@@ -1,0 +1,314 @@
+"""What workers tell Prometheus: of real workers, over HTTP, while and after jobs run."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import promql_parser
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from callsheet import AgentFailed, Msg, SequentialPipeline, Settings
+from callsheet.errors import SettingsError
+from callsheet.models.stub import StubModelServer
+from callsheet.resources import timings
+from callsheet.resources.notes import CallNotes
+from callsheet.settings import use_settings
+from callsheet.workers.metrics.families import FAMILIES
+from callsheet.workers.metrics.port import MetricsPort
+from callsheet.workers.metrics.relay import _part
+from tests.agents.counted import Counted, CountedInProcess
+from tests.scrape import Scrape
+from tests.services import ROOT, RedisServer, Worker, free_port, wait_for, worker
+
+SECRET = "sk-the-key-that-nobody-may-see"
+PROMPT = "a prompt that stays between the two of us"
+HELLO = Msg("u", PROMPT, "user")
+DASHBOARD = ROOT / "deploy" / "grafana" / "callsheet.json"
+ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
+
+
+@dataclass
+class Stage:
+    """Two workers that answer, and what stands behind them."""
+
+    redis: RedisServer
+    io: Worker
+    io_port: int
+    cpu: Worker
+    cpu_port: int
+
+    def both(self) -> tuple[Scrape, Scrape]:
+        return Scrape(self.io_port), Scrape(self.cpu_port)
+
+
+def port_in(log: str) -> int:
+    found = re.search(r"Metrics for Prometheus on http://127\.0\.0\.1:(\d+)/metrics", log)
+    assert found, log
+    return int(found[1])
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    own = RedisServer()
+    first = free_port()
+    with StubModelServer() as server:
+        env = {"CALLSHEET_MODULES": "tests.agents", "CALLSHEET_ENDPOINTS__OPENAI__BASE_URL": server.base_url,
+               "CALLSHEET_ENDPOINTS__OPENAI__RPM": "60000", "CALLSHEET_PRICES": '{"gpt-*": {"input": 2, "output": 8}}',
+               "OPENAI_API_KEY": SECRET, "CALLSHEET_METRICS_PORT": f"{first}-{min(first + 20, 65535)}",
+               "CALLSHEET_RETRY_BACKOFF": "0.01"}
+        try:
+            with (worker("callsheet.workers.io", own.url, "--autoscale=20,5", env=env) as io,
+                  worker("callsheet.workers.cpu", own.url, "-c", "1", "--max-tasks-per-child=2", env=env) as cpu,
+                  use_settings(Settings.load(redis_url=own.url))):
+                yield Stage(own, io, port_in(io.log), cpu, port_in(cpu.log))
+        finally:
+            own.remove()
+
+
+@pytest.fixture(scope="module")
+def busy(stage: Stage) -> Stage:
+    """After some jobs: well, failed and tried again."""
+    SequentialPipeline([Counted("first"), CountedInProcess("second")]).submit(HELLO).get(timeout=30)
+    with pytest.raises(AgentFailed):
+        Counted("fails", fail=True).submit(HELLO, retries=1).get(timeout=30)
+    wait_for(lambda: Scrape(stage.cpu_port).value("callsheet_replies_total") >= 1, what="the process's counts")
+    return stage
+
+
+def test_a_scrape_while_jobs_run_tells_slots_and_backlog(stage: Stage, tmp_path: Path) -> None:
+    gate, count = tmp_path / "gate", 60
+    jobs = [Counted("held", str(gate)).submit(HELLO) for _ in range(count)]
+
+    def full() -> Scrape | None:
+        found = Scrape(stage.io_port)
+        return found if found.value("callsheet_slots_used") >= 5 and found.value("callsheet_backlog") > 0 else None
+
+    found = wait_for(full, what="slots in use, and messages behind them")
+    held, waiting = found.value("callsheet_unacknowledged"), found.value("callsheet_backlog", queue="io")
+    assert held + waiting == count and held >= found.value("callsheet_slots_used")
+    assert found.value("callsheet_slots") >= found.value("callsheet_slots_used")
+    assert found.value("callsheet_tasks_total", task="Counted") >= 5
+    gate.touch()
+    for job in jobs:
+        job.get(timeout=20)
+    wait_for(lambda: Scrape(stage.io_port).value("callsheet_slots_used") == 0, what="free slots")
+    after = Scrape(stage.io_port)
+    assert after.value("callsheet_backlog") == 0
+    assert after.value("callsheet_replies_total", agent="Counted(held)", outcome="ok") == count
+    assert after.value("callsheet_reply_seconds_count", agent="Counted(held)") == count
+    assert after.value("callsheet_reply_seconds_sum", agent="Counted(held)") > 0
+    taken = after.value("callsheet_time_in_queue_seconds_count", queue="io")
+    assert taken >= count and after.value("callsheet_time_in_queue_seconds_bucket", queue="io", le="+Inf") == taken
+
+
+def test_tokens_cost_and_outcomes_are_told_by_agent_and_model(busy: Stage) -> None:
+    found = Scrape(busy.io_port)
+    of_first = {"agent": "Counted(first)", "endpoint": "openai", "model": "gpt-small"}
+    assert found.value("callsheet_model_calls_total", **of_first) == 1
+    tokens = [found.value("callsheet_tokens_total", kind=kind, **of_first) for kind in ("input", "output")]
+    assert all(tokens)
+    assert found.value("callsheet_cost_total", **of_first) == pytest.approx((tokens[0] * 2 + tokens[1] * 8) / 1e6)
+    assert found.value("callsheet_replies_total", agent="Counted(fails)", outcome="retried") == 1
+    assert found.value("callsheet_replies_total", agent="Counted(fails)", outcome="failed") == 1
+    assert found.value("callsheet_model_call_seconds_count", endpoint="openai") >= 3
+    assert found.value("callsheet_limiter_wait_seconds_count", endpoint="openai") >= 3
+    assert found.value("callsheet_breaker_open", endpoint="openai") == 0
+    assert found.value("drafts_total") == 3  # of a user's own module
+    assert found.value("process_resident_memory_bytes") > 1e6
+
+
+def test_what_processes_of_a_cpu_worker_count_is_its_workers_though_they_are_replaced(busy: Stage) -> None:
+    label = {"agent": "CountedInProcess(many)"}
+    for _ in range(5):  # a process takes two calls
+        CountedInProcess("many").submit(HELLO).get(timeout=30)
+    wait_for(lambda: Scrape(busy.cpu_port).value("callsheet_replies_total", outcome="ok", **label) == 5,
+             what="all five calls of three processes")
+    found = Scrape(busy.cpu_port)
+    assert found.value("callsheet_model_calls_total", **label) == 5
+    assert found.value("callsheet_tokens_total", kind="output", **label) > 0
+    assert found.value("callsheet_reply_seconds_count", **label) == 5
+    assert found.value("callsheet_pool_processes") == found.value("callsheet_slots") == 1
+    wait_for(lambda: Scrape(busy.cpu_port).value("callsheet_pool_resident_memory_bytes") > 1e6, what="the next process")
+
+
+def test_no_secret_and_no_prompt_is_in_a_scrape(busy: Stage) -> None:
+    for found in busy.both():
+        assert SECRET not in found.text and PROMPT not in found.text
+        for sample in found.samples():
+            assert not any("@" in value and "redis" in value for value in sample.labels.values())
+
+
+def test_the_documentation_lists_each_metric_of_a_scrape_with_its_labels(busy: Stage) -> None:
+    listed = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in re.findall(
+        r"^\| `(callsheet_\w+)` \| (\w+) \| ([^|]*) \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)}
+    for found in busy.both():
+        told = {f"{family.name}{'_total' if family.type == 'counter' else ''}": family for family in found.families
+                if family.name.startswith("callsheet_")}
+        assert set(told) == set(listed)
+        for name, family in told.items():
+            assert family.type == listed[name][0]
+            for sample in family.samples:
+                assert set(sample.labels) - {"le"} == listed[name][1], name
+
+
+# Dashboards ---------------------------------------------------------------------------------------------------------
+
+#: Labels that Prometheus itself gives.
+OF_PROMETHEUS = {"instance", "job", "le"}
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        for target in panel.get("targets", ()):
+            yield panel["title"], target["expr"].replace("$__rate_interval", "5m")
+    for group in yaml.safe_load(ALERTS.read_text())["groups"]:
+        for rule in group["rules"]:
+            yield rule["alert"], rule["expr"]
+
+
+def parts(expr: object) -> Iterator[object]:
+    """An expression and all in it."""
+    yield expr
+    for name in ("expr", "lhs", "rhs", "vector_selector", "param"):
+        inner = getattr(expr, name, None)
+        if isinstance(inner, promql_parser.Expr):
+            yield from parts(inner)
+    for inner in getattr(expr, "args", ()) or ():
+        yield from parts(inner)
+
+
+@pytest.mark.parametrize(("title", "expr"), list(expressions()))
+def test_each_query_asks_for_metrics_and_labels_that_a_scrape_has(busy: Stage, title: str, expr: str) -> None:
+    both = busy.both()
+    names = both[0].names() | both[1].names()
+    asked, used = set(), set()
+    for part in parts(promql_parser.parse(expr)):
+        if isinstance(part, promql_parser.VectorSelector):
+            asked.add(part.name)
+            used |= {matcher.name for matcher in part.matchers.matchers}
+        modifier = getattr(part, "modifier", None)
+        if isinstance(part, promql_parser.AggregateExpr) and modifier is not None:
+            used |= set(modifier.labels)
+    assert asked and asked <= names, f"{title}: {asked - names}"
+    labels = {label for name in asked for family in (name, re.sub("_(bucket|total)$", "", name))
+              for label in FAMILIES.get(family.removeprefix("callsheet_"), FAMILIES["slots"]).labels}
+    assert used <= labels | OF_PROMETHEUS, f"{title}: {used - labels}"
+
+
+def test_the_dashboard_shows_every_metric_or_an_alert_watches_it() -> None:
+    text = " ".join(expr for _, expr in expressions())
+    told_elsewhere = {"parked_most", "threads", "pool_processes", "fallbacks", "unpriced_calls", "limiter_refused",
+                      "breaker_opened", "breaker_refused"}
+    assert {name for name in FAMILIES if f"callsheet_{name}" not in text} <= told_elsewhere
+
+
+# Ports --------------------------------------------------------------------------------------------------------------
+
+def start(redis: RedisServer, port: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "callsheet.workers.io", "worker", "-n", f"p{time.monotonic_ns()}@test"],
+        env={**os.environ, "CALLSHEET_REDIS_URL": redis.url, "CALLSHEET_METRICS_PORT": port, **env}, timeout=60,
+        cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_worker_whose_port_is_in_use_does_not_start_and_says_what_to_do(stage: Stage) -> None:
+    ended = start(stage.redis, str(stage.io_port))
+    assert ended.returncode == 1
+    assert f"127.0.0.1:{stage.io_port}" in ended.stderr and "Address already in use" in ended.stderr
+    assert f"CALLSHEET_METRICS_PORT={stage.io_port}-" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_of_a_range_the_first_free_port_is_taken_and_none_is_refused(stage: Stage) -> None:
+    registry = CollectorRegistry()
+    first = MetricsPort(registry, "127.0.0.1", range(free_port(), 65536))
+    try:
+        second = MetricsPort(registry, "127.0.0.1", range(first.port, first.port + 10))
+        assert first.port < second.port < first.port + 10
+        with pytest.raises(SettingsError, match=f"{first.port} to {second.port}"):
+            MetricsPort(registry, "127.0.0.1", [first.port, second.port])
+        second.stop()
+    finally:
+        first.stop()
+
+
+def test_a_wrong_address_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"203\.0\.113\.9"):
+        MetricsPort(CollectorRegistry(), "203.0.113.9", [0])
+
+
+@pytest.mark.parametrize("port", ["many", "70000", "9610-9600", "0-5", "1-2-3", "-5", "9600-", "٩"])
+def test_a_port_that_cannot_be_right_is_refused(port: str) -> None:
+    with pytest.raises(SettingsError, match="9600-9610"):
+        Settings.load(metrics_port=port)
+
+
+def test_ports_are_read() -> None:
+    assert list(Settings.load(metrics_port="9600-9602").metrics_ports) == [9600, 9601, 9602]
+    assert list(Settings.load(metrics_port=9600).metrics_ports) == [9600]
+    assert list(Settings.load(metrics_port=0).metrics_ports) == [0]
+    assert not Settings.load().metrics_ports and not Settings.load(metrics_port="").metrics_ports
+
+
+def test_a_scrape_answers_while_redis_is_away(own_redis: RedisServer) -> None:
+    with worker("callsheet.workers.io", own_redis.url, "-c", "2", env={"CALLSHEET_METRICS_PORT": "0"}) as io:
+        port = port_in(io.log)
+        assert Scrape(port).value("callsheet_redis_up") == 1
+        own_redis.stop()
+        found = wait_for(lambda: (now := Scrape(port)).value("callsheet_redis_up") == 0 and now, what="the news")
+        assert found.value("callsheet_slots") == 2 and found.value("callsheet_backlog") == 0
+        own_redis.start()
+        wait_for(lambda: Scrape(port).value("callsheet_redis_up") == 1, what="Redis to be back")
+
+
+# What it costs ------------------------------------------------------------------------------------------------------
+
+def test_without_a_port_nothing_listens_and_nothing_is_imported() -> None:
+    program = ("import sys; from callsheet.workers.io import app; "
+               "assert not [name for name in sys.modules if name.startswith('prometheus_client')], 'imported'")
+    env = {name: value for name, value in os.environ.items() if name != "CALLSHEET_METRICS_PORT"}
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=env, check=True, timeout=60)
+
+
+def test_what_is_noted_of_a_call_takes_some_microseconds() -> None:
+    def once() -> float:
+        began = time.process_time()
+        for _ in range(2_000):
+            timings.call_ended("Counted(x)", "io", 0.01, 0.02, "ok")
+            CallNotes().to_data()
+        return (time.process_time() - began) / 2_000
+
+    # A call that does nothing takes some 300 microseconds of CPU time.
+    assert min(once() for _ in range(5)) < 20e-6
+
+
+def test_agents_beyond_the_first_hundred_are_told_by_their_class() -> None:
+    program = """
+from callsheet.resources import timings
+for number in range(5_000):
+    timings.call_ended(f"Agent(user-{number})", "io", 0, 1, "ok")
+    timings.call_ended(f"Kind{number}(x)", "io", 0, 1, "ok")
+names = {agent for kind, agent in timings.spreads() if kind == "reply"}
+assert len(names) <= 2 * timings.MOST_NAMES + 1, len(names)
+assert {"Agent(user-0)", "Agent(*)", timings.OTHERS} <= names, names
+assert sum(timings.outcomes().values()) == 10_000
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
+
+
+def test_messages_of_a_process_arrive_in_one_piece_whatever_there_is_to_tell() -> None:
+    news = [("c", ("usage", f"Agent(name-{number})", "endpoint", "model", "calls"), 1.0) for number in range(500)]
+    told = 0
+    while news:
+        part, text = _part(news)
+        assert len(text) < 4096 and text.endswith(b"\n")
+        told += len(json.loads(text)["c"])
+        news = news[len(part):]
+    assert told == 500
