@@ -20,7 +20,6 @@ from callsheet import (
     stream_printing_messages,
 )
 from callsheet.errors import UsageError
-from callsheet.tasks import events as events_module
 from tests.agents.basic import Chatty, Echo
 from tests.agents.work import CpuPrinter, Printer, PrintsAndFails
 from tests.services import ROOT
@@ -179,13 +178,14 @@ def test_a_jobs_stream_is_bounded_and_expires(fleet):
     job = Printer("p", 1).submit(HELLO)
     job.get(10)
     [key] = list(fleet.redis.scan_iter(f"*events:{job.id}"))
-    assert 0 < fleet.redis.ttl(key) <= fleet.settings.result_expires
+    assert 0 < fleet.redis.ttl(key) <= fleet.settings.events_expires
     pipe = fleet.redis.pipeline(transaction=False)
     fields = {"agent": "a", "agent_id": "b", "msg": json.dumps(HELLO.to_dict()), "last": "1", "time": repr(time.time())}
-    for _ in range(events_module.MOST_EVENTS + 2000):
-        pipe.xadd(key, fields, maxlen=events_module.MOST_EVENTS, approximate=True)
+    most = fleet.settings.events_max
+    for _ in range(most + 2000):
+        pipe.xadd(key, fields, maxlen=most, approximate=True)
     pipe.execute()
-    assert fleet.redis.xlen(key) < events_module.MOST_EVENTS + 500
+    assert fleet.redis.xlen(key) < most + 500
     assert len(list(job.stream())) == fleet.redis.xlen(key)
 
 

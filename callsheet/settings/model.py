@@ -51,7 +51,9 @@ class Settings(BaseSettings):
         queues: more queues than `io` and `cpu` that jobs may name.
         inline: run every call in the caller's process, without Redis; for unit tests.
         key_prefix: put before every Redis key of Callsheet's own.
-        result_expires: seconds that results, events and large payloads are kept.
+        result_expires: seconds that results and large payloads are kept.
+        events_max: events kept for one job, about; the oldest go first.
+        events_expires: seconds that a job's events are kept after the last of them.
         payload_inline_max: bytes; a larger payload is stored once in Redis under its hash.
         payload_max: bytes; a larger message is refused.
         retry_backoff: seconds before the first retry of a call that has `retries`; doubles each time.
@@ -92,6 +94,8 @@ class Settings(BaseSettings):
     inline: bool = False
     key_prefix: str = "callsheet:"
     result_expires: int = Field(86_400, gt=0)
+    events_max: int = Field(10_000, ge=10)
+    events_expires: int = Field(86_400, gt=0)
     payload_inline_max: int = Field(64 * 1024, ge=1024)
     payload_max: int = Field(16 * 1024 * 1024, ge=1024)
     retry_backoff: float = Field(1.0, ge=0)

@@ -13,6 +13,7 @@ from callsheet.resources.context import NO_CALL, CallContext, child_context, cur
 from callsheet.resources.notes import CallNotes
 from callsheet.settings import Settings
 from callsheet.tasks import payloads
+from callsheet.tasks.scope import current_scope
 from callsheet.tasks.turns.refusals import within_itself
 
 #: What a call has from its options and its caller.
@@ -47,6 +48,7 @@ class AgentCall:
         gathering: set on the step that reduces a fan-out.
         context: what it has from its options and its caller: job, tenant, priority, deadline, parents, held.
         state: of an agent with state its id and its class as "module:Name".
+        path: names a call that a reply awaits; the same if that reply runs again. "" otherwise.
     """
 
     agent: Any
@@ -59,6 +61,7 @@ class AgentCall:
     gathering: Gathering | None = None
     context: CallContext = NO_CALL
     state: tuple[str, str] | None = None
+    path: str = ""
 
     def to_wire(self) -> dict[str, Any]:
         """The call as JSON data."""
@@ -78,6 +81,8 @@ class AgentCall:
             data["context"] = context
         if self.state:
             data["state"] = list(self.state)
+        if self.path:
+            data["path"] = self.path
         return data
 
     @classmethod
@@ -88,7 +93,8 @@ class AgentCall:
                    label=data["label"], job=data["job"], piped=data.get("piped", False),
                    retries=data.get("retries", 0),
                    gathering=Gathering(branches=gather[0], on_error=gather[1]) if gather else None,
-                   context=_context(context) if context else NO_CALL, state=(state[0], state[1]) if state else None)
+                   context=_context(context) if context else NO_CALL, state=(state[0], state[1]) if state else None,
+                   path=data.get("path", ""))
 
     def running(self, call_id: str | None, timeout: float | None, local: bool = False,
                 notes: CallNotes | None = None, root: str | None = None) -> CallContext:
@@ -176,7 +182,8 @@ def make_call(agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any], o
         packed.append(ref)
         more |= blob
     kept, blob = payloads.pack(named, settings, f"The keyword arguments of {label}", copies)
+    scope = current_scope.get() if awaited else None
     call = AgentCall(agent=spec, args=packed, kwargs=kept, label=label, job=job, piped=piped, retries=options.retries,
                      gathering=gathering, context=child_context(options.tenant, options.priority, awaited),
-                     state=state)
+                     state=state, path=scope.ordinal(label) if scope is not None else "")
     return call, more | blob

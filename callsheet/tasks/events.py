@@ -1,8 +1,11 @@
-"""What a job's agents print, on its way to whoever watches: a bounded Redis stream a job, and a notice of growth."""
+"""What a job's agents print, as who watches the job reads it: a bounded Redis stream a job, and a notice of growth.
+
+`prints` writes it.
+"""
 
 import asyncio
 import json
-import time
+import re
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -10,22 +13,17 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from callsheet.agents import AgentBase
+from callsheet.errors import UsageError
 from callsheet.messages import Msg
-from callsheet.resources.redis import async_client, translated
+from callsheet.resources.redis import async_client
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
-from callsheet.tasks.loop import on_process_loop
-from callsheet.tasks.patience import patient
 from callsheet.tasks.waiter import waiter
 
-#: Seconds between two writes for one job at most.
-WRITE_EVERY = 0.03
-#: Events kept for one job; the oldest go first.
-MOST_EVENTS = 10_000
 #: Id of the job to whose events the call that runs here prints.
 current_stream: ContextVar[str | None] = ContextVar("callsheet_stream", default=None)
 _PAGE = 500
+_ID = re.compile(r"\d{1,20}(-\d{1,20})?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +37,10 @@ class Event:
         msg: the message so far; chunks of one message share `msg.id`.
         last: whether it is the message's last chunk.
         time: unix time of printing, by the worker's clock.
+        call: id of the call in whose course it was printed, as in `job.calls()`.
+        run: names the run of that call: a call that is tried again, or whose worker died, has several.
+        again: whether it is the first event of such a further run. Messages of `call` that did not end before it
+            will not end: the run prints its own.
     """
 
     id: str
@@ -47,61 +49,21 @@ class Event:
     msg: Msg
     last: bool
     time: float
+    call: str = ""
+    run: str = ""
+    again: bool = False
 
 
-class EventWriter:
-    """Writes what the agents of one call print: in order, at most once per WRITE_EVERY seconds.
+def checked_since(since: str) -> str:
+    """The id of an event.
 
-    Chunks of one message that wait for the same write are written as the latest of them, which holds them all.
+    Raises:
+        UsageError: it is none.
     """
-
-    def __init__(self, job_id: str, settings: Settings) -> None:
-        self._job = job_id
-        self._settings = settings
-        self._waiting: list[tuple[str, bool, dict[str, str]]] = []
-        self._writing: asyncio.Task[None] | None = None
-        self._loop = asyncio.get_running_loop()
-
-    def add(self, agent: AgentBase, msg: Msg, last: bool) -> None:
-        """Queue a message for writing; AgentBase.print calls it."""
-        fields = {"agent": agent.label, "agent_id": agent.id, "msg": json.dumps(msg.to_dict()),
-                  "last": "1" if last else "", "time": repr(time.time())}
-        if self._waiting and self._waiting[-1][0] == msg.id and not self._waiting[-1][1]:
-            self._waiting[-1] = (msg.id, last, fields)
-        else:
-            self._waiting.append((msg.id, last, fields))
-        if self._writing is None:
-            self._writing = self._loop.create_task(self._write_soon())
-
-    async def close(self) -> None:
-        """Write what is left."""
-        if self._writing is not None:
-            self._writing.cancel()
-            await asyncio.wait({self._writing})
-        await self._write()
-
-    async def _write_soon(self) -> None:
-        while self._waiting:
-            await asyncio.shield(self._write())
-            await asyncio.sleep(WRITE_EVERY)
-        self._writing = None
-
-    async def _write(self) -> None:
-        batch, self._waiting = self._waiting, []
-        if batch:
-            entries = [fields for _, _, fields in batch]
-            await patient(lambda: on_process_loop(_append(self._job, entries, self._settings)))
-
-
-async def _append(job_id: str, entries: list[dict[str, str]], settings: Settings) -> None:
-    keys = Keys(settings.key_prefix)
-    with translated(settings):
-        async with async_client(settings).pipeline(transaction=False) as pipe:
-            for fields in entries:
-                pipe.xadd(keys.events(job_id), dict(fields), maxlen=MOST_EVENTS, approximate=True)
-            pipe.expire(keys.events(job_id), settings.result_expires)
-            pipe.publish(keys.events_channel(job_id), "+")
-            await pipe.execute()
+    if not isinstance(since, str) or not _ID.fullmatch(since):
+        raise UsageError(f"since={since!r:.80} is no event's id: give the `id` of an event of this job's stream, or "
+                         'nothing ("0") for all that is kept.')
+    return since
 
 
 async def read_events(job_id: str, since: str, done: "asyncio.Future[Any]", settings: Settings) -> AsyncIterator[Event]:
@@ -109,6 +71,7 @@ async def read_events(job_id: str, since: str, done: "asyncio.Future[Any]", sett
 
     A connection that breaks is opened again; what came meanwhile is read from the stream.
     """
+    numbers: dict[str, int] = {}  # of each run, the last seen: a write that failed half-way was done again
     keys, grown = Keys(settings.key_prefix), asyncio.Event()
     subscriptions = waiter(settings).subscriptions
 
@@ -133,7 +96,11 @@ async def read_events(job_id: str, since: str, done: "asyncio.Future[Any]", sett
                 continue
             for entry_id, fields in page:
                 since = entry_id.decode()
-                yield _event(since, {key.decode(): value.decode() for key, value in fields.items()})
+                told = {key.decode(): value.decode() for key, value in fields.items()}
+                run, number = told.get("run", ""), int(told.get("n", 0))
+                if not run or number > numbers.get(run, 0):
+                    numbers[run] = number
+                    yield _event(since, told)
             if len(page) == _PAGE:
                 continue
             if over:
@@ -145,4 +112,5 @@ async def read_events(job_id: str, since: str, done: "asyncio.Future[Any]", sett
 
 def _event(entry_id: str, fields: dict[str, str]) -> Event:
     return Event(id=entry_id, agent=fields["agent"], agent_id=fields["agent_id"],
-                 msg=Msg.from_dict(json.loads(fields["msg"])), last=bool(fields["last"]), time=float(fields["time"]))
+                 msg=Msg.from_dict(json.loads(fields["msg"])), last=bool(fields["last"]), time=float(fields["time"]),
+                 call=fields.get("call", ""), run=fields.get("run", ""), again="again" in fields)

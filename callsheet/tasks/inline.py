@@ -10,6 +10,7 @@ import os
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -42,6 +43,7 @@ from callsheet.tasks.pipelines import FanoutPipeline, Pipeline, SequentialPipeli
 from callsheet.tasks.records import CallRecord
 from callsheet.tasks.reply import NOT_RETRIED, retry_pause
 from callsheet.tasks.results import failure, record_of
+from callsheet.tasks.scope import Scope, current_scope
 from callsheet.tasks.turns.desk import Desk
 from callsheet.tasks.turns.local import PROCESS, LocalStore
 from callsheet.tasks.turns.records import Claim
@@ -202,6 +204,7 @@ class InlineRun:
         tries, pause = 0, 0.0
         while True:
             started = time.time()
+            token = current_scope.set(Scope(self.id, self.id, call.path or self.id, tries > 0))
             try:
                 out = await self._try(agent, call, tries >= self.options.retries)
                 status = states.SUCCESS
@@ -215,6 +218,7 @@ class InlineRun:
                     raise failure(meta, call.label, self.id) from exc
                 status, pause = states.RETRY, retry_pause(tries, self.settings, exc)
             finally:
+                current_scope.reset(token)
                 if status != states.RETRY:
                     self.records.append(CallRecord(
                         task_id=self.id, agent=call.label, queue=self._queue(agent), worker="inline", pid=os.getpid(),
@@ -273,7 +277,9 @@ class InlineJob(Job):
     def __init__(self, run: InlineRun, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super().__init__(run.id, label=run.target.label, settings=run.settings)
         self._run = run
-        self._events_so_far: list[Event] = []
+        self._events_so_far: deque[Event] = deque(maxlen=run.settings.events_max)
+        self._printed_runs: set[str] = set()
+        self._count = 0
         self._task: asyncio.Task[None] | None = None
         self._over = threading.Event()
         self._result: Any = None
@@ -293,8 +299,13 @@ class InlineJob(Job):
             self._over.set()
 
     def _printed(self, agent: AgentBase, msg: Msg, last: bool) -> None:
-        self._events_so_far.append(Event(id=f"{len(self._events_so_far) + 1}-0", agent=agent.label, agent_id=agent.id,
-                                         msg=msg.model_copy(deep=True), last=last, time=time.time()))
+        scope = current_scope.get()
+        call, run, again = (scope.call, scope.run, scope.again) if scope is not None else ("", "", False)
+        self._count += 1
+        self._events_so_far.append(Event(id=f"{self._count}-0", agent=agent.label, agent_id=agent.id,
+                                         msg=msg.model_copy(deep=True), last=last, time=time.time(), call=call,
+                                         run=run, again=again and run not in self._printed_runs))
+        self._printed_runs.add(run)
 
     async def _finish(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
@@ -332,8 +343,9 @@ class InlineJob(Job):
         seen = int(since.partition("-")[0])
         while True:
             over = self.done
-            for event in self._events_so_far[seen:]:
-                seen += 1
+            new = self._count - seen
+            for event in list(self._events_so_far)[-new:] if new > 0 else ():
+                seen = int(event.id.partition("-")[0])
                 yield event
             if over:
                 self._value()

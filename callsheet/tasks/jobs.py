@@ -21,7 +21,7 @@ from callsheet.settings.keys import Keys
 from callsheet.tasks import payloads
 from callsheet.tasks.app import current_app
 from callsheet.tasks.bridge import parked
-from callsheet.tasks.events import Event, read_events
+from callsheet.tasks.events import Event, checked_since, read_events
 from callsheet.tasks.interrupts import Said, ask_workers
 from callsheet.tasks.loop import on_process_loop, wait_on_process_loop
 from callsheet.tasks.patience import patient
@@ -107,8 +107,11 @@ class Job:
 
         Args:
             since: the id of the last event that was seen; goes on after it.
+
+        Raises:
+            UsageError: `since` is no event's id.
         """
-        return EventStream(self, since)
+        return EventStream(self, checked_since(since))
 
     async def _events(self, since: str) -> AsyncIterator[Event]:
         done = asyncio.ensure_future(waiter(self._settings).wait(self.id))

@@ -212,6 +212,14 @@ async def patient(do: Callable[[], Awaitable[T]]) -> T:
             tries += 1
 
 
+async def trouble_over(exc: BaseException, tries: int) -> None:
+    """After a failure, wait until it is time for the next of so many tries; for work that no call does."""
+    if _serves:
+        trouble().notice(exc)
+        await trouble().over()
+    await asyncio.sleep(_pause(tries))
+
+
 @contextmanager
 def ended() -> Iterator[None]:
     """The work of the call that runs here is done: what is left is to store and to send."""

@@ -20,6 +20,7 @@ from callsheet.tasks.loop import on_process_loop, run_private, wait_on_process_l
 from callsheet.tasks.patience import ended, patient, patiently
 from callsheet.tasks.records import Noted
 from callsheet.tasks.results import AGENT_ATTRIBUTE
+from callsheet.tasks.scope import current_scope, scope_of
 from callsheet.tasks.shown import Reply, shown
 from callsheet.tasks.stateful import FINAL, StatefulCall
 from callsheet.tasks.turns.line import KEEP_SENT
@@ -63,6 +64,7 @@ class ReplyTask(Task):
         """
         record = Noted(self.request, call_data["label"], call_data.get("sent"))
         call, settings = AgentCall.from_wire(call_data), get_settings()
+        current_scope.set(scope_of(call.job, call.path, self.request, call_data))
         limit = (self.request.timelimit or (None, None))[1]
         try:
             try:

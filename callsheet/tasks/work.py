@@ -18,10 +18,12 @@ from callsheet.settings import Settings
 from callsheet.tasks import payloads
 from callsheet.tasks.bridge import unseated
 from callsheet.tasks.call import AgentCall, Gathering
-from callsheet.tasks.events import EventWriter, current_stream
+from callsheet.tasks.events import current_stream
 from callsheet.tasks.gather import gathered, piped_input
 from callsheet.tasks.interrupts import Running
 from callsheet.tasks.patience import ended
+from callsheet.tasks.prints import EventWriter
+from callsheet.tasks.scope import Scope, current_scope
 
 
 def parts_of(call: AgentCall, value: Any, with_agent: bool = True) -> list[Any]:
@@ -72,7 +74,8 @@ async def import_aside(agent: Any, settings: Settings) -> None:
 async def with_prints(call: AgentCall, agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any],
                        settings: Settings, entry: Running | None = None) -> Any:
     """The reply, with what the agent prints sent to the job's event stream."""
-    writer = EventWriter(call.job, settings)
+    scope = current_scope.get() or Scope(call.job, "", "", False)
+    writer = EventWriter(scope, settings)
     token, stream = printer.set(writer.add), current_stream.set(call.job)
     try:
         if entry is not None:

@@ -11,7 +11,7 @@ _last: OrderedDict[tuple[str, str], tuple[int, str]] = OrderedDict()  # agent an
 
 
 def stamped(data: dict[str, Any], call_id: str | None, options: dict[str, Any]) -> dict[str, Any]:
-    """The data of a call that is sent now, with the time.
+    """The data of a call that is sent now, with the time; where it is sent again, also with that of the first.
 
     Of an agent with state, also with the call that this process sent to it before, through the same queue: two
     messages one behind the other may reach two workers, of which the second is the faster.
@@ -23,6 +23,8 @@ def stamped(data: dict[str, Any], call_id: str | None, options: dict[str, Any]) 
     """
     now = time.time()
     state = data.get("state")
+    if "sent" in data:  # it is tried again
+        data = {**data, "first": data.get("first", data["sent"])}
     if not state or not call_id:
         return {**data, "sent": now}
     stamp = {**data, "sent": now}
