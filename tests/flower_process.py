@@ -19,17 +19,20 @@ from tests.services import ROOT, free_port, wait_for
 class Flower:
     """Its pages and its API."""
 
-    def __init__(self, port: int, log: Path) -> None:
+    def __init__(self, port: int, log: Path, process: "subprocess.Popen[bytes]") -> None:
+        self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.log_path = log
+        self.process = process
 
-    def ask(self, path: str, method: str = "GET", **query: Any) -> tuple[int, str]:
+    def ask(self, path: str, method: str = "GET", headers: dict[str, str] | None = None,
+            **query: Any) -> tuple[int, str]:
         """Status and text of an answer."""
         opener = urllib.request.build_opener()
         body = urllib.parse.urlencode(query).encode() if method == "POST" else None
         url = f"{self.url}{path}" + ("?" + urllib.parse.urlencode(query) if query and method == "GET" else "")
         try:
-            with opener.open(urllib.request.Request(url, data=body, method=method), timeout=30) as answer:
+            with opener.open(urllib.request.Request(url, body, headers or {}, method=method), timeout=30) as answer:
                 return int(answer.status), answer.read().decode()
         except urllib.error.HTTPError as exc:
             return int(exc.code), exc.read().decode()
@@ -63,7 +66,7 @@ def flower(redis_url: str, *options: str, **more: str) -> Iterator[Flower]:
         process = subprocess.Popen([sys.executable, "-m", "callsheet.cli.main", "flower", "--port", str(port),
                                     "--", *options], env=env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
     try:
-        started = Flower(port, log)
+        started = Flower(port, log, process)
 
         def up() -> bool:
             assert process.poll() is None, log.read_text()

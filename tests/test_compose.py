@@ -1,11 +1,14 @@
 """docker-compose.yml: each of its commands and health checks works, run here without a Docker engine."""
 
+import base64
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from tests.services import ROOT, RedisServer, free_port, wait_for
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
+PASSWORD = "open-sesame-7"
 BIN = str(Path(sys.executable).parent)
 
 
@@ -40,7 +44,7 @@ class Native:
             given[name] = os.environ.get(value[2:].partition(":")[0], "") if named else self.fit(value)
         path = os.pathsep.join([BIN, os.environ["PATH"]])
         return {**os.environ, **given, "PATH": path, "PYTHONPATH": os.pathsep.join([str(ROOT), given["PYTHONPATH"]]),
-                "CALLSHEET_MODULES": "tests.agents"}
+                "CALLSHEET_MODULES": "tests.agents", "CALLSHEET_FLOWER_AUTH": f"me:{PASSWORD}"}
 
     def start(self, service: str) -> subprocess.Popen[bytes]:
         command = [self.fit(part) for part in SERVICES[service]["command"]]
@@ -86,6 +90,12 @@ def test_compose_publishes_nothing_beyond_loopback() -> None:
     assert published and all(port.startswith("127.0.0.1:") for port in published)
 
 
+def test_compose_starts_no_flower_without_a_password() -> None:
+    given = SERVICES["flower"]["environment"]["CALLSHEET_FLOWER_AUTH"]
+    assert given.startswith("${CALLSHEET_FLOWER_AUTH:?")  # Compose refuses to start, in words
+    assert all("FLOWER" not in name for service in ("io", "cpu") for name in SERVICES[service]["environment"])
+
+
 def test_the_image_holds_what_the_services_run() -> None:
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     copied = [part.removeprefix("./") for line in lines if line.startswith("COPY") for part in line.split()[1:-1]]
@@ -125,6 +135,13 @@ def test_the_workers_and_flower_of_the_compose_file_run_a_job(native: Native) ->
         log = native.folder / f"{service}.log"
         wait_for(lambda service=service: native.healthy(service), 60, every=0.5,
                  what=f"{service} to be healthy: {log.read_text()[-2000:]}")
+    for credentials, status in (("me:wrong", 401), (f"me:{PASSWORD}", 200)):
+        token = base64.b64encode(credentials.encode()).decode()
+        url, headers = f"http://127.0.0.1:{native.port}/", {"Authorization": f"Basic {token}"}
+        try:
+            assert urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20).status == status
+        except urllib.error.HTTPError as exc:
+            assert exc.code == status
     script = ("from callsheet import Msg, SequentialPipeline\nfrom tests.agents.basic import Compute, Echo\n"
               "job = SequentialPipeline([Echo('a'), Compute('c')]).submit(Msg('u', 'one two', 'user'))\n"
               "print(job.get(timeout=30).get_text_content())")

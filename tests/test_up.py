@@ -55,7 +55,8 @@ def test_it_starts_serves_and_leaves_nothing(folder: Path) -> None:
         url = redis_url(up)
         for line in ("redis ", "io worker ", "cpu worker ", "flower ", "stub model ", ".callsheet/logs/io.log"):
             assert line in up.output
-        with urllib.request.urlopen(f"http://127.0.0.1:{flower}/") as page:
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())  # Flower tells browsers by a cookie
+        with browser.open(f"http://127.0.0.1:{flower}/") as page:
             assert page.status == 200
 
         # All of it listens on the loopback address only.

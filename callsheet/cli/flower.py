@@ -1,33 +1,51 @@
-"""`callsheet flower`: Flower for Callsheet's app."""
+"""`callsheet flower`: Flower for Callsheet's app, open to nobody by mistake."""
 
 import os
 
 import click
 
-from callsheet.cli.ports import chosen
-from callsheet.cli.stack import flower_command
+from callsheet.cli.flower_access import Access
+from callsheet.cli.ports import LOOPBACK, chosen
+from callsheet.cli.stack import python_command
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import get_settings
+
+_COLUMNS = "name,args,state,received,started,runtime,retries,worker,uuid"
 
 
 @click.command(epilog="""\b
 Examples:
   callsheet flower
   CALLSHEET_REDIS_URL=redis://10.0.0.5:6379/0 callsheet flower --port 5556
-  callsheet flower -- --basic-auth=me:secret       what follows -- goes to Flower""")
-@click.option("--port", default=5555, show_default=True, type=click.IntRange(0, 65535),
-              help="Port; 0: any free one.")
+  CALLSHEET_FLOWER_AUTH=me:password callsheet flower --address 0.0.0.0
+  callsheet flower -- --persistent=true            what follows -- goes to Flower""")
+@click.option("--address", default=LOOPBACK, show_default=True, envvar="FLOWER_ADDRESS", show_envvar=True,
+              help="Address to listen on; anything but loopback needs CALLSHEET_FLOWER_AUTH.")
+@click.option("--port", default=5555, show_default=True, type=click.IntRange(0, 65535), envvar="FLOWER_PORT",
+              show_envvar=True, help="Port; 0: any free one.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
-def flower(port: int, options: tuple[str, ...]) -> None:
-    """Watch workers and calls in Flower, on the loopback address.
+def flower(address: str, port: int, options: tuple[str, ...]) -> None:
+    """Watch and steer workers and calls in Flower.
 
     Shows what runs on the Redis at CALLSHEET_REDIS_URL. For calls of workers that `callsheet up` did not start, start
     these with -E.
+
+    On the loopback address it asks nobody who they are, but other web sites cannot use it. On any other it asks for
+    user and password: CALLSHEET_FLOWER_AUTH=user:password.
     """
     settings = get_settings()
+    access = Access.of((f"--address={address}", f"--port={port}", *options), settings)
     with translated(settings):
         sync_client(settings).ping()
-    port = chosen(port, "Flower", "--port")
-    click.echo(f"Flower on http://127.0.0.1:{port}, for {settings.redis_address}. Ctrl-C stops it.")
-    command = flower_command(port, *options)
-    os.execv(command[0], command)  # noqa: S606 - the process becomes Flower
+    where, env = f"unix socket {access.unix_socket}", {**os.environ, **access.env()}
+    command = [*python_command("celery"), "-A", "callsheet.workers.io", "flower", *access.options]
+    if not access.unix_socket:
+        port = chosen(access.port, "Flower", "--port", host=access.address)
+        command += [f"--address={access.address}", f"--port={port}"]
+        shown = f"[{access.address}]" if ":" in access.address else access.address or "0.0.0.0"  # noqa: S104 - shown only
+        where = f"http{'s' if access.encrypted else ''}://{shown}:{port}"
+    env.setdefault("FLOWER_TASKS_COLUMNS", _COLUMNS)
+    click.echo(f"Flower on {where}, for {settings.redis_address}; {access.told}. Ctrl-C stops it.")
+    if access.warning:
+        click.echo(access.warning, err=True)
+    os.execve(command[0], command, env)  # noqa: S606 - the process becomes Flower

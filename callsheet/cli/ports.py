@@ -1,6 +1,7 @@
 """Ports on the loopback address."""
 
 import contextlib
+import errno
 import socket
 
 import click
@@ -9,7 +10,7 @@ import redis
 LOOPBACK = "127.0.0.1"
 
 
-def chosen(port: int, what: str, option: str, remedy: str = "") -> int:
+def chosen(port: int, what: str, option: str, remedy: str = "", host: str = LOOPBACK) -> int:
     """`port` if it is free, or any free one for 0.
 
     Args:
@@ -17,18 +18,22 @@ def chosen(port: int, what: str, option: str, remedy: str = "") -> int:
         what: wants to listen there, for people.
         option: sets the port.
         remedy: what else may be done.
+        host: address to listen on; "" is all.
 
     Raises:
         click.ClickException: it is in use; names it and the remedy.
     """
-    with socket.socket() as sock:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            sock.bind((LOOPBACK, port))
+            sock.bind((host, port))
         except OSError as exc:
             why = exc.strerror or str(exc)
-            raise click.ClickException(f"{what} cannot listen on port {port} of {LOOPBACK}: {why}. Give another with "
-                                       f"{option} (0: any free one){remedy}.") from None
+            if exc.errno == errno.EADDRNOTAVAIL:
+                raise click.ClickException(f"{what} cannot listen on {host}: {why}. Give an address of this machine, "
+                                           "or 0.0.0.0 for all.") from None
+            raise click.ClickException(f"{what} cannot listen on port {port} of {host or 'this machine'}: {why}. Give "
+                                       f"another with {option} (0: any free one){remedy}.") from None
         return int(sock.getsockname()[1])
 
 

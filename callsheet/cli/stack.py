@@ -119,7 +119,7 @@ class Stack:
 
     def _worker(self, queue: str, scale: str, env: dict[str, str]) -> Service:
         node = f"{queue}-{os.getpid()}@{socket.gethostname()}"
-        command = [*_python("celery"), "-A", f"callsheet.workers.{queue}", "worker", "-n", node,
+        command = [*python_command("celery"), "-A", f"callsheet.workers.{queue}", "worker", "-n", node,
                    f"--autoscale={scale}", "--loglevel=INFO"]
         if self.plan.redis_url is None:
             command += ["--without-mingle", "--without-gossip"]  # there is nobody else to hear from
@@ -134,7 +134,8 @@ class Stack:
                        ready=lambda process: f"{node} ready." in process.log_text())
 
     def _flower(self, port: int, env: dict[str, str]) -> Service:
-        return Service(name="flower", command=flower_command(port), where=f"http://{LOOPBACK}:{port}", env=env,
+        command = (*python_command("callsheet.cli.main"), "flower", f"--address={LOOPBACK}", f"--port={port}")
+        return Service(name="flower", command=command, where=f"http://{LOOPBACK}:{port}", env=env,
                        log=self.plan.data / "logs" / "flower.log", stops=_stops(5.0),
                        ready=lambda _: _http_ok(f"http://{LOOPBACK}:{port}/healthcheck"))
 
@@ -142,18 +143,13 @@ class Stack:
         def ready(process: Process) -> bool:
             return "Stub model on" in process.log_text()
 
-        command = (*_python("callsheet.cli.main"), "stub-model", "--port", str(port))
+        command = (*python_command("callsheet.cli.main"), "stub-model", "--port", str(port))
         return Service(name="stub model", command=command, where=f"http://{LOOPBACK}:{port}/v1", env=env,
                        log=self.plan.data / "logs" / "stub-model.log", stops=_stops(5.0), ready=ready)
 
 
-def flower_command(port: int, *more: str) -> tuple[str, ...]:
-    """Flower for our app, on loopback."""
-    return (*_python("celery"), "-A", "callsheet.workers.io", "flower", f"--address={LOOPBACK}", f"--port={port}",
-            *more)
-
-
-def _python(module: str) -> tuple[str, ...]:
+def python_command(module: str) -> tuple[str, ...]:
+    """How a module is run with this process's Python."""
     return (sys.executable, "-m", module)
 
 

@@ -78,6 +78,7 @@ class Settings(BaseSettings):
         metrics_port: where a worker answers Prometheus: a port, a range such as 9600-9610 of which each worker of a
             machine takes the first free one, or 0 for any free port; None for nowhere.
         metrics_address: of this machine, on which it does.
+        flower_auth: who may use `callsheet flower`, each a "user:password"; comma-separated.
     """
 
     model_config = SettingsConfigDict(
@@ -118,9 +119,10 @@ class Settings(BaseSettings):
     usage_expires: int = Field(35 * 86_400, gt=0)
     metrics_port: str | None = None
     metrics_address: str = "127.0.0.1"
+    flower_auth: SecretStr | None = None
 
     secret: ClassVar[frozenset[str]] = frozenset(
-        {"redis_url", "redis_sentinel_password", "api_key", "headers", "proxy"})
+        {"redis_url", "redis_sentinel_password", "flower_auth", "api_key", "headers", "proxy"})
 
     def __init__(self, **values: Any) -> None:
         files: list[Toml | Pyproject] = [Toml(type(self)), Pyproject(type(self))]

@@ -37,6 +37,8 @@ def secrets_of(settings: Settings) -> frozenset[str]:
     own = settings.redis_sentinel_password
     found: list[str | None] = [_password(part) for part in settings.redis_url.get_secret_value().split(";")]
     found.append(own.get_secret_value() if own else None)
+    if settings.flower_auth is not None:
+        found += [part.partition(":")[2] for part in settings.flower_auth.get_secret_value().split(",")]
     for endpoint in settings.endpoints.values():
         found += endpoint.headers.values()
         found.append(_password(endpoint.proxy.get_secret_value()) if endpoint.proxy else None)
