@@ -1,8 +1,9 @@
 """Multi-agent LLM applications on Celery."""
 
-from callsheet import errors
+from callsheet import errors, hub
 from callsheet.agents import AgentBase, CallOptions, ReActAgent
 from callsheet.errors import AgentFailed, AgentTimeout, BranchFailed, CallsheetError, JobCancelled, ResultTimeout
+from callsheet.hub.msghub import MsgHub
 from callsheet.messages import (
     AudioBlock,
     Base64Source,
@@ -52,6 +53,7 @@ __all__ = [
     "JobCancelled",
     "JobUsage",
     "Msg",
+    "MsgHub",
     "ReActAgent",
     "ResultTimeout",
     "SequentialPipeline",
@@ -68,6 +70,7 @@ __all__ = [
     "errors",
     "fanout_pipeline",
     "get_settings",
+    "hub",
     "inline",
     "map",
     "sequential_pipeline",

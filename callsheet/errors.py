@@ -17,6 +17,10 @@ CallsheetError
 │   ├── StateMismatch           it is of another class, or of a newer version (also ValueError)
 │   ├── StateBusy               somebody else has the agent's turn (also TimeoutError)
 │   └── TurnLost                a worker lost an agent's turn while its reply ran
+├── HubError                    a hub cannot be used so
+│   ├── HubMissing              no hub of this name is open (also LookupError)
+│   ├── HubMismatch             a hub of this name is open with other settings (also ValueError)
+│   └── ObserveFailed           members raised when they were told a message; the others have it
 ├── ModelError                  a chat model's endpoint refused or broke off a call
 │   ├── CircuitOpen             an endpoint that fails is left alone for a while
 │   └── RateLimited             a call would wait longer for its turn at an endpoint than it has
@@ -123,6 +127,34 @@ class StateBusy(StateError, TimeoutError):
 
 class TurnLost(StateError):
     """A worker lost an agent's turn while the reply ran; what the reply changed is not kept."""
+
+
+class HubError(CallsheetError):
+    """A hub cannot be used so."""
+
+
+class HubMissing(HubError, LookupError):
+    """No hub of this name is open."""
+
+
+class HubMismatch(HubError, ValueError):
+    """A hub of this name is open with other settings."""
+
+
+class ObserveFailed(HubError):
+    """Members raised when they were told a message; the others have it.
+
+    Args:
+        message: what happened, for people.
+        members: of those that raised, by agent id: the error's class and text.
+    """
+
+    def __init__(self, message: str = "", members: dict[str, str] | None = None) -> None:
+        super().__init__(message, dict(members or {}))
+        self.members = dict(members or {})
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class ModelError(CallsheetError):

@@ -29,8 +29,9 @@ class AgentBase(Hooked, StateModule, Recorded):
     """An agent: give it a `reply`, and call it.
 
     `async def reply` runs on the asyncio pool of an io worker, `def reply` on a process of a cpu worker; the class
-    keyword `queue` says otherwise: `class Scorer(AgentBase, queue="gpu")`. The constructor's arguments travel to the
-    worker, which builds the agent anew for each call: what it should know must be among them.
+    keyword `queue` says otherwise: `class Scorer(AgentBase, queue="gpu")`. With the keyword `observe="eager"` it is
+    told what is said in its hubs at once, in calls of their own. The constructor's arguments travel to the worker,
+    which builds the agent anew for each call: what it should know must be among them.
 
     `await agent(msg)` makes a job and waits for its reply; `agent.submit(msg)` makes a job and returns it;
     `await agent.reply(msg)` is a plain method call.
@@ -38,6 +39,8 @@ class AgentBase(Hooked, StateModule, Recorded):
 
     hookable: tuple[str, ...] = ("reply", "print", "observe")
     queue: ClassVar[str | None] = None
+    #: Whether a hub tells it each message at once, in a call of its own, and not with its next call.
+    observes_at_once: ClassVar[bool] = False
     id: str
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -49,11 +52,16 @@ class AgentBase(Hooked, StateModule, Recorded):
         self._interrupted = {}
         self._jobs = _Jobs()
         self._console = True
+        self._seated = self._observing = False
         self.msg_queue = None
         return self
 
-    def __init_subclass__(cls, *, queue: str | None = None, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, queue: str | None = None, observe: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if observe is not None:
+            if observe not in ("eager", "lazy"):
+                raise UsageError(f"class {cls.__name__}(observe={observe!r}): \"eager\" or \"lazy\" is needed.")
+            cls.observes_at_once = observe == "eager"
         if queue is not None:
             if wrong := wrong_with_name(queue) if isinstance(queue, str) else f"{queue!r} is no text":
                 raise UsageError(f"class {cls.__name__}(queue=...): {wrong}.")
@@ -66,6 +74,8 @@ class AgentBase(Hooked, StateModule, Recorded):
     _interrupted: dict["asyncio.Task[Any]", int]  # how often
     _jobs: "_Jobs"
     _console: bool
+    _seated: bool  # it has sat in a hub
+    _observing: bool  # its next call is to hear, not to reply
     msg_queue: "asyncio.Queue[Any] | None"
 
     # What a subclass writes ---------------------------------------------------------------------------
@@ -172,10 +182,14 @@ class AgentBase(Hooked, StateModule, Recorded):
     # State --------------------------------------------------------------------------------------------
 
     def has_state(self) -> bool:
-        """Whether it registered attributes, or has a memory or another module with state; agents in it have their own.
+        """Whether it registered attributes, or has a memory or another module with state, or sits in a hub.
 
-        Calls of an agent with state run one at a time, and each finds what the calls before it left.
+        Agents in it have their own. Calls of an agent with state run one at a time, and each finds what the calls
+        before it left.
         """
+        return self._seated or self._remembers()
+
+    def _remembers(self) -> bool:
         if self.__dict__.get("_registered") or type(self).state_dict is not StateModule.state_dict:
             return True
         return any(module.has_state() for module in vars(self).values()
@@ -232,6 +246,8 @@ class AgentBase(Hooked, StateModule, Recorded):
     def wire_extras(self) -> dict[str, Any]:
         """The id, and the hooks that hold for this agent here."""
         extras: dict[str, Any] = {"id": self.id}
+        if self._seated and not self._remembers():
+            extras["seated"] = True
         for key, hooks in (("hooks", self._instance_hooks), ("class_hooks", self.class_hooks())):
             if any(hooks.values()):
                 extras[key] = hooks
@@ -240,6 +256,7 @@ class AgentBase(Hooked, StateModule, Recorded):
     def apply_wire_extras(self, extras: dict[str, Any]) -> None:
         """Take the id and the hooks of the agent that was sent."""
         self.id = extras["id"]
+        self._seated = extras.get("seated", False)
         self._instance_hooks = extras.get("hooks", {})
         if "class_hooks" in extras:
             self._sent_class_hooks = extras["class_hooks"]

@@ -1,8 +1,9 @@
 """Whose call it is that an outbound request belongs to; set by whatever runs an agent."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Protocol, TypeVar
 
 from callsheet.resources.notes import CallNotes
@@ -19,6 +20,7 @@ class CallContext:
         call: id of the call's own Celery task, or of the job inline.
         root: id of the outermost Celery task in whose course it runs, its own if there is none.
         agent: the agent, as `Class(name)`.
+        agent_id: its id, if it has state.
         tenant: for whom it is made; waiting calls of several tenants take turns.
         priority: 0 (first) to 9 (last), or None where nobody said.
         deadline: unix time in seconds after which nobody wants the answer, or None.
@@ -27,12 +29,14 @@ class CallContext:
             theirs too. Of a chain of over MOST_PARENTS, the outermost and the nearest.
         held: ids of the agents with state whose replies wait for this call, and its own, if it has state.
         notes: kept of the call while it runs on a worker.
+        steps: numbers what the call does to others, so that a second run of it does the same under the same numbers.
     """
 
     job: str | None = None
     call: str | None = None
     root: str | None = None
     agent: str | None = None
+    agent_id: str | None = None
     tenant: str | None = None
     priority: int | None = None
     deadline: float | None = None
@@ -40,6 +44,7 @@ class CallContext:
     parents: tuple[str, ...] = ()
     held: tuple[str, ...] = ()
     notes: CallNotes | None = field(default=None, compare=False, repr=False)
+    steps: Iterator[int] = field(default_factory=count, compare=False, repr=False)
 
 
 MOST_PARENTS = 16

@@ -15,10 +15,12 @@ class Script:
 
     Args:
         path: of its file.
+        library: of a file whose functions it uses.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.text = path.read_text(encoding="utf-8")
+    def __init__(self, path: Path, library: Path | None = None) -> None:
+        used = library.read_text(encoding="utf-8") if library is not None else ""
+        self.text = used + path.read_text(encoding="utf-8")
         self.sha = hashlib.sha1(self.text.encode()).hexdigest()  # noqa: S324 - Redis names scripts so
 
     def command(self, keys: Sequence[Key], args: Sequence[Any], by_text: bool = False) -> tuple[Any, ...]:

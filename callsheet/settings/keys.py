@@ -23,6 +23,15 @@ parked(agent)       hash     their messages, described in turns.lua
 lines()             zset     agents for whose turn calls wait -> ms when somebody should look after it
 states()            zset     agents with state -> ms of the last turn
 replied(call)       string   what a call of an agent with state came to, should it be delivered again; expires
+hub(name)           hash     a hub: its settings, its last entry, who has it open; described in hub/log.lua and
+                             hub.lua; expires, as the next ones, when the hub has not been used for `hub_expires`
+hubs()              zset     names of open hubs -> ms of their last use, about
+hub_log(epoch)      stream   what was said in a hub, {"s": sender's agent id, "m": message as JSON}; bounded. An epoch
+                             is one life of a hub, from its opening to its closing
+hub_members(epoch)  hash     its members, agent id -> JSON
+hub_ids(epoch)      zset     ids of its last broadcasts
+seats(agent)        hash     the hubs that an agent sits in, and what it has heard there
+hub_exchange(name)  -        name of the hub's fanout exchange; its channel is kombu's, "/<db>.<exchange>"
 probe()             string   written by a worker to see whether a Redis that was in trouble takes writes; expires
 revoked()           zset     task id -> unix time of its cancellation; workers read it when they start
 """
@@ -123,3 +132,31 @@ class Keys:
     def replied(self, call_id: str) -> str:
         """What a call of an agent with state came to."""
         return f"{self.prefix}replied:{call_id}"
+
+    def hub(self, name: str) -> str:
+        """A hub."""
+        return f"{self.prefix}hub:{name}"
+
+    def hubs(self) -> str:
+        """The open hubs."""
+        return f"{self.prefix}hubs"
+
+    def hub_log(self, epoch: str) -> str:
+        """What was said in one life of a hub."""
+        return f"{self.prefix}hub-log:{epoch}"
+
+    def hub_members(self, epoch: str) -> str:
+        """Its members."""
+        return f"{self.prefix}hub-members:{epoch}"
+
+    def hub_ids(self, epoch: str) -> str:
+        """Ids of its last broadcasts."""
+        return f"{self.prefix}hub-ids:{epoch}"
+
+    def seats(self, agent_id: str) -> str:
+        """The hubs that an agent sits in."""
+        return f"{self.prefix}seats:{agent_id}"
+
+    def hub_exchange(self, name: str) -> str:
+        """The name of a hub's fanout exchange."""
+        return f"{self.prefix}hub-exchange:{name}"

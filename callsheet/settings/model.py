@@ -66,6 +66,9 @@ class Settings(BaseSettings):
         state_expires: seconds that an agent's state is kept after its last turn; 0 keeps it for ever.
         warm_agents: agents with state that a worker process keeps ready between their turns; 0 keeps none.
         warm_bytes: that these may take, as estimated; the least recently used go first.
+        hub_length: messages that a hub's log keeps; a member further behind gets a note of what is missing.
+        hub_age: seconds that it keeps them.
+        hub_expires: seconds after its last use that a hub is closed.
         visibility_timeout: seconds after which a call that a stock worker has not acknowledged is delivered again.
         max_parked: calls in one io worker that may wait for child jobs at once, beyond its slots.
         soft_shutdown: seconds that a cold shutdown (SIGQUIT) leaves to running calls before it cancels them.
@@ -108,6 +111,9 @@ class Settings(BaseSettings):
     state_expires: int = Field(7 * 86_400, ge=0)
     warm_agents: int = Field(1000, ge=0)
     warm_bytes: int = Field(64 * 1024 * 1024, ge=0)
+    hub_length: int = Field(10_000, ge=1)
+    hub_age: int = Field(86_400, gt=0)
+    hub_expires: int = Field(7 * 86_400, gt=0)
     visibility_timeout: int = Field(3600, gt=0)
     max_parked: int = Field(10_000, ge=0)
     soft_shutdown: float = Field(0.0, ge=0)

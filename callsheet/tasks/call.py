@@ -49,6 +49,7 @@ class AgentCall:
         context: what it has from its options and its caller: job, tenant, priority, deadline, parents, held.
         state: of an agent with state its id and its class as "module:Name".
         path: names a call that a reply awaits; the same if that reply runs again. "" otherwise.
+        observe: whether it only hears what is new in its hubs, and does not reply.
     """
 
     agent: Any
@@ -62,6 +63,7 @@ class AgentCall:
     context: CallContext = NO_CALL
     state: tuple[str, str] | None = None
     path: str = ""
+    observe: bool = False
 
     def to_wire(self) -> dict[str, Any]:
         """The call as JSON data."""
@@ -83,6 +85,8 @@ class AgentCall:
             data["state"] = list(self.state)
         if self.path:
             data["path"] = self.path
+        if self.observe:
+            data["observe"] = True
         return data
 
     @classmethod
@@ -94,7 +98,7 @@ class AgentCall:
                    retries=data.get("retries", 0),
                    gathering=Gathering(branches=gather[0], on_error=gather[1]) if gather else None,
                    context=_context(context) if context else NO_CALL, state=(state[0], state[1]) if state else None,
-                   path=data.get("path", ""))
+                   path=data.get("path", ""), observe=data.get("observe", False))
 
     def running(self, call_id: str | None, timeout: float | None, local: bool = False,
                 notes: CallNotes | None = None, root: str | None = None) -> CallContext:
@@ -113,9 +117,9 @@ class AgentCall:
             own = time.time() + timeout
             deadline = own if deadline is None else min(own, deadline)
         return CallContext(job=given.job or self.job, call=call_id, root=root, agent=self.label, tenant=given.tenant,
-                           priority=given.priority, deadline=deadline, local=local,
-                           parents=given.parents, held=(*given.held, self.state[0]) if self.state else given.held,
-                           notes=notes)
+                           agent_id=self.state[0] if self.state else None, priority=given.priority, deadline=deadline,
+                           local=local, parents=given.parents,
+                           held=(*given.held, self.state[0]) if self.state else given.held, notes=notes)
 
     def build(self, value: Any, settings: Settings, local: list[Any] | None = None
               ) -> tuple[AgentBase, tuple[Any, ...], dict[str, Any]]:
@@ -185,5 +189,6 @@ def make_call(agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any], o
     scope = current_scope.get() if awaited else None
     call = AgentCall(agent=spec, args=packed, kwargs=kept, label=label, job=job, piped=piped, retries=options.retries,
                      gathering=gathering, context=child_context(options.tenant, options.priority, awaited),
-                     state=state, path=scope.ordinal(label) if scope is not None else "")
+                     state=state, path=scope.ordinal(label) if scope is not None else "",
+                     observe=agent._observing)
     return call, more | blob

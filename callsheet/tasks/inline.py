@@ -25,6 +25,7 @@ from callsheet.agents.base import printer
 from callsheet.agents.dispatch import override
 from callsheet.agents.running import run_reply
 from callsheet.errors import CallsheetError, JobCancelled, JobError, ResultTimeout, UsageError
+from callsheet.hub.local import LocalHubs
 from callsheet.messages import Msg
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader, Writer
@@ -44,7 +45,8 @@ from callsheet.tasks.records import CallRecord
 from callsheet.tasks.reply import NOT_RETRIED, retry_pause
 from callsheet.tasks.results import failure, record_of
 from callsheet.tasks.scope import Scope, current_scope
-from callsheet.tasks.turns.desk import Desk
+from callsheet.tasks.turns.desk import Desk, Turn
+from callsheet.tasks.turns.hearing import hear, speak, tell_inline
 from callsheet.tasks.turns.local import PROCESS, LocalStore
 from callsheet.tasks.turns.records import Claim
 from callsheet.tasks.turns.refusals import within_itself
@@ -59,7 +61,8 @@ def inline() -> Iterator[None]:
 
     What agents remember is forgotten at the end of the block.
     """
-    token = override.set(InlineDispatcher(get_settings(), LocalStore()))
+    settings = get_settings()
+    token = override.set(InlineDispatcher(settings, LocalStore(LocalHubs(settings.hub_length))))
     try:
         yield
     finally:
@@ -78,6 +81,7 @@ class InlineDispatcher:
         # Payloads stay in their messages: there is no Redis to keep them in.
         self.settings = settings.model_copy(update={"payload_inline_max": settings.payload_max})
         self.store = store or PROCESS
+        self.hubs = self.store.hubs
         self._desk = Desk(self.store, self.settings)
 
     def submit(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Job:
@@ -239,9 +243,11 @@ class InlineRun:
         claim = Claim(agent_id=call.state[0], cls=call.state[1], call_id=self.id, label=call.label,
                       jobs=(call.context.job or self.id, *call.context.parents))
         async with self._desk.whole_turn(claim, call.agent, build, final) as turn:
-            return await self._run(agent, turn.agent, call)
+            out = await self._run(agent, turn.agent, call, turn)
+        await tell_inline(turn.eager)
+        return out
 
-    async def _run(self, agent: AgentBase, built: AgentBase, call: AgentCall) -> Any:
+    async def _run(self, agent: AgentBase, built: AgentBase, call: AgentCall, turn: Turn | None = None) -> Any:
         args, kwargs = call.arguments(None, self.settings, self._local)
         built.msg_queue, built._console = agent.msg_queue, agent._console
         limit = asyncio.timeout(self.options.timeout)
@@ -250,7 +256,9 @@ class InlineRun:
         try:
             with call_context(call.running(self.id, self.options.timeout, local=True)):
                 async with limit:
-                    reply = await run_reply(built, args, kwargs)
+                    if turn is not None and turn.news:
+                        await hear(turn, asyncio.to_thread)
+                    reply = None if call.observe else await run_reply(built, args, kwargs)
         except asyncio.CancelledError as exc:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -262,6 +270,8 @@ class InlineRun:
             raise SoftTimeLimitExceeded(self.options.timeout) from exc  # as on a worker
         finally:
             self._running.discard(entry)
+        if turn is not None:
+            speak(turn, reply)
         what = f"the reply of {call.label}"
         return payloads.pack(self._writer.write(reply, what), self.settings, what)[0]
 

@@ -22,6 +22,7 @@ from celery.backends.redis import RedisBackend
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import worker_init
 
+from callsheet.hub.redis import provide_patience
 from callsheet.resources.redis import sync_client
 from callsheet.resources.trouble import in_words, is_trouble
 from callsheet.settings import Settings, get_settings
@@ -218,6 +219,9 @@ async def trouble_over(exc: BaseException, tries: int) -> None:
         trouble().notice(exc)
         await trouble().over()
     await asyncio.sleep(_pause(tries))
+
+
+provide_patience(patient)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from callsheet.tasks.loop import run_private, wait_on_process_loop
 from callsheet.tasks.patience import ended, patient, patiently
 from callsheet.tasks.results import failure, parse, ready, record_of
 from callsheet.tasks.turns.desk import Desk, Taken, Turn, running
+from callsheet.tasks.turns.hearing import hear, speak, tell_eager
 from callsheet.tasks.turns.keeper import Keeper
 from callsheet.tasks.turns.line import Publisher, place_of
 from callsheet.tasks.turns.records import Busy, Claim, Place, Replied
@@ -88,7 +89,8 @@ class StatefulCall:
                 turn = self._open(taken, parts)
                 args, kwargs = arguments(self._call, parts, self._settings, self._task.backend)
                 with running(turn):
-                    reply = await with_prints(self._call, turn.agent, args, kwargs, self._settings, entry)
+                    reply = await with_prints(self._call, turn.agent, args, kwargs, self._settings, entry, turn)
+                speak(turn, reply)
                 out, blobs = written(self._call, reply, self._settings)
             except Exception as exc:
                 await self._failed(taken, turn, exc)
@@ -118,10 +120,13 @@ class StatefulCall:
             turn = self._open(taken, parts)
             args, kwargs = arguments(self._call, parts, self._settings, self._task.backend)
             with running(turn):
-                if turn.agent.is_async():
-                    reply = run_private(with_prints(self._call, turn.agent, args, kwargs, self._settings))
+                if turn.agent.is_async() or self._call.observe:
+                    reply = run_private(with_prints(self._call, turn.agent, args, kwargs, self._settings, None, turn))
                 else:
+                    if turn.news:
+                        run_private(hear(turn, asyncio.to_thread))
                     reply = checked_reply(turn.agent, turn.agent.reply(*args, **kwargs))
+            speak(turn, reply)
             out, blobs = written(self._call, reply, self._settings)
         except Exception as exc:
             wait_on_process_loop(self._failed(taken, turn, exc))
@@ -196,6 +201,8 @@ class StatefulCall:
             await self.desk.end(turn, changes, {"out": out})
         except TurnLost as exc:
             await self._lost(exc)
+        if turn.eager:
+            await asyncio.to_thread(tell_eager, turn.eager)
         return out
 
     async def _lost(self, exc: TurnLost) -> None:

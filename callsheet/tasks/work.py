@@ -24,6 +24,8 @@ from callsheet.tasks.interrupts import Running
 from callsheet.tasks.patience import ended
 from callsheet.tasks.prints import EventWriter
 from callsheet.tasks.scope import Scope, current_scope
+from callsheet.tasks.turns.desk import Turn
+from callsheet.tasks.turns.hearing import hear
 
 
 def parts_of(call: AgentCall, value: Any, with_agent: bool = True) -> list[Any]:
@@ -72,12 +74,16 @@ async def import_aside(agent: Any, settings: Settings) -> None:
 
 
 async def with_prints(call: AgentCall, agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any],
-                       settings: Settings, entry: Running | None = None) -> Any:
-    """The reply, with what the agent prints sent to the job's event stream."""
+                      settings: Settings, entry: Running | None = None, turn: Turn | None = None) -> Any:
+    """The reply, with what the agent prints sent to the job's event stream; `turn`: what it hears before."""
     scope = current_scope.get() or Scope(call.job, "", "", False)
     writer = EventWriter(scope, settings)
     token, stream = printer.set(writer.add), current_stream.set(call.job)
     try:
+        if turn is not None and turn.news:
+            await hear(turn, _in_thread)
+        if call.observe:
+            return None
         if entry is not None:
             entry.begin(agent)
         return await run_reply(agent, args, kwargs, _in_thread)

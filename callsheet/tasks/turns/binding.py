@@ -96,6 +96,11 @@ class Binding:
         return log
 
     @property
+    def keeps_nothing(self) -> bool:
+        """Whether the agent has no state."""
+        return not (self._attributes or self._memories)
+
+    @property
     def compacts(self) -> bool:
         """Whether `compact` has anything to do."""
         return any(memory.compaction is not None for memory in self._memories.values())

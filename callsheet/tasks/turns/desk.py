@@ -3,14 +3,15 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from callsheet.agents import AgentBase
 from callsheet.errors import TurnLost, UsageError
+from callsheet.hub.records import News
 from callsheet.resources.loops import on_lasting_loop
 from callsheet.settings import Settings
 from callsheet.tasks.turns.binding import Binding
@@ -46,6 +47,10 @@ class Turn:
         claim: whose.
         token: its number.
         warm: the agent with its state.
+        news: what the agent has not heard of its hubs.
+        heard: what it has heard since, by its seat in a hub.
+        said: messages that its hubs are to hear, as JSON.
+        eager: once the turn has ended, the hubs whose eager members are to be told.
         jobs: that the reply waits for.
     """
 
@@ -53,6 +58,10 @@ class Turn:
     claim: Claim
     token: int
     warm: Warm
+    news: list[News] = field(default_factory=list)
+    heard: dict[str, str] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+    eager: Sequence[str] = ()
     jobs: list[str] = field(default_factory=list)
 
     @property
@@ -66,7 +75,8 @@ class Turn:
         Raises:
             CannotTravel: an attribute is not JSON data any more.
         """
-        return self.warm.binding.changes(self.desk.settings.payload_max)
+        changes = self.warm.binding.changes(self.desk.settings.payload_max)
+        return replace(changes, heard=self.heard, said=self.said) if self.news else changes
 
 
 #: The turn of the reply that runs here.
@@ -142,7 +152,7 @@ class Desk:
         else:
             warm.restore()
         warm.binding.load(taken.granted)
-        return Turn(self, taken.claim, taken.granted.token, warm)
+        return Turn(self, taken.claim, taken.granted.token, warm, taken.granted.news)
 
     def binding(self, agent: AgentBase, agent_id: str) -> Binding:
         """The binding of an agent to the state under an id."""
@@ -163,6 +173,7 @@ class Desk:
 
     async def end_failed(self, turn: Turn, reply: Any = None) -> None:
         """End the turn of a reply that raised: what it changed before is kept. Whatever goes wrong is logged."""
+        turn.said = []
         try:
             changes = turn.changes()
             await self.end(turn, changes, reply)
@@ -179,12 +190,14 @@ class Desk:
             RedisUnavailable: Redis is away for longer than it is waited for.
         """
         try:
-            version = await self.store.end(turn.claim, turn.token, changes, json.dumps(reply, separators=(",", ":")))
+            version, turn.eager = await self.store.end(turn.claim, turn.token, changes,
+                                                       json.dumps(reply, separators=(",", ":")))
         finally:
             if self.keeper is not None:
                 self.keeper.drop(turn.claim)
         warm = turn.warm
-        if not warm.binding.rebound and self.warm.most:
+        # An agent that has turns for its hubs' sake alone is built anew for each, as others without state are.
+        if not warm.binding.rebound and not warm.binding.keeps_nothing and self.warm.most:
             try:
                 warm.binding.saved(changes)
             except Exception:  # a custom_from_json that does not take what custom_to_json gave: the next turn says so

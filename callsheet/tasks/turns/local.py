@@ -9,12 +9,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from callsheet.errors import StateMismatch, UsageError
+from callsheet.hub.local import PROCESS as PROCESS_HUBS
+from callsheet.hub.local import LocalHubs
 from callsheet.tasks.turns.records import (
     NOTHING,
     Busy,
     Changes,
     Claim,
     Described,
+    Ended,
     Granted,
     Place,
     Replied,
@@ -51,9 +54,14 @@ class _State:
 
 
 class LocalStore:
-    """See Store. Any thread and any loop; calls wait for their turn where they are."""
+    """See Store. Any thread and any loop; calls wait for their turn where they are.
 
-    def __init__(self) -> None:
+    Args:
+        hubs: that agents sit in.
+    """
+
+    def __init__(self, hubs: LocalHubs) -> None:
+        self.hubs = hubs
         self._states: dict[str, _State] = {}
         self._lock = threading.Lock()
 
@@ -80,7 +88,7 @@ class LocalStore:
         with self._lock:
             state.token += 1
             new = [entry for entry in state.entries[state.base:] if entry[0] > known]
-            return Granted(token=state.token, version=state.version,
+            return Granted(token=state.token, version=state.version, news=self.hubs.news(claim.agent_id),
                            fields=dict(state.fields) if state.version != known else {},
                            entries=[(path, text) for _, path, text in new])
 
@@ -99,7 +107,7 @@ class LocalStore:
                 turn.set_result(None)
                 return
 
-    async def end(self, claim: Claim, token: int, changes: Changes = NOTHING, reply: str | None = None) -> int:
+    async def end(self, claim: Claim, token: int, changes: Changes = NOTHING, reply: str | None = None) -> Ended:
         """See Store."""
         with self._lock:
             state = self._states[claim.agent_id]
@@ -117,9 +125,10 @@ class LocalStore:
                 if changes.trim:
                     del state.entries[:state.base]
                     state.base = 0
+            eager = self.hubs.ended(claim.agent_id, changes.heard, changes.said)
             if state.holder is not None and state.token == token:
                 self._next(state)
-            return state.version
+            return Ended(state.version, eager)
 
     async def pass_on(self, claim: Claim) -> None:
         """See Store; nothing is left lying here."""
@@ -171,5 +180,5 @@ def _check(state: _State, claim: Claim) -> None:
         raise StateMismatch(other_class(claim, state.cls))
 
 
-PROCESS = LocalStore()
+PROCESS = LocalStore(PROCESS_HUBS)
 """States of calls that run inline outside of `with inline()`."""

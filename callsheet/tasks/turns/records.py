@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from callsheet.hub.records import News
 
 FORMAT = 1
 """Version of the form in which state is written; a state of a higher one is refused."""
@@ -58,6 +60,7 @@ class Granted:
         fields: registered attributes as JSON by path; all of them, or none if the version known is this one.
         entries: changes of memories since the version known: path and JSON.
         anew: whether what is known here must be forgotten: the state was deleted, or replaced, meanwhile.
+        news: what was said in the agent's hubs since its last turn; of each hub that it sits in.
     """
 
     token: int
@@ -65,6 +68,19 @@ class Granted:
     anew: bool = False
     fields: dict[str, str] = field(default_factory=dict)
     entries: list[tuple[str, str]] = field(default_factory=list)
+    news: list[News] = field(default_factory=list)
+
+
+class Ended(NamedTuple):
+    """A turn has ended.
+
+    Attributes:
+        version: of the state.
+        eager: names of the hubs whose eager members are to be told what was said.
+    """
+
+    version: int
+    eager: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +112,8 @@ class Changes:
         base: which of the entries a reader that knows nothing begins with from now on, or None.
         trim: whether what was before that is dropped.
         replace: whether all that was there before is dropped.
+        heard: by seat in a hub, the id of the last entry that the agent has heard.
+        said: messages that the hubs which it sits in are to hear, as JSON.
     """
 
     fields: dict[str, str] = field(default_factory=dict)
@@ -103,6 +121,8 @@ class Changes:
     base: int | None = None
     trim: bool = False
     replace: bool = False
+    heard: dict[str, str] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
 
 
 NOTHING = Changes()
@@ -158,8 +178,8 @@ class Store(Protocol):
             UsageError: the reply whose turn it is waits for this very call.
         """
 
-    async def end(self, claim: Claim, token: int, changes: Changes = NOTHING, reply: str | None = None) -> int:
-        """End the turn: write the changes, and let the next in line have it; gives the state's version.
+    async def end(self, claim: Claim, token: int, changes: Changes = NOTHING, reply: str | None = None) -> Ended:
+        """End the turn: write the changes, broadcast what was said, and let the next in line have it.
 
         Args:
             claim: whose turn it is.

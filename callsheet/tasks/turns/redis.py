@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from redis.exceptions import NoScriptError
 
 from callsheet.errors import StateMismatch, TurnLost, UsageError
+from callsheet.hub.records import Entry, News
+from callsheet.hub.redis import LIBRARY
 from callsheet.resources.redis import async_client, sync_client, translated
 from callsheet.resources.scripts import Script
 from callsheet.resources.trouble import in_words, is_trouble
@@ -23,6 +25,7 @@ from callsheet.tasks.turns.records import (
     Changes,
     Claim,
     Described,
+    Ended,
     Granted,
     Place,
     Replied,
@@ -32,7 +35,7 @@ from callsheet.tasks.turns.refusals import held_up, lost, other_class
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-_SCRIPT = Script(Path(__file__).parent / "turns.lua")
+_SCRIPT = Script(Path(__file__).parent / "turns.lua", LIBRARY)
 _PAGE = 1000  # entries read at once
 _TRIES = 12  # with growing pauses: about half a minute
 _DAY = 86_400_000  # ms
@@ -73,7 +76,7 @@ class RedisStore:
         raise _refusal(claim, kind.decode(), answer[1].decode())
 
     async def _granted(self, claim: Claim, token: int, version: int, anew: bytes, fields: list[bytes],
-                       entries: list[Any]) -> Granted:
+                       entries: list[Any], news: list[Any]) -> Granted:
         found = [(path.decode(), text.decode()) for _, path, text in entries]
         more = entries
         while len(more) == _PAGE:
@@ -83,19 +86,31 @@ class RedisStore:
             found += [(path.decode(), text.decode()) for _, path, text in more]
         names, values = fields[::2], fields[1::2]
         return Granted(token=int(token), version=int(version), anew=bool(anew), entries=found,
+                       news=[await self._news(claim.agent_id, *one) for one in news],
                        fields={name.decode(): text.decode() for name, text in zip(names, values, strict=True)})
 
-    async def end(self, claim: Claim, token: int, changes: Changes = NOTHING, reply: str | None = None) -> int:
+    async def _news(self, agent_id: str, seat: bytes, hub: bytes, epoch: bytes, cursor: bytes, upto: bytes, count: int,
+                    first: bytes, last: bytes, others: list[list[bytes]], log: bytes) -> News:
+        found = [Entry(*(part.decode() for part in other)) for other in others]
+        while count == _PAGE:
+            page = await async_client(self._settings).xrange(log, min=b"(" + last, max=upto, count=_PAGE)
+            found += [Entry(entry.decode(), sender, data[b"m"].decode()) for entry, data in page
+                      if (sender := data[b"s"].decode()) != agent_id]
+            count, last = len(page), page[-1][0] if page else last
+        return News(seat=seat.decode(), hub=hub.decode(), epoch=epoch.decode(), cursor=cursor.decode(),
+                    upto=upto.decode(), first=first.decode(), entries=found)
+
+    async def end(self, claim: Claim, token: int, changes: Changes = NOTHING, reply: str | None = None) -> Ended:
         """See Store. While Redis is away, it is tried again for about half a minute."""
-        pairs = [part for pair in [*changes.fields.items(), *changes.entries] for part in pair]
+        pairs = [part for pair in [*changes.fields.items(), *changes.entries, *changes.heard.items()] for part in pair]
         answer = await self._patiently(claim.agent_id, "end", claim, [
             token, claim.cls, FORMAT, self._kept, self._turn_kept,
             "" if reply is None else f"{token} {claim.sent} {reply}", self._settings.result_expires * 1000,
             len(changes.fields), len(changes.entries), -1 if changes.base is None else changes.base,
-            "all" if changes.replace else "1" if changes.trim else "", *pairs])
+            "all" if changes.replace else "1" if changes.trim else "", len(changes.heard), *pairs, *changes.said])
         if answer[0] == b"lost":
             raise TurnLost(lost(claim), bool(answer[1]))
-        return int(answer[1])
+        return Ended(int(answer[1]), [name.decode() for name in answer[2]])
 
     async def leave(self, claim: Claim) -> None:
         """See Store."""
@@ -142,7 +157,7 @@ class RedisStore:
         """The script's keys and arguments."""
         k, call = self._keys, claim.call_id if claim else ""
         keys = [k.state(agent_id), k.memory(agent_id), k.turn(agent_id), k.line(agent_id), k.parked(agent_id),
-                k.lines(), k.states(), k.revoked(), k.replied(call)]
+                k.lines(), k.states(), k.revoked(), k.replied(call), k.seats(agent_id)]
         return keys, [action, agent_id, call, self._lease, *args]
 
     # For the thread that keeps turns ------------------------------------------------------------------

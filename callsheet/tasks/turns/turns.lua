@@ -10,11 +10,12 @@
 --         was sent its turn, and when it may be again, "j:<call>" the jobs in whose course it was made, "b:<call>" until
 --         when it lets the call before it pass, when that was sent, and its id
 --       6 zset lines       7 zset states       8 zset of cancelled calls       9 string replied
+--       10 hash seats, see log.lua
 -- ARGV  1 action, 2 agent's id, 3 call's id, 4 lease, and what the action says below
 -- Every answer ends with the messages to publish: those of calls whose turn it is now.
 local action, id, call, lease = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local STATE, MEMORY, TURN, LINE, PARKED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local LINES, STATES, CANCELLED, REPLIED = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local LINES, STATES, CANCELLED, REPLIED, SEATS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local MOST_SENT, MOST_POLLED = 10, 3
 local PATIENCE = 500  -- ms that a call waits for one that its sender sent before it, and that is still on its way
 local time = redis.call('TIME')
@@ -112,7 +113,7 @@ end
 --       14 the jobs in whose course it was made, 15 "<microseconds> <id>": when the call that its sender sent before it
 --       was sent, and its id; or ""
 --   {"replied", text} {"class", its} {"format", its} {"busy", ms} {"pause", ms} {"waits", job}
---   {"turn", token, version, "1" if what is known must be forgotten, {field, value ...}, {{id, path, change} ...}}
+--   {"turn", token, version, "1" if what is known must be forgotten, {field, value ...}, {{id, path, change} ...}, what hub_news gives}
 if action == 'take' then
   local replied = replied_to(ARGV[8])
   if replied then
@@ -174,18 +175,19 @@ if action == 'take' then
       entries[#entries + 1] = {entry[1], entry[2][2], entry[2][4]}
     end
   end
-  return {'turn', token, version, anew, fields, entries, publish}
+  return {'turn', token, version, anew, fields, entries, hub_news(SEATS, id, tonumber(ARGV[13])), publish}
 end
 
 -- end: 5 token, 6 class, 7 format, 8 ms that state is kept or 0, 9 ms that the turn's key is kept, 10 reply or "",
 --      10: "<token> <sent> <JSON>"; 11 ms that it is kept, 12 number of fields, 13 number of entries, 14 which entry is the new base or -1,
---      15 "1" to drop what is before it, "all" to drop the whole state first; then path and value of each field, path and change of each entry
---   {"ok", version} {"lost", 1 if the call runs, waits or has ended elsewhere}
+--      15 "1" to drop what is before it, "all" to drop the whole state first; 16 number of hubs that were heard; then path and
+--      value of each field, path and change of each entry, seat and cursor of each hub, and what was said
+--   {"ok", version, hubs whose eager members are to be told} {"lost", 1 if the call runs, waits or has ended elsewhere}
 if action == 'end' then
   local mine = tonumber(ARGV[5])
   if holder ~= call or token ~= mine or called then
     local replied, by = replied_to(string.match(ARGV[10], '^%d+ (%d+)') or '')
-    if by == mine then return {'ok', tonumber(redis.call('HGET', STATE, 'version') or 0), publish} end
+    if by == mine then return {'ok', tonumber(redis.call('HGET', STATE, 'version') or 0), {}, publish} end
     local elsewhere = replied or holder == call or redis.call('ZSCORE', LINE, call)
     return {'lost', elsewhere and 1 or 0, publish}
   end
@@ -196,11 +198,11 @@ if action == 'end' then
     if ARGV[6] ~= '' then redis.call('HSET', STATE, 'class', ARGV[6]) end
     redis.call('HSET', STATE, 'format', ARGV[7], 'version', mine, 'updated', now)
     redis.call('HINCRBY', STATE, 'turns', 1)
-    for i = 16, 15 + 2 * fields, 2 do
+    for i = 17, 16 + 2 * fields, 2 do
       redis.call('HSET', STATE, 's:' .. ARGV[i], ARGV[i + 1])
     end
     for i = 0, entries - 1 do
-      local at = 16 + 2 * fields + 2 * i
+      local at = 17 + 2 * fields + 2 * i
       redis.call('XADD', MEMORY, mine .. '-' .. i, 'p', ARGV[at], 'c', ARGV[at + 1])
     end
     if base >= 0 then
@@ -215,13 +217,17 @@ if action == 'end' then
       redis.call('PEXPIRE', MEMORY, ARGV[8])
     end
   end
+  local at = 17 + 2 * (fields + entries)
+  local said = {unpack(ARGV, at + 2 * tonumber(ARGV[16]))}
+  for i = at, at + 2 * tonumber(ARGV[16]) - 1, 2 do hub_heard(SEATS, ARGV[i], ARGV[i + 1]) end
+  local eager = hub_said(SEATS, id, said, now)
   redis.call('PEXPIRE', TURN, ARGV[9])
   if ARGV[10] ~= '' then
     redis.call('SET', REPLIED, ARGV[10], 'PX', ARGV[11])
     leave(call)
   end
   advance('')
-  return {'ok', tonumber(redis.call('HGET', STATE, 'version') or 0), publish}
+  return {'ok', tonumber(redis.call('HGET', STATE, 'version') or 0), eager, publish}
 end
 
 -- renew: 5 token

@@ -1,0 +1,7 @@
+"""Group conversations: what one member of a hub says, the others hear."""
+
+from callsheet.hub.listening import HubEvent, Listening, listen
+from callsheet.hub.msghub import MsgHub
+from callsheet.hub.records import HubInfo, Member
+
+__all__ = ["HubEvent", "HubInfo", "Listening", "Member", "MsgHub", "listen"]

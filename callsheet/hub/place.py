@@ -1,0 +1,38 @@
+"""Where hubs are kept here: in Redis, or inline in this process."""
+
+import asyncio
+
+from callsheet.agents.dispatch import override
+from callsheet.errors import UsageError
+from callsheet.hub.local import PROCESS
+from callsheet.hub.records import Hubs
+from callsheet.hub.redis import RedisHubs
+from callsheet.settings import get_settings
+
+
+def the_hubs() -> Hubs:
+    """Where hubs are kept here."""
+    here: Hubs | None = getattr(override.get(), "hubs", None)
+    if here is not None:
+        return here
+    settings = get_settings()
+    return PROCESS if settings.inline else RedisHubs(settings)
+
+
+def on_loop() -> bool:
+    """Whether an event loop runs in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def refuse_on_loop(what: str, instead: str) -> None:
+    """Refuse what would block a running loop.
+
+    Raises:
+        UsageError: says what to write instead.
+    """
+    if on_loop():
+        raise UsageError(f"{what} would block the running event loop. In async code write: {instead}")

@@ -1,0 +1,254 @@
+"""What hubs, and those who use them, say to each other."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+GONE = "gone"
+"""In place of an entry's id: the hub is no longer kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A message in a hub's log.
+
+    Attributes:
+        id: "<microseconds>-<number>"; numbers count the hub's messages from 1.
+        sender: the agent id of who said it, or "".
+        text: the message as JSON.
+    """
+
+    id: str
+    sender: str
+    text: str
+
+    @property
+    def number(self) -> int:
+        """Which of the hub's messages it is, from 1."""
+        return number_of(self.id)
+
+
+def number_of(entry_id: str) -> int:
+    """The number in an entry's id."""
+    return int(entry_id.rpartition("-")[2])
+
+
+def time_of(entry_id: str) -> float:
+    """The unix time in an entry's id, in seconds."""
+    return int(entry_id.partition("-")[0]) / 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """What an agent has not heard of one hub.
+
+    Attributes:
+        seat: the agent's, in that hub.
+        hub: its name.
+        epoch: which life of the hub.
+        cursor: id of the last entry that it has heard.
+        upto: id of the last entry there is for it, or GONE.
+        first: id of the first entry that is still kept after the cursor, or "".
+        entries: those of others.
+    """
+
+    seat: str
+    hub: str
+    epoch: str
+    cursor: str
+    upto: str
+    first: str
+    entries: list[Entry]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """An agent that is to sit in a hub.
+
+    Attributes:
+        id: the agent's.
+        label: the agent, for people.
+        eager: whether it is told each message at once.
+        spec: of an eager one, what it is built of.
+        agent: the object, where calls run inline.
+    """
+
+    id: str
+    label: str
+    eager: bool = False
+    spec: str = ""
+    agent: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A hub that was opened or joined.
+
+    Attributes:
+        epoch: which life of the hub.
+        auto: whether replies are broadcast.
+        new: whether it was opened.
+        members: ids of all its members.
+    """
+
+    epoch: str
+    auto: bool
+    new: bool
+    members: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A member of a hub.
+
+    Attributes:
+        id: the agent's.
+        label: the agent, for people.
+        eager: whether it is told each message at once.
+        behind: messages that it has not heard yet, its own among them.
+    """
+
+    id: str
+    label: str
+    eager: bool
+    behind: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubInfo:
+    """A hub.
+
+    Attributes:
+        name: its name.
+        epoch: which life of it.
+        auto: whether replies are broadcast.
+        kept: whether it outlives who opened it.
+        created: unix time.
+        used: unix time of the last use, about.
+        messages: how many were said in it.
+        last: id of the last of them, or of none, which ends in "-0".
+        members: how many it has.
+        openers: how many programs have it open.
+        closed: unix time, or None.
+    """
+
+    name: str
+    epoch: str
+    auto: bool
+    kept: bool
+    created: float
+    used: float
+    messages: int
+    last: str
+    members: int
+    openers: int
+    closed: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pushed:
+    """What listeners are told.
+
+    Attributes:
+        epoch: which life of the hub.
+        entry: a message, or None.
+        closed: whether the hub was closed.
+        look: whether something may have been missed.
+    """
+
+    epoch: str = ""
+    entry: Entry | None = None
+    closed: bool = False
+    look: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """How a hub is opened.
+
+    Attributes:
+        opener: who opens it; "" for nobody, who never leaves.
+        auto: whether replies are broadcast; None for as it is.
+        kept: whether it outlives who opened it.
+        seats: agents that are to sit in it.
+    """
+
+    opener: str
+    auto: bool | None
+    kept: bool
+    seats: Sequence[Seat] = field(default_factory=tuple)
+
+
+Hear = Callable[[Pushed], None]
+
+
+class Hubs(Protocol):
+    """Where hubs are kept. What raises HubMissing does so where no hub of the name, or of the epoch, is open.
+
+    The methods with an "a" before their names are those for async code.
+
+    Attributes:
+        remote: whether the agents in them run elsewhere.
+    """
+
+    remote: bool
+
+    def open(self, name: str, opening: Opening) -> Opened:
+        """Open a hub, or join the one there is.
+
+        Raises:
+            HubMismatch: one is open with other settings.
+        """
+
+    async def aopen(self, name: str, opening: Opening) -> Opened:
+        """As `open`."""
+
+    def add(self, name: str, epoch: str, opener: str, seats: Sequence[Seat]) -> list[str]:
+        """Seat agents; gives the ids of those that were no members before."""
+
+    def delete(self, name: str, epoch: str, agent_ids: Sequence[str]) -> list[str]:
+        """Have members leave; gives the ids of those that are none."""
+
+    def set_auto(self, name: str, epoch: str, auto: bool) -> None:
+        """Say whether replies are broadcast."""
+
+    def say(self, name: str, epoch: str, broadcast: str, sender: str, texts: Sequence[str]) -> tuple[str, int]:
+        """Broadcast messages; gives the id of the last one's entry, and how many eager members there are.
+
+        Args:
+            name: of the hub.
+            epoch: which life of it; "" for any.
+            broadcast: an id; what comes twice under it is kept once.
+            sender: the agent id of who says it, or "".
+            texts: messages as JSON.
+        """
+
+    async def asay(self, name: str, epoch: str, broadcast: str, sender: str, texts: Sequence[str]) -> tuple[str, int]:
+        """As `say`."""
+
+    def leave(self, name: str, epoch: str, opener: str, agent_ids: Sequence[str]) -> None:
+        """Take back an opening, and with it the agents that nobody else brought; the last one closes the hub."""
+
+    async def aleave(self, name: str, epoch: str, opener: str, agent_ids: Sequence[str]) -> None:
+        """As `leave`."""
+
+    def close(self, name: str, epoch: str) -> None:
+        """Close a hub for all."""
+
+    async def info(self, name: str) -> HubInfo | None:
+        """A hub that is open, or was closed not long ago."""
+
+    async def members(self, name: str) -> list[Member]:
+        """The members of an open hub."""
+
+    async def eager(self, name: str) -> list[Seat]:
+        """Its eager members, with what they are built of."""
+
+    async def listed(self, most: int) -> list[HubInfo]:
+        """The open hubs, the last used first."""
+
+    async def read(self, epoch: str, after: str, most: int) -> list[Entry]:
+        """Entries of a hub's log after one."""
+
+    def listen(self, name: str, hear: Hear) -> Callable[[], None]:
+        """Have `hear` called with what is pushed, on the loop that runs; gives a function that ends it."""

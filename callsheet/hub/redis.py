@@ -1,0 +1,246 @@
+"""Hubs in Redis."""
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from callsheet.errors import HubMismatch
+from callsheet.hub.records import Entry, Hear, HubInfo, Member, Opened, Opening, Pushed, Seat, number_of
+from callsheet.hub.refusals import differs, missing
+from callsheet.resources.redis import async_client, sync_client, translated
+from callsheet.resources.scripts import Script
+from callsheet.resources.subscriptions import subscriptions
+from callsheet.settings import Settings
+from callsheet.settings.keys import Keys
+
+T = TypeVar("T")
+LIBRARY = Path(__file__).with_name("log.lua")
+_SCRIPT = Script(Path(__file__).with_name("hub.lua"), LIBRARY)
+_MOST_EXPIRED = 10  # hubs that one opening looks after
+_AUTO = {True: "1", False: "", None: "?"}
+_FIELDS = ("epoch", "auto", "kept", "created", "touched", "seq", "last", "openers", "closed", "members", "eager")
+
+Patient = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+
+async def _at_once(work: Callable[[], Awaitable[Any]]) -> Any:
+    return await work()
+
+
+_patient: list[Patient] = [_at_once]
+
+
+def provide_patience(patient: Patient) -> None:
+    """Say how a worker waits for a Redis in trouble; called once by the layer above, at import."""
+    _patient[:] = [patient]
+
+
+class RedisHubs:
+    """Hubs in Redis; see Hubs.
+
+    Args:
+        settings: ours.
+    """
+
+    remote = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._keys = Keys(settings.key_prefix)
+
+    # Changing -----------------------------------------------------------------------------------------
+
+    def _command(self, action: str, name: str, epoch: str, args: Sequence[Any]) -> tuple[list[str], list[Any]]:
+        return [self._keys.hub(name), self._keys.hubs()], [action, name, epoch, *args]
+
+    def _run(self, action: str, name: str, epoch: str, *args: Any) -> list[Any]:
+        with translated(self._settings):
+            return _answer(name, _SCRIPT.run(sync_client(self._settings), *self._command(action, name, epoch, args)))
+
+    async def _arun(self, action: str, name: str, epoch: str, *args: Any) -> list[Any]:
+        keys, given = self._command(action, name, epoch, args)
+
+        async def run() -> Any:
+            return await _SCRIPT.arun(async_client(self._settings), keys, given)
+
+        with translated(self._settings):
+            return _answer(name, await _patient[0](run))
+
+    def _opening(self, name: str, opening: Opening) -> list[Any]:
+        epoch, k, s = uuid4().hex, self._keys, self._settings
+        return [opening.opener, _AUTO[opening.auto], "1" if opening.kept else "", epoch, k.hub_log(epoch),
+                k.hub_members(epoch), k.hub_ids(epoch), k.hub_exchange(name), channel_of(name, s), s.hub_length,
+                s.hub_age * 1000, s.hub_expires * 1000, *self._seats(opening.seats)]
+
+    def _seats(self, seats: Sequence[Seat]) -> list[str]:
+        return [part for seat in seats for part in (
+            seat.id, self._keys.seats(seat.id), seat.label, "1" if seat.eager else "", seat.spec)]
+
+    def open(self, name: str, opening: Opening) -> Opened:
+        """See Hubs."""
+        with translated(self._settings):
+            client = sync_client(self._settings)
+            for stale in client.zrange(*self._stale(client.time()), byscore=True, offset=0, num=_MOST_EXPIRED):
+                self._run("expired", stale.decode(), "")
+        return _opened(self._run("open", name, "", *self._opening(name, opening)))
+
+    async def aopen(self, name: str, opening: Opening) -> Opened:
+        """See Hubs."""
+        async def stale() -> Any:
+            client = async_client(self._settings)
+            return await client.zrange(*self._stale(await client.time()), byscore=True, offset=0, num=_MOST_EXPIRED)
+
+        with translated(self._settings):
+            for one in await _patient[0](stale):
+                await self._arun("expired", one.decode(), "")
+        return _opened(await self._arun("open", name, "", *self._opening(name, opening)))
+
+    def _stale(self, time: tuple[int, int]) -> tuple[str, str, int]:
+        return self._keys.hubs(), "-inf", (time[0] - self._settings.hub_expires) * 1000
+
+    def add(self, name: str, epoch: str, opener: str, seats: Sequence[Seat]) -> list[str]:
+        """See Hubs."""
+        return _texts(self._run("add", name, epoch, opener, "", *self._seats(seats))[0])
+
+    def delete(self, name: str, epoch: str, agent_ids: Sequence[str]) -> list[str]:
+        """See Hubs."""
+        return _texts(self._run("delete", name, epoch, *agent_ids)[0])
+
+    def set_auto(self, name: str, epoch: str, auto: bool) -> None:
+        """See Hubs."""
+        self._run("auto", name, epoch, _AUTO[auto])
+
+    def say(self, name: str, epoch: str, broadcast: str, sender: str, texts: Sequence[str]) -> tuple[str, int]:
+        """See Hubs."""
+        entry_id, eager = self._run("say", name, epoch, broadcast, sender, *texts)
+        return entry_id.decode(), int(eager)
+
+    async def asay(self, name: str, epoch: str, broadcast: str, sender: str, texts: Sequence[str]) -> tuple[str, int]:
+        """See Hubs."""
+        entry_id, eager = await self._arun("say", name, epoch, broadcast, sender, *texts)
+        return entry_id.decode(), int(eager)
+
+    def leave(self, name: str, epoch: str, opener: str, agent_ids: Sequence[str]) -> None:
+        """See Hubs."""
+        self._run("leave", name, epoch, opener, *agent_ids)
+
+    async def aleave(self, name: str, epoch: str, opener: str, agent_ids: Sequence[str]) -> None:
+        """See Hubs."""
+        await self._arun("leave", name, epoch, opener, *agent_ids)
+
+    def close(self, name: str, epoch: str) -> None:
+        """See Hubs."""
+        self._run("close", name, epoch)
+
+    # Looking ------------------------------------------------------------------------------------------
+
+    async def info(self, name: str) -> HubInfo | None:
+        """See Hubs."""
+        found = await self._infos([name])
+        return found[0] if found else None
+
+    async def _infos(self, names: Sequence[str]) -> list[HubInfo]:
+        client = async_client(self._settings)
+        with translated(self._settings):
+            async with client.pipeline(transaction=False) as pipe:
+                for name in names:
+                    pipe.hmget(self._keys.hub(name), *_FIELDS)
+                found = [(name, dict(zip(_FIELDS, [(value or b"").decode() for value in values], strict=True)))
+                         for name, values in zip(names, await pipe.execute(), strict=True) if values[0]]
+                for _, hub in found:
+                    pipe.hlen(hub["members"])
+                counts = await pipe.execute() if found else []
+        return [HubInfo(name=name, epoch=hub["epoch"], auto=hub["auto"] == "1", kept=hub["kept"] == "1",
+                        created=int(hub["created"]) / 1000, used=int(hub["touched"]) / 1000, messages=int(hub["seq"]),
+                        last=hub["last"], members=count, openers=int(hub["openers"]),
+                        closed=int(hub["closed"]) / 1000 if hub["closed"] else None)
+                for (name, hub), count in zip(found, counts, strict=True)]
+
+    async def _records(self, info: HubInfo) -> dict[str, dict[str, Any]]:
+        with translated(self._settings):
+            found = await async_client(self._settings).hgetall(self._keys.hub_members(info.epoch))
+        return {agent.decode(): json.loads(text) for agent, text in found.items()}
+
+    async def _open_info(self, name: str) -> HubInfo:
+        info = await self.info(name)
+        if info is None or info.closed is not None:
+            raise missing(name)
+        return info
+
+    async def members(self, name: str) -> list[Member]:
+        """See Hubs."""
+        info = await self._open_info(name)
+        records = await self._records(info)
+        with translated(self._settings):
+            async with async_client(self._settings).pipeline(transaction=False) as pipe:
+                for record in records.values():
+                    pipe.hget(record["seats"], record["seat"])
+                seats = [json.loads(text) if text else {"c": info.last} for text in await pipe.execute()]
+        return [Member(id=agent, label=record["label"], eager=bool(record.get("eager")),
+                       behind=info.messages - number_of(seat["c"]))
+                for (agent, record), seat in zip(records.items(), seats, strict=True)]
+
+    async def eager(self, name: str) -> list[Seat]:
+        """See Hubs."""
+        info = await self._open_info(name)
+        return [Seat(id=agent, label=record["label"], eager=True, spec=record["spec"])
+                for agent, record in (await self._records(info)).items() if record.get("eager")]
+
+    async def listed(self, most: int) -> list[HubInfo]:
+        """See Hubs."""
+        with translated(self._settings):
+            names = await async_client(self._settings).zrevrange(self._keys.hubs(), 0, most - 1)
+        return [info for info in await self._infos([name.decode() for name in names]) if info.closed is None]
+
+    async def read(self, epoch: str, after: str, most: int) -> list[Entry]:
+        """See Hubs."""
+        found = await async_client(self._settings).xrange(self._keys.hub_log(epoch), min=f"({after}", count=most)
+        return [Entry(entry.decode(), data[b"s"].decode(), data[b"m"].decode()) for entry, data in found]
+
+    def listen(self, name: str, hear: Hear) -> Callable[[], None]:
+        """See Hubs; on the process's loop."""
+        channel, heard = channel_of(name, self._settings), subscriptions(self._settings)
+
+        def listener(data: bytes) -> None:
+            hear(pushed(data) if data else Pushed(look=True))
+
+        heard.add(channel, listener)
+        return lambda: heard.remove(channel, listener)
+
+
+def pushed(data: bytes) -> Pushed:
+    """What a message of a hub's fanout exchange says."""
+    try:
+        message = json.loads(data)
+        headers = message["headers"]
+        if headers.get("closed"):
+            return Pushed(epoch=headers["epoch"], closed=True)
+        return Pushed(epoch=headers["epoch"], entry=Entry(headers["id"], headers["sender"], message["body"]))
+    except (ValueError, LookupError, TypeError):
+        return Pushed(look=True)  # something else has published there
+
+
+def channel_of(name: str, settings: Settings) -> str:
+    """The Redis channel of a hub's fanout exchange, as kombu names it."""
+    database = sync_client(settings).connection_pool.connection_kwargs.get("db") or 0
+    return f"/{database}.{Keys(settings.key_prefix).hub_exchange(name)}"
+
+
+def _answer(name: str, answer: list[Any]) -> list[Any]:
+    kind = answer[0]
+    if kind == b"missing":
+        raise missing(name)
+    if kind == b"differs":
+        raise HubMismatch(differs(name, bool(answer[1])))
+    return answer[1:]
+
+
+def _opened(answer: list[Any]) -> Opened:
+    epoch, auto, new, members = answer
+    return Opened(epoch=epoch.decode(), auto=auto == b"1", new=bool(new), members=frozenset(_texts(members)))
+
+
+def _texts(found: list[bytes]) -> list[str]:
+    return [one.decode() for one in found]

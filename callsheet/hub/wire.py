@@ -1,0 +1,109 @@
+"""Messages in a hub's log."""
+
+import json
+from typing import Any
+
+from callsheet.errors import MessageError, PayloadTooLarge, UsageError
+from callsheet.hub.records import GONE, Entry, News, number_of
+from callsheet.messages import Msg
+
+HUB = "hub"
+"""Key in the metadata of a message that says what is missing."""
+
+
+def messages_of(msg: Any, what: str) -> list[Msg]:
+    """One message or several as a list.
+
+    Raises:
+        UsageError: something else is among them (a TypeError).
+    """
+    given = [msg] if isinstance(msg, Msg) else msg
+    if not isinstance(given, list):
+        raise UsageError(f"{what} takes a Msg or a list of them, not {_kind(msg)}. Wrap the value: Msg(name, text, "
+                         "role).")
+    for number, item in enumerate(given):
+        if not isinstance(item, Msg):
+            raise UsageError(f"{what} takes messages; item {number + 1} of {len(given)} is {_kind(item)}. Wrap it: "
+                             "Msg(name, text, role).")
+    return given
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def written(msg: Msg, most: int) -> str:
+    """A message as others may see it, without its thinking, as JSON text.
+
+    Args:
+        msg: the message.
+        most: bytes that it may take.
+
+    Raises:
+        PayloadTooLarge: it takes more.
+        MessageError: it was changed after it was checked, and is not JSON any more.
+    """
+    data = msg.to_dict()
+    if isinstance(msg.content, list):
+        data["content"] = [block for block in msg.content if block["type"] != "thinking"]
+    try:
+        text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    except (TypeError, ValueError) as exc:
+        raise MessageError(f"The message from {msg.name!r} is not JSON ({exc}): give text, numbers, lists and "
+                           "dictionaries of them.") from exc
+    if len(text) > most:
+        raise PayloadTooLarge(f"A message of {len(text):,} bytes for a hub; the limit is {most:,}. Send a reference (a "
+                              "path, an address) in its place, or raise CALLSHEET_PAYLOAD_MAX.")
+    return text
+
+
+def said(reply: Any, most: int) -> list[str]:
+    """What others hear of a reply: its messages, as JSON texts, but for those that are nothing but thinking.
+
+    Args:
+        reply: a Msg, a list of them or None.
+        most: bytes that one may take.
+
+    Raises:
+        PayloadTooLarge: one takes more.
+    """
+    given = [reply] if isinstance(reply, Msg) else reply or []
+    return [written(msg, most) for msg in given
+            if isinstance(msg.content, str) or not msg.content or msg.get_content_blocks(
+                ["text", "image", "audio", "video", "tool_use", "tool_result"])]
+
+
+def read(entry: Entry) -> Msg:
+    """The message of an entry."""
+    return Msg.from_dict(json.loads(entry.text))
+
+
+def gap(hub: str, first: int | None, last: int | None) -> Msg:
+    """The message that stands for those that are no longer kept.
+
+    Args:
+        hub: its name.
+        first: number of the first of them; None where nobody knows.
+        last: of the last.
+    """
+    if first is None or last is None:
+        return Msg(HUB, f"[What was said in the hub {hub!r} since is no longer kept.]", "user",
+                   {HUB: {"name": hub, "missing": None}})
+    count = last - first + 1
+    which = f"message {first} of the hub {hub!r} is" if count == 1 else (
+        f"{count} messages of the hub {hub!r}, numbers {first} to {last}, are")
+    return Msg(HUB, f"[Missing here: {which} no longer kept.]", "user",
+               {HUB: {"name": hub, "missing": count, "first": first, "last": last}})
+
+
+def missing_of(news: News) -> tuple[str, Msg] | None:
+    """What an agent has missed of a hub's log, which was cut: up to which entry's id, and the message that says so."""
+    if news.upto == GONE:
+        return GONE, gap(news.hub, None, None)
+    heard = number_of(news.cursor)
+    if news.first:
+        first = number_of(news.first)
+        before = f"{news.first.partition('-')[0]}-{first - 1}"
+        return (before, gap(news.hub, heard + 1, first - 1)) if first > heard + 1 else None
+    upto = number_of(news.upto)
+    return (news.upto, gap(news.hub, heard + 1, upto)) if upto > heard else None
