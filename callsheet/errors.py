@@ -26,6 +26,10 @@ CallsheetError
 │   └── RateLimited             a call would wait longer for its turn at an endpoint than it has
 ├── ToolError                   a toolkit is used in a way that cannot be right (also ValueError)
 ├── ToolFailed                  a tool failed, with a text for the model
+├── McpError                    an MCP server refused a request, or its answer is none
+│   ├── McpUnavailable          it cannot be reached, or was lost in the middle of a call (also ConnectionError)
+│   ├── McpTimeout              it did not answer in time (also TimeoutError)
+│   └── McpMisused              a client was connected twice, or used after it was closed (also RuntimeError)
 ├── JobError                    something about one job
 │   ├── ResultTimeout           no result within the time given (also TimeoutError)
 │   ├── JobCancelled            the job was cancelled or revoked
@@ -185,6 +189,22 @@ class ToolError(CallsheetError, ValueError):
 
 class ToolFailed(CallsheetError):
     """A tool failed; the model gets the error's text as it is. For tools to raise."""
+
+
+class McpError(CallsheetError):
+    """An MCP server refused a request, or what it answered is no answer."""
+
+
+class McpUnavailable(McpError, ConnectionError):
+    """An MCP server cannot be reached, or was lost in the middle of a call."""
+
+
+class McpTimeout(McpError, TimeoutError):
+    """An MCP server did not answer in time."""
+
+
+class McpMisused(McpError, RuntimeError):
+    """An MCP client was connected twice, closed unconnected, or used after it was closed."""
 
 
 class RateLimited(ModelError):

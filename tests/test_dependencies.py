@@ -12,7 +12,7 @@ from tests.services import ROOT
 
 MODULES = (
     "callsheet", "callsheet.workers.io", "callsheet.workers.cpu", "callsheet.workers.transport", "callsheet.models",
-    "callsheet.models.stub", "callsheet.formatters", "callsheet.testing", "callsheet.tools",
+    "callsheet.models.stub", "callsheet.formatters", "callsheet.testing", "callsheet.tools", "callsheet.mcp",
     "callsheet.cli.main", "callsheet.cli.up", "callsheet.cli.run", "callsheet.cli.flower",
     "callsheet.cli.stub_model", "flower.app", "uvloop", "examples.review.demo",
 )

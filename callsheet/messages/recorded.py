@@ -22,6 +22,20 @@ class Recorded:
         self._recorded = (tuple(map(_snapshot, args)), {key: _snapshot(val) for key, val in kwargs.items()})
         return self
 
+    def leaving(self, local: bool) -> None:
+        """Called before it is written to a message; raises CannotTravel if it must not be.
+
+        Args:
+            local: whether the message stays in this process.
+        """
+
+    def arrived(self, local: bool) -> None:
+        """Called when it was built of a message; raises CannotTravel if no message may have it built here.
+
+        Args:
+            local: whether the message stayed in this process.
+        """
+
     def wire_extras(self) -> dict[str, Any]:
         """What travels beside the constructor's arguments; given to `apply_wire_extras` over there."""
         return {}

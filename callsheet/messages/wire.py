@@ -99,6 +99,7 @@ class Writer:
 
     def _recorded(self, value: Recorded) -> dict[str, Any]:
         cls = type(value)
+        value.leaving(self.local is not None)
         args, kwargs = value._recorded
         data = {
             "$new": self.name(cls, "class", cls.__name__),
@@ -268,6 +269,7 @@ class Reader:
         if not (isinstance(cls, type) and issubclass(cls, Recorded)):
             raise CannotTravel(f"{ref} is not an agent, a model or another class that may be built from a message.")
         value = _built(cls, ref, *self._read(data["args"]), **self._read(data["kwargs"]))
+        value.arrived(self.local is not None)
         if "extras" in data:
             value.apply_wire_extras(self._read(data["extras"]))
         return value

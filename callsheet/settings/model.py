@@ -22,6 +22,7 @@ from pydantic_settings import SettingsError as UnreadableValue
 
 from callsheet.errors import SettingsError
 from callsheet.settings.endpoints import Endpoint, Prices, names
+from callsheet.settings.mcp import McpSettings
 from callsheet.settings.problems import misspelt, report
 from callsheet.settings.providers import default_endpoints
 from callsheet.settings.queues import wrong_with_name
@@ -76,6 +77,7 @@ class Settings(BaseSettings):
         loop_block_warning: seconds that code may block an io worker's loop before it is logged.
         tenant_weights: by tenant, how much of an endpoint each gets where several wait for it; 1 where none is given.
         endpoints: model servers by name; the public providers are there from the start.
+        mcp: MCP servers that workers may start, and bounds of all MCP clients.
         prices: of models on any endpoint, by name or pattern such as `gpt-4o*`, for a million tokens.
         usage_expires: seconds that the fleet's counts of tokens and cost are kept.
         metrics_port: where a worker answers Prometheus: a port, a range such as 9600-9610 of which each worker of a
@@ -121,6 +123,7 @@ class Settings(BaseSettings):
     loop_block_warning: float = Field(0.25, gt=0)
     tenant_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     endpoints: dict[str, Endpoint] = Field(default_factory=default_endpoints, validate_default=True)
+    mcp: McpSettings = McpSettings()
     prices: Prices = Field(default_factory=dict)
     usage_expires: int = Field(35 * 86_400, gt=0)
     metrics_port: str | None = None
@@ -128,7 +131,7 @@ class Settings(BaseSettings):
     flower_auth: SecretStr | None = None
 
     secret: ClassVar[frozenset[str]] = frozenset(
-        {"redis_url", "redis_sentinel_password", "flower_auth", "api_key", "headers", "proxy"})
+        {"redis_url", "redis_sentinel_password", "flower_auth", "api_key", "headers", "proxy", "env"})
 
     def __init__(self, **values: Any) -> None:
         files: list[Toml | Pyproject] = [Toml(type(self)), Pyproject(type(self))]

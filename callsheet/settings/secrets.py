@@ -39,6 +39,8 @@ def secrets_of(settings: Settings) -> frozenset[str]:
     found.append(own.get_secret_value() if own else None)
     if settings.flower_auth is not None:
         found += [part.partition(":")[2] for part in settings.flower_auth.get_secret_value().split(",")]
+    for server in settings.mcp.servers.values():
+        found += server.secrets()
     for endpoint in settings.endpoints.values():
         found += endpoint.headers.values()
         found.append(_password(endpoint.proxy.get_secret_value()) if endpoint.proxy else None)

@@ -86,16 +86,24 @@ def call_arguments(tool: RegisteredToolFunction, found: dict[str, Any]) -> tuple
 
 def _by_schema(tool: RegisteredToolFunction, found: dict[str, Any]) -> Iterator[str]:
     """What does not fit a schema that somebody gave; whether that is one is not known."""
-    schema = tool.json_schema["function"]["parameters"]
     try:
-        checker = _lenient()(schema, registry=importlib.import_module("referencing").Registry())
-        for error in checker.iter_errors(found):
-            where = ".".join(map(str, error.absolute_path))
-            said = error.message if len(error.message) <= 200 else f"{error.message[:200]}..."
-            yield f"{where}: {said}" if where else said
+        yield from misfits(tool.json_schema["function"]["parameters"], found)
     except Exception as exc:  # whatever a broken schema leads to: the tool itself then says what is wrong
         logger.warning("tool_schema_broken tool=%s error=%s: its arguments are not checked", tool.name,
                        type(exc).__name__)
+
+
+def misfits(schema: Any, data: Any) -> Iterator[str]:
+    """What of some data does not fit a JSON schema from elsewhere; its regular expressions are not looked at.
+
+    Raises:
+        Exception: of any class; the schema is none.
+    """
+    checker = _lenient()(schema, registry=importlib.import_module("referencing").Registry())
+    for error in checker.iter_errors(data):
+        where = ".".join(map(str, error.absolute_path))
+        said = error.message if len(error.message) <= 200 else f"{error.message[:200]}..."
+        yield f"{where}: {said}" if where else said
 
 
 @cache

@@ -9,11 +9,10 @@ from callsheet.tools.registered import Reading, RegisteredToolFunction, names_in
 
 
 class McpTool(Protocol):
-    """A tool as a server lists it (`mcp.types.Tool`)."""
+    """A tool as a server lists it (`mcp.types.Tool`), with `input_schema`, or `inputSchema` before version 2."""
 
     name: str
     description: str | None
-    inputSchema: dict[str, Any]
 
 
 class McpClient(Protocol):
@@ -75,7 +74,7 @@ class ClientTool:
 
 def schema_of(tool: McpTool) -> dict[str, Any]:
     """A server's tool as models are given it; what it says of its arguments is taken only where it is an object."""
-    given = getattr(tool, "inputSchema", None)
+    given = getattr(tool, "input_schema", None) or getattr(tool, "inputSchema", None)
     parameters = dict(given) if isinstance(given, dict) else {}
     if parameters.get("type") != "object":
         parameters["type"] = "object"

@@ -296,7 +296,8 @@ def _unpacked(tool_func: ToolFunction) -> tuple[ToolFunction, dict[str, Any], st
         client: Any = getattr(tool_func, "client", None)
         called: ToolFunction = tool_func
         if hasattr(client, "get_callable_function"):  # by its client it can travel
-            called = ClientTool(client, tool_func.name, tool_func.json_schema, function=tool_func)
+            called = ClientTool(client, tool_func.name, tool_func.json_schema, getattr(tool_func, "timeout", None),
+                                tool_func)
         return called, {}, tool_func.name, tool_func.json_schema, tool_func.mcp_name
     return tool_func, {}, name_of(tool_func), None, None
 

@@ -11,9 +11,11 @@ from celery.signals import (
     celeryd_after_setup,
     import_modules,
     worker_init,
+    worker_process_shutdown,
 )
 
 from callsheet.errors import SettingsError
+from callsheet.mcp.home import close_all
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks.app import make_app, serve_as
 from callsheet.workers import interrupts  # noqa: F401 - registers its command
@@ -43,10 +45,15 @@ def io_app(settings: Settings | None = None) -> Celery:
 def _gather_lines(logger: logging.Logger | None = None, **_: object) -> None:
     if logger is not None:
         gather_lines(logger)
-    requests = logging.getLogger("httpx")
-    # A line for each request, beside Celery's two for each task. Whoever wants it sets a level.
-    if requests.level == logging.NOTSET and logging.getLogger().level > logging.DEBUG:
-        requests.setLevel(logging.WARNING)
+    for name in ("httpx", "httpx2"):
+        requests = logging.getLogger(name)
+        # A line for each request, beside Celery's two for each task. Whoever wants it sets a level.
+        if requests.level == logging.NOTSET and logging.getLogger().level > logging.DEBUG:
+            requests.setLevel(logging.WARNING)
+
+
+def _close_sessions(**_: object) -> None:
+    close_all()
 
 
 def cpu_app(settings: Settings | None = None) -> Celery:
@@ -82,6 +89,8 @@ def _app(settings: Settings | None, queue: str) -> Celery:
         # Not before: Flower, which loads this app too, knows brokers by the name of a stock transport.
         if settings.transport == "batched" and app.conf.broker_transport is None:
             app.conf.broker_transport = TRANSPORT if settings.sentinels is None else SENTINEL_TRANSPORT
+
+    worker_process_shutdown.connect(_close_sessions, weak=False)
 
     @celeryd_after_setup.connect(weak=False)
     def _check_queues(instance: Any = None, **_: object) -> None:

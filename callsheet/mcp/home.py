@@ -1,0 +1,98 @@
+"""Where sessions live: on the process's loop, shared by all that name the same server.
+
+Not on the loop of whoever calls: that of a cpu worker's process, or of `asyncio.run`, ends with the call.
+"""
+
+import asyncio
+import atexit
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, TypeVar
+
+from callsheet.mcp.sdk import sdk_module
+from callsheet.mcp.specs import Spec
+from callsheet.resources.loops import PerLoop, lasting_loop
+from callsheet.settings import get_settings
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+_CLOSE = 5.0  # seconds that all sessions together may take to close when the process ends
+
+
+async def at_home(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Await what `work` gives on the process's loop. Cancelling the caller cancels it; context variables are its."""
+    loop = lasting_loop()
+    if loop is asyncio.get_running_loop():
+        return await work()
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_there(work), loop))
+
+
+async def _there(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    return await work()
+
+
+class Sessions:
+    """The sessions of a loop, by server. All clients of one name and settings share one."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[Hashable, Any] = {}
+
+    def of(self, spec: Spec) -> Any:
+        """The session with a server, a `callsheet.mcp.session.Session`."""
+        found = self._by_key.get(spec.key)
+        if found is None:
+            for other in self._by_key.values():
+                if other.spec.name == spec.name:
+                    logger.warning("mcp_two_of_one_name server=%s: %s, and %s, have other settings and are told apart. "
+                                   "Give one of the clients another name.", spec.name, other.spec.shown, spec.shown)
+                    break
+            made = sdk_module("session").Session(spec, get_settings(), lambda: self._idle(spec))
+            found = self._by_key[spec.key] = made
+        return found
+
+    def _idle(self, spec: Spec) -> None:
+        found = self._by_key.get(spec.key)
+        if found is not None and not found.holders:
+            del self._by_key[spec.key]
+
+    async def release(self, spec: Spec, holder: int) -> None:
+        """A client closes: the session ends with the last one, unless others use it without having connected."""
+        found = self._by_key.get(spec.key)
+        if found is None:
+            return
+        found.holders.discard(holder)
+        if not found.holders and not found.kept:
+            del self._by_key[spec.key]
+            await found.close()
+
+    async def aclose(self) -> None:
+        """Close them all."""
+        found, self._by_key = list(self._by_key.values()), {}
+        await asyncio.gather(*(one.close() for one in found), return_exceptions=True)
+
+
+_sessions: PerLoop[Sessions] = PerLoop()
+_at_exit: list[bool] = []
+
+
+def sessions() -> Sessions:
+    """Those of the running loop."""
+    if not _at_exit:
+        _at_exit.append(True)
+        atexit.register(close_all)
+    return _sessions.get("sessions", Sessions)
+
+
+async def _close() -> None:
+    await sessions().aclose()
+
+
+def close_all() -> None:
+    """Close this process's sessions; from any thread but the loop's. Calls under way fail."""
+    if not _at_exit:
+        return
+    with contextlib.suppress(Exception):
+        loop = lasting_loop()
+        if not loop.is_closed():
+            asyncio.run_coroutine_threadsafe(_close(), loop).result(_CLOSE)

@@ -1,0 +1,114 @@
+"""What a server answered to a call, as a ToolResponse."""
+
+import json
+from typing import Any
+
+from callsheet.errors import ToolFailed
+from callsheet.settings import get_settings
+from callsheet.tools import ToolResponse
+from callsheet.tools.arguments import misfits
+from callsheet.tools.response import NOTHING, Block, text_block
+
+_MOST_PROBLEMS = 5
+_MEDIA = ("image", "audio", "video")
+
+
+def response_of(result: Any) -> ToolResponse:
+    """The answer of a server (`mcp.types.CallToolResult`), its text cut to what a model may get.
+
+    Raises:
+        ToolFailed: the tool failed; with what it said.
+    """
+    blocks = [_block(item) for item in result.content]
+    data = result.structured_content
+    if not blocks:
+        blocks = [text_block(NOTHING if data is None else json.dumps(data, ensure_ascii=False))]
+    if result.is_error:
+        said = "\n".join(block["text"] for block in blocks if block["type"] == "text")
+        raise ToolFailed(f"Error: {said or 'the tool failed and did not say why'}")
+    metadata = dict(result.meta or {})
+    if data is not None:
+        metadata["structured_content"] = data
+    return ToolResponse(_cut(blocks, get_settings().mcp.text_max), metadata=metadata or None)
+
+
+def _block(item: Any) -> Block:
+    if item.type == "text":
+        return text_block(item.text)
+    if item.type in ("image", "audio"):
+        return _medium(item.type, item.mime_type, item.data)
+    if item.type == "resource_link":
+        told = f": {item.description}" if item.description else ""
+        return text_block(f"[{item.name}{told}: {item.uri}]")
+    resource = item.resource
+    text, kind = getattr(resource, "text", None), resource.mime_type or ""
+    if text is not None:
+        return text_block(f"[{resource.uri}]\n{text}")
+    family = kind.partition("/")[0]
+    if family in _MEDIA:
+        return _medium(family, kind, resource.blob)
+    return text_block(f"[{resource.uri}: {len(resource.blob) * 3 // 4} bytes of {kind or 'unknown type'}, not shown]")
+
+
+def _medium(family: str, kind: str, data: str) -> Block:
+    block: Any = {"type": family, "source": {"type": "base64", "media_type": kind, "data": data}}
+    return block  # type: ignore[no-any-return]
+
+
+def _cut(blocks: list[Block], most: int) -> list[Block]:
+    whole, left = sum(len(block["text"]) for block in blocks if block["type"] == "text"), most
+    if whole <= most:
+        return blocks
+    kept: list[Block] = []
+    for block in blocks:
+        if block["type"] != "text":
+            kept.append(block)
+        elif left > 0:
+            kept.append(text_block(block["text"][:left]))
+            left -= len(block["text"])
+    return [*kept, text_block(f"[cut: the answer has {whole:,} characters of text, and you see the first {most:,}. "
+                              "Ask for less at once.]")]
+
+
+def checked(result: Any, tool: Any) -> Any:
+    """The answer, if it keeps to what the server announced of it.
+
+    Args:
+        result: a `mcp.types.CallToolResult`.
+        tool: as the server lists it.
+
+    Raises:
+        ToolFailed: it does not; names the first problems.
+    """
+    schema = tool.output_schema
+    if result.is_error or not isinstance(schema, dict):
+        return result
+    if result.structured_content is None:
+        problems = ["there is no structured content"]
+    else:
+        problems = _problems(schema, result.structured_content)
+    if problems:
+        listed = "".join(f"\n  {line}" for line in problems)
+        raise ToolFailed(f"Error: the answer of {tool.name} does not fit the schema that its server announced for it, "
+                         f"and is not to be relied on:{listed}")
+    return result
+
+
+def _problems(schema: dict[str, Any], data: Any) -> list[str]:
+    found = []
+    try:
+        for problem in misfits(schema, data):
+            found.append(problem)
+            if len(found) == _MOST_PROBLEMS:
+                break
+    except Exception as exc:  # whatever a broken schema leads to
+        found.append(f"the schema itself is broken: {type(exc).__name__}")
+    return found
+
+
+def unfit(tool: Any, arguments: dict[str, Any]) -> list[str]:
+    """What of the arguments does not fit what the server announced; [] also where that is no schema."""
+    try:
+        return list(misfits(tool.input_schema, arguments))[:_MOST_PROBLEMS]
+    except Exception:  # whatever a broken schema leads to: the server then says what is wrong
+        return []

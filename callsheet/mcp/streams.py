@@ -1,0 +1,60 @@
+"""The stream of a server's messages, with an eye on its end."""
+
+import contextvars
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+
+from callsheet.mcp.fate import Fate
+
+
+class Watched:
+    """A stream of the SDK's that tells when the server has closed it.
+
+    Args:
+        stream: the SDK's.
+        fate: is told.
+    """
+
+    def __init__(self, stream: Any, fate: Fate) -> None:
+        self._stream = stream
+        self._fate = fate
+
+    @property
+    def last_context(self) -> contextvars.Context | None:
+        """Of whoever sent the last message; the SDK asks for it."""
+        context: contextvars.Context | None = getattr(self._stream, "last_context", None)
+        return context
+
+    async def receive(self) -> Any:
+        """The next message."""
+        try:
+            return await self._stream.receive()
+        except (anyio.EndOfStream, anyio.ClosedResourceError):
+            self._fate.tell("")
+            raise
+
+    def close(self) -> None:
+        """Close it."""
+        self._stream.close()
+
+    async def aclose(self) -> None:
+        """Close it."""
+        await self._stream.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, cls: type[BaseException] | None, exc: BaseException | None,
+                        trace: TracebackType | None) -> None:
+        await self.aclose()

@@ -1,0 +1,69 @@
+"""What the settings say of MCP: programs that workers may start as servers, and bounds of all clients."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_settings import NoDecode
+
+from callsheet.settings.endpoints import names
+
+SECRET_NAME = re.compile(r"(?i)key|token|secret|passw|credential|auth|cookie|session")
+"""What the name of a header or a variable with a secret in it looks like."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class McpServer(_Part):
+    """A program that is an MCP server and speaks over its standard input and output.
+
+    Attributes:
+        command: the program.
+        args: its arguments.
+        env: variables that it gets beside a few of the worker's own, PATH and HOME among them.
+        env_from: names of variables of the worker's own that it gets too; for keys, so that no file holds them.
+        cwd: the folder that it runs in; the worker's without.
+    """
+
+    command: str = Field(min_length=1)
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = Field(default_factory=dict)
+    env_from: Annotated[tuple[str, ...], NoDecode, BeforeValidator(names)] = ()
+    cwd: Path | None = None
+
+    def environment(self) -> dict[str, str]:
+        """The variables that it gets, as they are now."""
+        return {**{name: os.environ[name] for name in self.env_from if name in os.environ}, **self.env}
+
+    def secrets(self) -> list[str]:
+        """Values of these that are not to be shown."""
+        return [value for name, value in self.environment().items()
+                if name in self.env_from or SECRET_NAME.search(name)]
+
+
+class McpSettings(_Part):
+    """Bounds of MCP clients.
+
+    Attributes:
+        servers: programs by name, that workers may start for a `StdIOStatefulClient` of that name.
+        connect_timeout: seconds in which a server has to be there and greet.
+        call_timeout: seconds for a call of a tool that has no `execution_timeout`.
+        ping: seconds between two looks whether a connected server still answers; 0: never.
+        pong: seconds for the answer to that; without one the session is closed, and opened anew for the next call.
+        idle: seconds without a call after which a worker closes a session; 0: never.
+        answer_max: bytes of one message of a server; a larger one is refused while it comes in.
+        text_max: characters of text that a model gets of one call; what is beyond is cut, with a mark.
+    """
+
+    servers: dict[str, McpServer] = Field(default_factory=dict)
+    connect_timeout: float = Field(30.0, gt=0)
+    call_timeout: float = Field(300.0, gt=0)
+    ping: float = Field(30.0, ge=0)
+    pong: float = Field(10.0, gt=0)
+    idle: float = Field(600.0, ge=0)
+    answer_max: int = Field(8 * 1024 * 1024, ge=1024)
+    text_max: int = Field(100_000, ge=100)

@@ -1,0 +1,285 @@
+"""MCP servers that are down, slow, silent, lie, die, or answer too much."""
+
+import asyncio
+import contextlib
+import sys
+import time
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from callsheet import Settings, Toolkit
+from callsheet.errors import CircuitOpen, McpError, McpTimeout, McpUnavailable, SettingsError, ToolFailed, UsageError
+from callsheet.mcp import HttpStatefulClient, HttpStatelessClient, StatefulClientBase, StdIOStatefulClient
+from callsheet.settings import use_settings
+from tests.mcp_servers import BAD, HttpServer, bad_server
+from tests.services import ROOT, free_port, wait_for
+from tests.test_mcp import ask, connected
+from tests.toolbox import called, text_of
+
+MODES = ("stdio", "sse", "http", "json", "modern")
+
+
+class Trouble:
+    """A server that behaves badly, and a client of it."""
+
+    def __init__(self, mode: str, server: HttpServer | None, notes: Path) -> None:
+        self.mode = mode
+        self.server = server
+        self._notes = notes
+
+    def client(self, **more: Any) -> StatefulClientBase:
+        if self.server is None:
+            env = {"NOTES": str(self._notes), "PYTHONPATH": str(ROOT)}
+            return StdIOStatefulClient("bad", sys.executable, BAD, env=env)
+        return HttpStatefulClient("bad", "sse" if self.mode == "sse" else "streamable_http", self.server.url, **more)
+
+    @property
+    def notes(self) -> list[str]:
+        return self.server.notes if self.server else self._notes.read_text().splitlines()
+
+
+@pytest.fixture(scope="module", params=MODES)
+def trouble(request: Any, tmp_path_factory: Any) -> Iterator[Trouble]:
+    if request.param == "stdio":
+        yield Trouble("stdio", None, tmp_path_factory.mktemp("bad") / "notes")
+        return
+    with bad_server(request.param) as server:
+        yield Trouble(request.param, server, Path())
+
+
+@pytest.fixture(scope="module")
+def http() -> Iterator[HttpServer]:
+    with bad_server("http") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def settings(**mcp: Any) -> Iterator[None]:
+    more = mcp.pop("more", {})
+    with use_settings(Settings.load(mcp=mcp, **more)):
+        yield
+
+
+async def wait_note(trouble: Any, text: str) -> None:
+    await asyncio.to_thread(wait_for, lambda: text in trouble.notes, 15, f"{text} in {trouble.notes}")
+
+
+def test_lies_errors_and_large_answers_are_told_and_the_session_goes_on(trouble: Trouble) -> None:
+    async def main() -> None:
+        async with connected(trouble.client()) as client:
+            before = await ask(client, "count")
+            with pytest.raises(ToolFailed, match=r"does not fit the schema.*\n  n: 'many' is not of type 'integer'"):
+                await ask(client, "lies")
+            with pytest.raises(ToolFailed, match=r"there is no structured content"):
+                await ask(client, "silent")
+            with pytest.raises(ToolFailed, match=r"the schema itself is broken"):
+                await ask(client, "broken", x=1)
+            with pytest.raises(ToolFailed, match=r"n: 9 is greater than the maximum of 5"):
+                await ask(client, "strict", n=9)
+            assert "called strict" not in trouble.notes
+            with pytest.raises(ToolFailed, match=r"Error: the disk\nis full"):
+                await ask(client, "fails")
+            assert await ask(client, "picture") == "<image>"
+            with pytest.raises(McpError, match=r"the answer is over .* bytes, and was not read"):
+                await ask(client, "big", size=9_000_000)
+            said = await ask(client, "big", size=150_000)
+            assert said.startswith("x" * 100_000 + "[cut: the answer has 150,000 characters")
+            # It is the same session, or, where there are none, the same process.
+            assert before.split()[1] == (await ask(client, "count")).split()[1]
+
+    asyncio.run(main())
+
+
+def test_a_call_that_is_given_up_is_cancelled_at_the_server(trouble: Trouble) -> None:
+    async def main() -> None:
+        async with connected(trouble.client()) as client:
+            with pytest.raises(McpTimeout, match=r"'bad'.* did not answer within 0\.3 s"):
+                await ask(client, "sleep", 0.3, seconds=60)
+            await wait_note(trouble, "cancelled")
+            before = trouble.notes.count("cancelled")
+            task = asyncio.create_task(ask(client, "sleep", seconds=60))
+            await asyncio.to_thread(wait_for, lambda: trouble.notes.count("called sleep") == 2)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asyncio.to_thread(wait_for, lambda: trouble.notes.count("cancelled") == before + 1)
+            assert (await ask(client, "count")).split()[0].isdigit()
+
+    asyncio.run(main())
+
+
+def test_a_list_of_tools_is_kept_until_the_server_says_that_it_changed(trouble: Trouble) -> None:
+    if trouble.mode == "modern":
+        pytest.skip("that server tells nobody")
+
+    async def main() -> None:
+        async with connected(trouble.client()) as client:
+            await client.list_tools()
+            listed = trouble.notes.count("listed")
+            for _ in range(3):
+                assert "grown" not in {tool.name for tool in await client.list_tools()}
+                await ask(client, "count")
+            assert trouble.notes.count("listed") == listed
+            await ask(client, "grow")
+            for _ in range(100):
+                if "grown" in {tool.name for tool in await client.list_tools()}:
+                    break
+                await asyncio.sleep(0.05)
+            assert await ask(client, "grown") == "did grown"
+            assert trouble.notes.count("listed") == listed + 1
+
+    asyncio.run(main())
+
+
+def test_a_server_that_dies_in_a_call_is_told_and_comes_back(trouble: Trouble) -> None:
+    async def main() -> None:
+        async with connected(trouble.client()) as client:
+            with pytest.raises(McpUnavailable, match=r"lost in the middle of a call") as failed:
+                await ask(client, "die")
+            if trouble.server is not None:
+                with pytest.raises(McpUnavailable, match=r"'bad'.*cannot be reached.*Start it"):
+                    await ask(client, "count")
+                await asyncio.to_thread(trouble.server.start)
+            else:
+                assert "exit code 3; its last words: I had enough" in str(failed.value)
+            assert (await ask(client, "count")).split()[0] == "1"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("mode", ["stdio", "http"])
+def test_a_server_that_does_not_answer_a_ping_is_left(mode: str, http: HttpServer, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    trouble = Trouble(mode, None if mode == "stdio" else http, notes)
+
+    async def main() -> None:
+        async with connected(trouble.client()) as client:
+            pid = (await ask(client, "count")).split()[1]
+            await wait_note(trouble, "pinged")
+            await ask(client, "deafen")
+            with pytest.raises(McpUnavailable, match=r"does not answer any more"):
+                await ask(client, "sleep", seconds=60)
+            if mode == "stdio":
+                assert (await ask(client, "count")).split()[1] != pid
+            else:
+                assert (await ask(client, "count")).split()[0] == "1"  # of another session
+
+    with settings(ping=0.2, pong=1):
+        asyncio.run(main())
+
+
+def test_a_session_without_calls_is_closed_and_opened_when_it_is_needed(tmp_path: Path) -> None:
+    trouble = Trouble("stdio", None, tmp_path / "notes")
+
+    async def main() -> None:
+        async with connected(trouble.client()) as client:
+            first = (await ask(client, "count")).split()[1]
+            await asyncio.to_thread(wait_for, lambda: not Path(f"/proc/{first}").exists(), 15, "the idle server to end")
+            assert (await ask(client, "count")).split()[1] != first
+
+    with settings(idle=0.3):
+        asyncio.run(main())
+
+
+def test_fifty_megabytes_do_not_fill_memory(http: HttpServer) -> None:
+    async def main() -> int:
+        client = HttpStatelessClient("bad", "streamable_http", http.url)
+        await ask(client, "count")
+        tracemalloc.start()
+        try:
+            with pytest.raises(McpError, match=r"over 8,388,608 bytes"):
+                await ask(client, "big", size=50_000_000)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert asyncio.run(main()) < 30_000_000
+
+
+def test_a_server_that_is_down_is_named_with_its_address_and_the_remedy() -> None:
+    url = f"http://user:swordfish@127.0.0.1:{free_port()}/mcp?key=sesame"
+    client = HttpStatefulClient("search", "streamable_http", url)
+    where = r"'search' \(streamable_http, http://127.0.0.1:\d+/mcp\)"
+    with pytest.raises(McpUnavailable, match=f"{where}.*Start it") as down:
+        asyncio.run(client.connect())
+    assert "swordfish" not in str(down.value) and "sesame" not in str(down.value)
+    assert not client.is_connected
+    with pytest.raises(McpUnavailable, match=r"no-such-program.*cannot be started: .*PATH is "):
+        asyncio.run(StdIOStatefulClient("none", "no-such-program").connect())
+    with pytest.raises(McpUnavailable, match=r"'quits'.*exit code 1"):
+        asyncio.run(StdIOStatefulClient("quits", sys.executable, ["-c", "raise SystemExit(1)"]).connect())
+
+
+def test_a_server_that_never_greets_is_given_up() -> None:
+    sleeps = StdIOStatefulClient("mute", sys.executable, ["-c", "import time; time.sleep(60)"])
+    with settings(connect_timeout=0.5), pytest.raises(McpTimeout, match=r"'mute'.*did not greet within 0.5 s"):
+        asyncio.run(sleeps.connect())
+
+
+def test_what_is_no_mcp_server_is_told(http: HttpServer) -> None:
+    with pytest.raises(McpError, match=r"answers with status 404"):
+        asyncio.run(HttpStatefulClient("odd", "streamable_http", http.url + "/elsewhere").connect())
+    with pytest.raises(McpError, match=r"'odd'"):
+        asyncio.run(HttpStatefulClient("odd", "sse", http.url).connect())
+    talks = StdIOStatefulClient("talks", sys.executable, ["-c", "print('hello')"])
+    with pytest.raises(McpUnavailable, match=r"'talks'"):
+        asyncio.run(talks.connect())
+
+
+def test_requests_go_over_the_endpoint_that_is_named_with_its_key_breaker_and_accounting(http: HttpServer) -> None:
+    from callsheet.resources.accounts import snapshot
+
+    port = free_port()
+    endpoints = {"tools": {"base_url": http.url, "api_key": "k-123456", "headers": {"X-Team": "t"}},
+                 "gone": {"base_url": f"http://127.0.0.1:{port}/mcp", "breaker": {"minimum": 3, "cooldown": 60}}}
+
+    async def main() -> None:
+        async with connected(HttpStatefulClient("a", "streamable_http", endpoint="tools")) as client:
+            assert (await ask(client, "count")).startswith("1 ")
+        async with connected(HttpStatefulClient("b", "streamable_http", http.url)) as client:
+            await ask(client, "count")
+        counted = [row for row in snapshot()["usage"] if row["endpoint"] == "tools"]
+        assert counted and counted[0]["calls"] >= 8 and counted[0]["retries"] == 0
+        gone = HttpStatelessClient("c", "streamable_http", endpoint="gone")
+        for _ in range(3):
+            with pytest.raises(McpUnavailable):
+                await gone.list_tools()
+        await asyncio.sleep(0.05)
+        with pytest.raises(CircuitOpen):
+            await gone.list_tools()
+        with pytest.raises(SettingsError, match=r"no endpoint named 'none'"):
+            await HttpStatelessClient("d", "streamable_http", endpoint="none").list_tools()
+        with pytest.raises(UsageError, match=r"the endpoint 'tools' is at"):
+            await HttpStatelessClient("e", "streamable_http", "http://other/mcp", endpoint="tools").list_tools()
+
+    with settings(more={"endpoints": endpoints}):
+        asyncio.run(main())
+
+
+def test_an_evil_pattern_in_a_schema_is_not_followed() -> None:
+    from callsheet.mcp.results import unfit
+
+    class Tool:
+        input_schema = {"type": "object", "properties": {"x": {"type": "string", "pattern": "^(a+)+$"}}}  # noqa: RUF012
+
+    began = time.process_time()
+    assert unfit(Tool, {"x": "a" * 40 + "!"}) == []
+    assert time.process_time() - began < 5
+
+
+def test_a_toolkit_hands_the_servers_troubles_to_the_model(http: HttpServer) -> None:
+    async def main() -> None:
+        async with connected(HttpStatefulClient("bad", "streamable_http", http.url)) as client:
+            kit = Toolkit()
+            await kit.register_mcp_client(client, execution_timeout=1)
+            assert text_of(await called(kit, "fails")).endswith("Error: the disk\nis full")
+            assert "did not answer within 1 s" in text_of(await called(kit, "sleep", seconds=30))
+            assert "'many' is not of type" in text_of(await called(kit, "lies"))
+            assert "over 8,388,608 bytes" in text_of(await called(kit, "big", size=9_000_000))
+
+    asyncio.run(main())
+
