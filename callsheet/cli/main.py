@@ -14,6 +14,7 @@ COMMANDS = {
     "up": ("callsheet.cli.up", "up"),
     "run": ("callsheet.cli.run", "run"),
     "session": ("callsheet.cli.session", "session"),
+    "hub": ("callsheet.cli.hub", "hub"),
     "flower": ("callsheet.cli.flower", "flower"),
     "stub-model": ("callsheet.cli.stub_model", "stub_model"),
 }

@@ -3,5 +3,6 @@
 from callsheet.hub.listening import HubEvent, Listening, listen
 from callsheet.hub.msghub import MsgHub
 from callsheet.hub.records import HubInfo, Member
+from callsheet.hub.saying import say
 
-__all__ = ["HubEvent", "HubInfo", "Listening", "Member", "MsgHub", "listen"]
+__all__ = ["HubEvent", "HubInfo", "Listening", "Member", "MsgHub", "listen", "say"]

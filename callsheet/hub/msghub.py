@@ -12,11 +12,10 @@ from callsheet.errors import HubMissing, UsageError
 from callsheet.hub.place import on_loop, refuse_on_loop, the_hubs
 from callsheet.hub.records import Opened, Opening, Seat
 from callsheet.hub.refusals import checked_name, missing
-from callsheet.hub.telling import atell, raise_failed, spec_of, tell
-from callsheet.hub.wire import messages_of, written
+from callsheet.hub.saying import say_async, say_nowait, say_plain, texts_of
+from callsheet.hub.telling import spec_of
+from callsheet.hub.wire import messages_of
 from callsheet.messages import Msg
-from callsheet.resources.context import current_call
-from callsheet.settings import get_settings
 
 logger = logging.getLogger(__name__)
 
@@ -224,37 +223,12 @@ class MsgHub:
             ObserveFailed: eager members raised; the others have the message.
             HubMissing: the hub is not open.
         """
-        texts = self._texts(msg)
-        return self._abroadcast(texts) if on_loop() else self._broadcast(texts)
+        texts = texts_of(msg, "hub.broadcast")
+        return (say_async if on_loop() else say_plain)(self.name, self._life(), texts)
 
     def broadcast_nowait(self, msg: Msg | list[Msg]) -> str:
         """As `broadcast`, in plain and in async code, without waiting for eager members; blocks for a trip to Redis."""
-        entry_id, eager = the_hubs().say(self.name, self._life(), *self._said(self._texts(msg)))
-        if eager:
-            tell(self.name)
-        return entry_id
-
-    def _broadcast(self, texts: list[str]) -> str:
-        entry_id, eager = the_hubs().say(self.name, self._life(), *self._said(texts))
-        if eager:
-            raise_failed(self.name, tell(self.name).get())
-        return entry_id
-
-    async def _abroadcast(self, texts: list[str]) -> str:
-        entry_id, eager = await the_hubs().asay(self.name, self._life(), *self._said(texts))
-        if eager:
-            await atell(self.name)
-        return entry_id
-
-    def _texts(self, msg: Any) -> list[str]:
-        most = get_settings().payload_max
-        return [written(one, most) for one in messages_of(msg, "hub.broadcast")]
-
-    def _said(self, texts: list[str]) -> tuple[str, str, list[str]]:
-        """Under an id which a second run of the call that runs here gives it too."""
-        call = current_call()
-        broadcast = uuid4().hex if call.call is None else f"{call.call}/{next(call.steps)}"
-        return broadcast, call.agent_id or "", texts
+        return say_nowait(self.name, self._life(), texts_of(msg, "hub.broadcast"))
 
     def _life(self) -> str:
         if not self._epoch:

@@ -250,5 +250,8 @@ class Hubs(Protocol):
     async def read(self, epoch: str, after: str, most: int) -> list[Entry]:
         """Entries of a hub's log after one."""
 
+    async def recent(self, epoch: str, most: int) -> list[Entry]:
+        """The last entries of a hub's log, in order."""
+
     def listen(self, name: str, hear: Hear) -> Callable[[], None]:
         """Have `hear` called with what is pushed, on the loop that runs; gives a function that ends it."""

@@ -196,8 +196,14 @@ class RedisHubs:
 
     async def read(self, epoch: str, after: str, most: int) -> list[Entry]:
         """See Hubs."""
-        found = await async_client(self._settings).xrange(self._keys.hub_log(epoch), min=f"({after}", count=most)
-        return [Entry(entry.decode(), data[b"s"].decode(), data[b"m"].decode()) for entry, data in found]
+        return _entries(await async_client(self._settings).xrange(self._keys.hub_log(epoch), min=f"({after}",
+                                                                  count=most))
+
+    async def recent(self, epoch: str, most: int) -> list[Entry]:
+        """See Hubs."""
+        with translated(self._settings):
+            found = await async_client(self._settings).xrevrange(self._keys.hub_log(epoch), count=most)
+        return _entries(found)[::-1]
 
     def listen(self, name: str, hear: Hear) -> Callable[[], None]:
         """See Hubs; on the process's loop."""
@@ -208,6 +214,10 @@ class RedisHubs:
 
         heard.add(channel, listener)
         return lambda: heard.remove(channel, listener)
+
+
+def _entries(found: list[Any]) -> list[Entry]:
+    return [Entry(entry.decode(), data[b"s"].decode(), data[b"m"].decode()) for entry, data in found]
 
 
 def pushed(data: bytes) -> Pushed:

@@ -1,0 +1,73 @@
+"""Saying something in a hub."""
+
+from typing import Any
+from uuid import uuid4
+
+from callsheet.hub.place import on_loop, the_hubs
+from callsheet.hub.refusals import checked_name
+from callsheet.hub.telling import atell, raise_failed, tell
+from callsheet.hub.wire import messages_of, written
+from callsheet.messages import Msg
+from callsheet.resources.context import current_call
+from callsheet.settings import get_settings
+
+
+def texts_of(msg: Any, what: str) -> list[str]:
+    """Messages as they stand in a hub's log.
+
+    Raises:
+        UsageError: something that is no message.
+        PayloadTooLarge: one is over the limit.
+    """
+    most = get_settings().payload_max
+    return [written(one, most) for one in messages_of(msg, what)]
+
+
+def _named(texts: list[str]) -> tuple[str, str, list[str]]:
+    """Under an id which a second run of the call that runs here gives it too."""
+    call = current_call()
+    broadcast = uuid4().hex if call.call is None else f"{call.call}/{next(call.steps)}"
+    return broadcast, call.agent_id or "", texts
+
+
+def say_nowait(name: str, epoch: str, texts: list[str]) -> str:
+    """Broadcast without waiting for eager members; blocks for a trip to Redis."""
+    entry_id, eager = the_hubs().say(name, epoch, *_named(texts))
+    if eager:
+        tell(name)
+    return entry_id
+
+
+def say_plain(name: str, epoch: str, texts: list[str]) -> str:
+    """Broadcast, and wait for eager members."""
+    entry_id, eager = the_hubs().say(name, epoch, *_named(texts))
+    if eager:
+        raise_failed(name, tell(name).get())
+    return entry_id
+
+
+async def say_async(name: str, epoch: str, texts: list[str]) -> str:
+    """As `say_plain`, in async code."""
+    entry_id, eager = await the_hubs().asay(name, epoch, *_named(texts))
+    if eager:
+        await atell(name)
+    return entry_id
+
+
+def say(name: str, msg: Msg | list[Msg]) -> Any:
+    """Say something in a hub that others have open, from any process: `await say(...)`; in plain code without await.
+
+    Args:
+        name: of the hub.
+        msg: a message, or several.
+
+    Returns:
+        The id of the (last) message's event.
+
+    Raises:
+        HubMissing: no hub of this name is open.
+        UsageError: something that is no message.
+        ObserveFailed: eager members raised; the others have the message.
+    """
+    texts = texts_of(msg, "hub.say")
+    return (say_async if on_loop() else say_plain)(checked_name(name), "", texts)
