@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 
 from callsheet import AgentBase, Msg, resources
 from callsheet.memory import InMemoryMemory
@@ -71,7 +71,8 @@ _clients: dict[str, Redis] = {}
 
 async def note(url: str, key: str, line: str) -> None:
     if url not in _clients:
-        _clients[url] = Redis.from_url(url)
+        pool = BlockingConnectionPool.from_url(url, max_connections=50, timeout=None)
+        _clients[url] = Redis.from_pool(pool)
     await _clients[url].rpush(key, line)
 
 

@@ -1,7 +1,8 @@
 """The policy: target tracking with hysteresis, without clock or input of its own.
 
 The size follows what runs and what waits: up at once, by as much of the backlog as must be begun together for none of
-it to wait longer than the target; down after a cooldown, bit by bit, and never below what runs.
+it to wait longer than the target, in a few steps where that is many times the size; down after a cooldown, bit by bit,
+and never below what runs.
 """
 
 import math
@@ -79,7 +80,8 @@ class Policy:
     def _caps(self, load: Load, running: int) -> list[tuple[int, Bound]]:
         """How far each limit lets the need go."""
         rules = self.rules
-        caps = [(self.limits.maximum, Bound.MAXIMUM)]
+        step = min(max(1, load.size, self.limits.minimum) * rules.step, 2.0**60)
+        caps = [(self.limits.maximum, Bound.MAXIMUM), (math.ceil(step), Bound.BACKLOG)]
         if rules.memory_limit is not None and load.memory is not None:
             room = rules.memory_share * rules.memory_limit - load.memory
             if room <= 0:

@@ -4,10 +4,12 @@ A *unit* is what is added and removed: a slot, a process, an agent of a group. A
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 from callsheet.errors import SettingsError
+from callsheet.settings import Settings
 
 
 class Bound(StrEnum):
@@ -56,6 +58,8 @@ class Rules:
 
     Attributes:
         target_wait: seconds within which what waits should be begun.
+        step: times the size at most that one decision leads to, so that what the first of the added units meet (limits,
+            memory, a processor that is busy) is known before there are more.
         cooldown: seconds after which a size that is needed no more has come down: nothing happens in the first half,
             then it goes down bit by bit.
         memory_limit: bytes, or None for no limit. From there on no idle unit is kept.
@@ -72,6 +76,7 @@ class Rules:
     """
 
     target_wait: float = 1.0
+    step: float = 4.0
     cooldown: float = 30.0
     memory_limit: int | None = None
     memory_share: float = 0.9
@@ -84,6 +89,7 @@ class Rules:
     def __post_init__(self) -> None:
         wrong = [f"{name}={value!r} must be {what}" for name, value, fits, what in (
             ("target_wait", self.target_wait, self.target_wait > 0, "above 0"),
+            ("step", self.step, self.step > 1, "above 1"),
             ("cooldown", self.cooldown, 0 <= self.cooldown < math.inf, "0 or more"),
             ("memory_limit", self.memory_limit, self.memory_limit is None or self.memory_limit > 0, "above 0"),
             ("memory_share", self.memory_share, 0 < self.memory_share <= 1, "above 0 and at most 1"),
@@ -94,6 +100,20 @@ class Rules:
         ) if not fits]
         if wrong:
             raise SettingsError(f"These rules of scaling cannot be right: {'; '.join(wrong)}.")
+
+    @classmethod
+    def of(cls, settings: Settings, **changes: Any) -> "Rules":
+        """The rules in the settings.
+
+        Args:
+            settings: ours.
+            changes: in place of theirs.
+        """
+        given = {"target_wait": settings.autoscale_target_wait, "step": settings.autoscale_step,
+                 "cooldown": settings.autoscale_cooldown, "memory_limit": settings.autoscale_memory,
+                 "memory_share": settings.autoscale_memory_share, "cpu": settings.autoscale_cpu,
+                 "lag": settings.autoscale_lag, "strain": settings.autoscale_strain}
+        return cls(**{**given, **changes})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,6 +165,10 @@ class Decision:
     def change(self) -> int:
         """Units to add, or below 0 to take away."""
         return self.size - self.load.size
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON data: size, bound and need, and what was measured."""
+        return {"size": self.size, "bound": self.bound.value, "need": self.need, "load": asdict(self.load)}
 
     def __str__(self) -> str:
         load = self.load

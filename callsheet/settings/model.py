@@ -75,6 +75,14 @@ class Settings(BaseSettings):
         soft_shutdown: seconds that a cold shutdown (SIGQUIT) leaves to running calls before it cancels them.
         tool_threads: tools that are plain functions and run at once in one process, each in a thread.
         loop_block_warning: seconds that code may block an io worker's loop before it is logged.
+        autoscale_target_wait: seconds within which an autoscaled worker tries to begin what waits.
+        autoscale_step: times its size at most to which it grows at once.
+        autoscale_cooldown: seconds after which it has come down from a size that it needs no more.
+        autoscale_memory: bytes that it may use, with its processes; or its control group's limit, if lower.
+        autoscale_memory_share: share of that limit up to which it grows.
+        autoscale_cpu: share of the processors' time from which it grows no more; an io worker has one processor.
+        autoscale_lag: seconds that the loop is late from which an io worker grows no more.
+        autoscale_strain: seconds that either of these must be exceeded before that counts.
         tenant_weights: by tenant, how much of an endpoint each gets where several wait for it; 1 where none is given.
         endpoints: model servers by name; the public providers are there from the start.
         mcp: MCP servers that workers may start, and bounds of all MCP clients.
@@ -121,6 +129,14 @@ class Settings(BaseSettings):
     soft_shutdown: float = Field(0.0, ge=0)
     tool_threads: int = Field(200, ge=1)
     loop_block_warning: float = Field(0.25, gt=0)
+    autoscale_target_wait: float = Field(1.0, gt=0)
+    autoscale_step: float = Field(4.0, gt=1)
+    autoscale_cooldown: float = Field(30.0, ge=0)
+    autoscale_memory: int | None = Field(None, gt=0)
+    autoscale_memory_share: float = Field(0.9, gt=0, le=1)
+    autoscale_cpu: float = Field(0.95, gt=0)
+    autoscale_lag: float = Field(0.5, gt=0)
+    autoscale_strain: float = Field(5.0, ge=0)
     tenant_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     endpoints: dict[str, Endpoint] = Field(default_factory=default_endpoints, validate_default=True)
     mcp: McpSettings = McpSettings()

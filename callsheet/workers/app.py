@@ -19,6 +19,7 @@ from callsheet.mcp.home import close_all
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks.app import make_app, serve_as
 from callsheet.workers import interrupts  # noqa: F401 - registers its command
+from callsheet.workers.flags import CheckedAutoscale
 from callsheet.workers.logs import gather_lines
 from callsheet.workers.metrics.step import ServeMetrics
 from callsheet.workers.revoked import ReadRevoked
@@ -29,6 +30,8 @@ TRANSPORT = "callsheet.workers.transport:Transport"
 WORKER = "callsheet.workers.controller:Worker"
 SENTINEL_TRANSPORT = "callsheet.workers.transport:SentinelTransport"
 POOL = "callsheet.workers.pool:AsyncioPool"
+PREFORK = "callsheet.workers.prefork:TaskPool"
+AUTOSCALER = "callsheet.workers.autoscaler:LoadAutoscaler"
 
 
 def io_app(settings: Settings | None = None) -> Celery:
@@ -58,13 +61,17 @@ def _close_sessions(**_: object) -> None:
 
 def cpu_app(settings: Settings | None = None) -> Celery:
     """The app of cpu workers: Celery's prefork pool, queue `cpu`."""
-    return _app(settings, "cpu")
+    app = _app(settings, "cpu")
+    app.conf.worker_pool = PREFORK
+    return app
 
 
 def _app(settings: Settings | None, queue: str) -> Celery:
     settings = settings or get_settings()
     app = make_app(settings, queue, f"callsheet.workers.{queue}")
     app.conf.worker_consumer = "callsheet.workers.consumer:Consumer"
+    app.conf.worker_autoscaler = AUTOSCALER
+    app.user_options["worker"].add(CheckedAutoscale())
     app.steps["consumer"].add(ReadRevoked)
     app.steps["worker"].add(PassTurnsOn)
     app.steps["worker"].add(ServeMetrics)

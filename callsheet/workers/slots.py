@@ -72,6 +72,11 @@ class Slots(Generic[C]):
                 else:
                     break
 
+    @property
+    def returning(self) -> int:
+        """Parked calls that wait for a slot to go on with."""
+        return len(self._returning)
+
     def withdraw(self, call: C) -> bool:
         """Take a call out of the line; False when it is not in it."""
         with self.lock:

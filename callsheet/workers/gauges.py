@@ -1,0 +1,92 @@
+"""What a pool tells of its load: the asyncio pool by itself, any other by what Celery knows of its requests."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from celery.worker import state
+
+from callsheet.resources.limits.gates import waiting as waiting_for_turns
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A pool at a moment.
+
+    Attributes:
+        size: slots or processes.
+        busy: calls that have one; parked ones have none.
+        returning: calls that were parked and wait for a slot to go on with.
+        waiting: calls that the worker has taken and not begun.
+        begun: calls begun since the start.
+        ended: calls ended since the start.
+        held: calls under way, the parked ones included.
+        turns: calls that wait for their turn under an endpoint's limits; they are parked.
+        lag: seconds that the event loop is late, or None.
+    """
+
+    size: int
+    busy: int
+    returning: int
+    waiting: int
+    begun: int
+    ended: int
+    held: int
+    turns: int = 0
+    lag: float | None = None
+
+
+class ProcessGauge:
+    """Reads pools of processes, and all that are not ours.
+
+    Args:
+        pool: Celery's.
+    """
+
+    idle_costs = True
+    most_added = 16  # processes at once: Celery ends a pool that starts over a hundred in a second
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def read(self) -> Reading:
+        """The pool now; the consumer's thread."""
+        active, begun = len(state.active_requests), state.all_total_count[0]
+        waiting = max(0, len(state.reserved_requests) - active)
+        return Reading(self._pool.num_processes, active, 0, waiting, begun, begun - active, active)
+
+    def pids(self) -> list[int]:
+        """Processes of the worker, its own first."""
+        processes = getattr(getattr(self._pool, "_pool", None), "_pool", None) or ()  # billiard's, once it has started
+        return list(dict.fromkeys([os.getpid(), *(process.pid for process in tuple(processes) if process.pid)]))
+
+
+class SlotGauge:
+    """Reads the asyncio pool.
+
+    Args:
+        pool: an AsyncioPool.
+    """
+
+    idle_costs = False
+    most_added = 1 << 30
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def read(self) -> Reading:
+        """The pool now; any thread."""
+        pool, slots = self._pool, self._pool.slots
+        with slots.lock:
+            held, returning = slots.used + slots.parked, slots.returning
+            return Reading(slots.limit, slots.used, returning, len(slots.waiting), pool.finished + held,
+                           pool.finished, held, sum(waiting_for_turns().values()), pool.lag)
+
+    def pids(self) -> list[int]:
+        """The worker's process: its calls have none of their own."""
+        return [os.getpid()]
+
+
+def gauge_of(pool: Any) -> ProcessGauge | SlotGauge:
+    """The gauge for a pool."""
+    return SlotGauge(pool) if hasattr(pool, "slots") else ProcessGauge(pool)

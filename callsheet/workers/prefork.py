@@ -1,0 +1,26 @@
+"""Celery's prefork pool, which takes away only processes that have nothing to do."""
+
+from typing import Any
+
+from celery.concurrency import asynpool, prefork
+
+
+class AsynPool(asynpool.AsynPool):
+    """Celery's.
+
+    Billiard takes a process for idle until it has said that it began with a call, and one that was told to end for
+    one more that can be told so. So shrinking could kill a call that was just handed over, and counted a process
+    twice.
+    """
+
+    def _worker_active(self, worker: Any) -> bool:
+        if getattr(worker, "_controlled_termination", False) or worker.inqW_fd in self._busy_workers:
+            return True
+        given = any(not job.ready() and worker in (job._write_to, job._scheduled_for) for job in self._cache.values())
+        return given or bool(super()._worker_active(worker))
+
+
+class TaskPool(prefork.TaskPool):
+    """Celery's, over that one."""
+
+    Pool = AsynPool
