@@ -72,13 +72,13 @@ class Chromium:
         line, _, self._rest = self._rest.partition(b"\0")
         return dict(json.loads(line))
 
-    def page(self, width: int = 1280, height: int = 800) -> "Page":
+    def page(self) -> "Page":
         """A new page, with cookies and passwords that no other has."""
         context = self.ask("Target.createBrowserContext")["browserContextId"]
         target = self.ask("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         page = Page(self, self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"])
         page.ask("Page.enable")
-        page.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        page.size(1280, 800)
         return page
 
     def close(self) -> None:
@@ -98,6 +98,10 @@ class Page:
 
     def ask(self, method: str, **params: Any) -> dict[str, Any]:
         return self.browser.ask(method, self.session, **params)
+
+    def size(self, width: int, height: int) -> None:
+        """Make it so large, in pixels."""
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def open(self, url: str) -> int:
         """Go there and wait until all of it is there. Gives the status."""

@@ -104,11 +104,12 @@ class Worker:
         redis_url: given to it as CALLSHEET_REDIS_URL.
         options: what follows `worker`.
         env: more environment.
+        name: Celery's node name; one that no other has without.
     """
 
     def __init__(self, app: str, redis_url: str, *options: str, env: dict[str, str] | None = None,
-                 cwd: Path = ROOT) -> None:
-        self.name = f"w{time.monotonic_ns()}@test"
+                 cwd: Path = ROOT, name: str = "") -> None:
+        self.name = name or f"w{time.monotonic_ns()}@test"
         self.log_path = Path(tempfile.mkstemp(prefix="callsheet-worker-", suffix=".log")[1])
         environ = {**os.environ, "CALLSHEET_REDIS_URL": redis_url, "PYTHONUNBUFFERED": "1",
                    "PYTHONPATH": os.pathsep.join([str(cwd), str(ROOT), os.environ.get("PYTHONPATH", "")]),

@@ -10,7 +10,7 @@ from callsheet.cli.stack import python_command
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import get_settings
 
-_COLUMNS = "name,args,state,received,started,runtime,retries,worker,uuid"
+_COLUMNS = "name,args,state,runtime,retries,worker,uuid,received"
 
 
 @click.command(epilog="""\b

@@ -7,6 +7,7 @@ from celery import current_task
 
 import callsheet
 from callsheet import AgentBase, FanoutPipeline, Msg, SequentialPipeline
+from tests.agents.gated import CpuGated, Gated
 
 
 def who() -> dict[str, Any]:
@@ -59,3 +60,25 @@ class Spills(AgentBase):
 
     async def reply(self, msg: Any = None) -> Msg:
         raise ValueError(f"it is {self.key}")
+
+
+class Panel(AgentBase):
+    """Has a reviewer on each kind of worker at work at once, who wait at a gate that is a file."""
+
+    def __init__(self, name: str, folder: str) -> None:
+        self.name = name
+        self.folder = folder
+
+    async def reply(self, msg: Msg) -> Msg:
+        await asyncio.gather(Reviewer("alice", self.folder)(msg), Scorer("scores", self.folder)(msg))
+        return Msg(self.name, "Accepted, with two remarks.", "assistant")
+
+
+class Reviewer(Gated):
+    def __init__(self, name: str, folder: str) -> None:
+        super().__init__(folder, name)
+
+
+class Scorer(CpuGated):
+    def __init__(self, name: str, folder: str) -> None:
+        super().__init__(folder, name)
