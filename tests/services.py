@@ -153,6 +153,14 @@ class Worker:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
 
+    def remove(self) -> None:
+        """Stop it, kill what is left of its group, and forget its output."""
+        if self.process.poll() is None:
+            self.stop(timeout=15)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.log_path.unlink(missing_ok=True)
+
 
 @contextlib.contextmanager
 def worker(app: str, redis_url: str, *options: str, env: dict[str, str] | None = None,
@@ -162,8 +170,4 @@ def worker(app: str, redis_url: str, *options: str, env: dict[str, str] | None =
     try:
         yield started.wait_ready()
     finally:
-        if started.process.poll() is None:
-            started.stop(timeout=15)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(started.process.pid, signal.SIGKILL)
-        started.log_path.unlink(missing_ok=True)
+        started.remove()

@@ -213,7 +213,7 @@ def test_inspect_tells_what_runs(pool):
     for result in held:
         get(result)
     wait_for(lambda: not pool.inspect("active") and not pool.inspect("reserved"), what="nothing active")
-    assert pool.unacked() == 0
+    wait_for(lambda: pool.unacked() == 0, what="the acknowledgements, which follow a turn of the loop later")
 
 
 def test_events(pool):

@@ -14,13 +14,13 @@ class Script:
     """One script, known to the server by its hash once it has run there.
 
     Args:
-        path: of its file.
-        library: of a file whose functions it uses.
+        source: its file, or its text.
+        library: a file whose functions it uses.
     """
 
-    def __init__(self, path: Path, library: Path | None = None) -> None:
+    def __init__(self, source: Path | str, library: Path | None = None) -> None:
         used = library.read_text(encoding="utf-8") if library is not None else ""
-        self.text = used + path.read_text(encoding="utf-8")
+        self.text = used + (source if isinstance(source, str) else source.read_text(encoding="utf-8"))
         self.sha = hashlib.sha1(self.text.encode()).hexdigest()  # noqa: S324 - Redis names scripts so
 
     def command(self, keys: Sequence[Key], args: Sequence[Any], by_text: bool = False) -> tuple[Any, ...]:

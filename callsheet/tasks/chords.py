@@ -16,10 +16,11 @@ from uuid import uuid4
 
 from celery import states
 from celery._state import get_current_worker_task
-from celery.backends.redis import RedisBackend
+from celery.backends.redis import CHORD_CLAIM_EXTEND_LUA, CHORD_CLEANUP_LUA, RedisBackend
 from celery.canvas import maybe_signature
 from celery.exceptions import BackendStoreError, ChordError, Ignore, Reject, Retry
 
+from callsheet.resources.scripts import Script
 from callsheet.tasks.aside import aside
 from callsheet.tasks.bridge import drive_unbroken, in_strand
 from callsheet.tasks.patience import patiently
@@ -27,12 +28,16 @@ from callsheet.tasks.writes import Entry, Part, gathered_writes, write
 
 logger = logging.getLogger(__name__)
 
+# Celery's own. Run by redis-py they fail where the server forgets a script that it has just been told.
+_EXTEND, _CLEAN_UP = Script(CHORD_CLAIM_EXTEND_LUA), Script(CHORD_CLEANUP_LUA)
+
 #: Tasks that take branches' failures as values.
 GATHERERS = frozenset({"callsheet.gather", "callsheet.merge", "callsheet.reply"})
 _HOLDS = 30  # seconds within which whoever counted the last part publishes the body, before another may
 _MOST_BYTES = 256 * 1024  # of parts that come with the last one; more are fetched in a thread
 _FETCHED = 1000  # results in one trip
 _AGAIN = 0.5  # seconds between two looks at a chord that another process is finishing
+_REMEMBERED = 300  # seconds for which it is known that a chord was finished
 _BUSY = 1  # the script's answer then
 _DUE, _SENT = "callsheet_part_due", "callsheet_part_sent"  # set on a request
 
@@ -195,7 +200,7 @@ class ChordBackend(RedisBackend):
             logger.exception("Chord callback for %r raised: %r", group_id, exc)
             self.chord_error_from_stack(body, ChordError(f"Callback error: {exc!r}"))
         finally:
-            patiently(lambda: self._clean_up(chord))
+            self._clean_up(chord)
 
     def _results(self, chord: _Complete) -> list[Any]:
         return self._nested(self.decode(chord.shape)) if chord.shape else self._flat(chord)
@@ -227,15 +232,22 @@ class ChordBackend(RedisBackend):
         needed = self._chord_publish_claim_expires(_HOLDS // 2, body)
         if time.monotonic() + needed < chord.since + _HOLDS:
             return True
-        return bool(self._chord_claim_extend_script(keys=[chord.keys[5], chord.keys[2]], args=[chord.token, needed],
-                                                    client=self.client))
+        return bool(_EXTEND.run(self.client, [chord.keys[5], chord.keys[2]], [chord.token, needed]))
 
     def _clean_up(self, chord: _Complete) -> None:
         parts, diff, size, counted, _, finisher = chord.keys
-        if not self._chord_cleanup_script(keys=[finisher, parts, diff, size, counted], args=[chord.token, 300],
-                                          client=self.client):
-            logger.warning("Chord %s was taken over by another worker before it was cleaned up; its parts are left "
-                           "to expire.", chord.request.group)
+        group_id = chord.request.group
+        try:
+            cleaned = patiently(lambda: _CLEAN_UP.run(self.client, [finisher, parts, diff, size, counted],
+                                                      [chord.token, _REMEMBERED]))
+        except Exception:
+            # The body is published: the task that was the last part has ended well, and must not be told otherwise,
+            # since Celery would then settle it again, and the chord with it.
+            logger.exception("Chord %s could not be cleaned up; its parts are left to expire.", group_id)
+        else:
+            if not cleaned:
+                logger.warning("Chord %s was taken over by another worker before it was cleaned up; its parts are "
+                               "left to expire.", group_id)
 
 
 def _part_is_due(request: Any) -> None:
