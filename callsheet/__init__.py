@@ -1,7 +1,7 @@
 """Multi-agent LLM applications on Celery."""
 
 from callsheet import errors, hub
-from callsheet.agents import AgentBase, CallOptions, ReActAgent
+from callsheet.agents import AgentBase, CallOptions, ReActAgent, UserAgent
 from callsheet.errors import AgentFailed, AgentTimeout, BranchFailed, CallsheetError, JobCancelled, ResultTimeout
 from callsheet.hub.msghub import MsgHub
 from callsheet.messages import (
@@ -24,6 +24,7 @@ from callsheet.tasks.dispatch import RemoteDispatcher as _RemoteDispatcher  # no
 from callsheet.tasks.events import Event
 from callsheet.tasks.inline import inline
 from callsheet.tasks.jobs import Job
+from callsheet.tasks.people.question import Question
 from callsheet.tasks.pipelines import (
     FanoutPipeline,
     SequentialPipeline,
@@ -54,6 +55,7 @@ __all__ = [
     "JobUsage",
     "Msg",
     "MsgHub",
+    "Question",
     "ReActAgent",
     "ResultTimeout",
     "SequentialPipeline",
@@ -66,6 +68,7 @@ __all__ = [
     "Toolkit",
     "URLSource",
     "Usage",
+    "UserAgent",
     "VideoBlock",
     "errors",
     "fanout_pipeline",

@@ -34,6 +34,7 @@ CallsheetError
 │   ├── ResultTimeout           no result within the time given (also TimeoutError)
 │   ├── JobCancelled            the job was cancelled or revoked
 │   ├── JobExpired              the job's `expires` passed before a worker took it
+│   ├── AnswerRefused           an answer that no question waits for, or that does not fit it (also ValueError)
 │   ├── CallRefused             a worker refused the message: too large, or not Celery's
 │   └── AgentFailed             the agent raised, on a worker or inline
 │       ├── AgentTimeout        the call was ended by its `timeout` (also TimeoutError)
@@ -251,6 +252,10 @@ class JobCancelled(JobError):
 
 class JobExpired(JobError):
     """The job's `expires` passed before a worker took it."""
+
+
+class AnswerRefused(JobError, ValueError):
+    """The job waits for no answer, has had it already, or needs data of another form."""
 
 
 class CallRefused(JobError):

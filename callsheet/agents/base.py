@@ -41,6 +41,8 @@ class AgentBase(Hooked, StateModule, Recorded):
     queue: ClassVar[str | None] = None
     #: Whether a hub tells it each message at once, in a call of its own, and not with its next call.
     observes_at_once: ClassVar[bool] = False
+    #: Whether its replies wait for a person.
+    asks_people: ClassVar[bool] = False
     id: str
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:

@@ -5,6 +5,11 @@ job(id)             hash     of a pipeline's job: `calls` (JSON list of its call
                              (what runs after and beside what, described in tasks/plans.py); expires
 events(id)          stream   what a job's agents printed, bounded; expires
 events_channel(id)  channel  a notice that events(id) grew
+questions(id)       hash     what a job's calls ask people: question's id -> JSON; expires `answers_expires` after the
+                             last look of a call that waits
+answers(id)         hash     question's id -> the answer as JSON; expires `answers_expires`
+answers_channel(id) channel  the id of a question that was answered
+waiting()           zset     "<question's id> <job's id>" of all open questions -> unix time when they were asked
 breaker(endpoint)   hash     an endpoint's circuit breaker, described in breaker.lua; expires
 breaker_channel(e)  channel  its changes: "open <ms>", "closed", "suspect"
 usage(job)          hash     what a job's outbound calls took, described in accounts.py; expires `result_expires`
@@ -60,6 +65,22 @@ class Keys:
     def events_channel(self, job_id: str) -> str:
         """Where growth of `events` is told."""
         return f"{self.prefix}events-channel:{job_id}"
+
+    def questions(self, job_id: str) -> str:
+        """What a job's calls ask people."""
+        return f"{self.prefix}questions:{job_id}"
+
+    def answers(self, job_id: str) -> str:
+        """What people answered."""
+        return f"{self.prefix}answers:{job_id}"
+
+    def answers_channel(self, job_id: str) -> str:
+        """Where answers are told."""
+        return f"{self.prefix}answers-channel:{job_id}"
+
+    def waiting(self) -> str:
+        """The open questions of all jobs."""
+        return f"{self.prefix}waiting"
 
     def breaker(self, endpoint: str) -> str:
         """An endpoint's circuit breaker."""

@@ -55,6 +55,7 @@ class Settings(BaseSettings):
         result_expires: seconds that results and large payloads are kept.
         events_max: events kept for one job, about; the oldest go first.
         events_expires: seconds that a job's events are kept after the last of them.
+        answers_expires: seconds that people's answers are kept, and questions whose worker is gone.
         payload_inline_max: bytes; a larger payload is stored once in Redis under its hash.
         payload_max: bytes; a larger message is refused.
         retry_backoff: seconds before the first retry of a call that has `retries`; doubles each time.
@@ -110,6 +111,7 @@ class Settings(BaseSettings):
     result_expires: int = Field(86_400, gt=0)
     events_max: int = Field(10_000, ge=10)
     events_expires: int = Field(86_400, gt=0)
+    answers_expires: int = Field(7 * 86_400, gt=60)
     payload_inline_max: int = Field(64 * 1024, ge=1024)
     payload_max: int = Field(16 * 1024 * 1024, ge=1024)
     retry_backoff: float = Field(1.0, ge=0)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,8 @@ from callsheet.tasks.canvas import Canvas
 from callsheet.tasks.events import current_stream
 from callsheet.tasks.inline import InlineDispatcher
 from callsheet.tasks.jobs import Job
-from callsheet.tasks.patience import patient
+from callsheet.tasks.patience import limits_held, patient
+from callsheet.tasks.people.here import asking_here
 from callsheet.tasks.pipelines import Pipeline
 
 Target = AgentBase | Pipeline
@@ -74,8 +76,10 @@ class RemoteDispatcher:
         try:
             job = await asyncio.shield(sending)
             job._called = True
-            await _forward_prints(job, agents)
-            return await job
+            async with asking_here(job, agents):
+                await _forward_prints(job, agents)
+                with limits_held() if any(agent.asks_people for agent in agents) else nullcontext():
+                    return await job
         except asyncio.CancelledError:
             await asyncio.to_thread((await sending).cancel)
             raise
@@ -141,7 +145,7 @@ async def _forward_prints(job: Job, agents: list[AgentBase]) -> None:
     if queues:
         async for event in job.stream():
             queue = queues.get(event.agent_id)
-            if queue is not None:
+            if queue is not None and event.type == "message":
                 await queue.put((event.msg, event.last))
 
 

@@ -18,6 +18,7 @@ from callsheet.messages import Msg
 from callsheet.resources.redis import async_client
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
+from callsheet.tasks.people.question import Question
 from callsheet.tasks.waiter import waiter
 
 #: Id of the job to whose events the call that runs here prints.
@@ -28,7 +29,7 @@ _ID = re.compile(r"\d{1,20}(-\d{1,20})?")
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that an agent of a job printed.
+    """Something that an agent of a job printed, or asks a person.
 
     Attributes:
         id: of the event; `job.stream(since=id)` goes on after it.
@@ -41,6 +42,8 @@ class Event:
         run: names the run of that call: a call that is tried again, or whose worker died, has several.
         again: whether it is the first event of such a further run. Messages of `call` that did not end before it
             will not end: the run prints its own.
+        type: "message", or "input_required": the job waits for `job.answer(...)`, and `msg` is what is to be answered.
+        question: with "input_required", what is asked.
     """
 
     id: str
@@ -52,6 +55,8 @@ class Event:
     call: str = ""
     run: str = ""
     again: bool = False
+    type: str = "message"
+    question: Question | None = None
 
 
 def checked_since(since: str) -> str:
@@ -113,4 +118,6 @@ async def read_events(job_id: str, since: str, done: "asyncio.Future[Any]", sett
 def _event(entry_id: str, fields: dict[str, str]) -> Event:
     return Event(id=entry_id, agent=fields["agent"], agent_id=fields["agent_id"],
                  msg=Msg.from_dict(json.loads(fields["msg"])), last=bool(fields["last"]), time=float(fields["time"]),
-                 call=fields.get("call", ""), run=fields.get("run", ""), again="again" in fields)
+                 call=fields.get("call", ""), run=fields.get("run", ""), again="again" in fields,
+                 type=fields.get("type", "message"),
+                 question=Question.from_json(fields["question"]) if "question" in fields else None)

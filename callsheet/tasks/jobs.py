@@ -25,6 +25,9 @@ from callsheet.tasks.events import Event, checked_since, read_events
 from callsheet.tasks.interrupts import Said, ask_workers
 from callsheet.tasks.loop import on_process_loop, wait_on_process_loop
 from callsheet.tasks.patience import patient
+from callsheet.tasks.people import answers
+from callsheet.tasks.people.question import Question
+from callsheet.tasks.people.store import questions_of
 from callsheet.tasks.records import CallRecord
 from callsheet.tasks.results import failure, parse, ready
 from callsheet.tasks.turns.desk import current_turn, waiting_for
@@ -160,6 +163,29 @@ class Job:
             return False
         with translated(self._settings):
             return ask_workers(self._app(), self._all_calls(), msg, self.label)
+
+    def questions(self) -> list[Question]:
+        """What it waits for people to answer, the oldest question first."""
+        return [] if self.done else questions_of(self.id, self._settings)
+
+    def answer(self, msg: answers.Said = None, data: answers.Data = None, *, question: str | None = None) -> Question:
+        """Answer a question that it asks a person: an event of its stream whose `type` is "input_required".
+
+        Args:
+            msg: a text, a Msg or content blocks.
+            data: of the form that the question's `schema` says, where it has one; a Msg may have them as metadata,
+                and a text may be them as JSON.
+            question: the id of the one that is meant, where there are several.
+
+        Returns:
+            The question that was answered.
+
+        Raises:
+            AnswerRefused: it waits for no answer, or for several and `question` is not given; somebody was first; the
+                data do not fit.
+            PayloadTooLarge: the answer is over the limit.
+        """
+        return answers.answer(self.id, self.label, msg, data, question, self._settings)
 
     def calls(self) -> list[CallRecord]:
         """What ran where, and when: a record for each of its calls that has ended, in order of their start."""

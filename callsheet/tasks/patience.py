@@ -39,6 +39,8 @@ _TURN = 1.0  # seconds that a thread waits in one go, so that what is raised in 
 
 #: Lifts the time limits of the call that runs here; set by the pool.
 lift_limits: ContextVar[Callable[[], object] | None] = ContextVar("callsheet_lift_limits", default=None)
+#: Stops the time limits of the call that runs here, but those that its sender set; gives what has them go on. Likewise.
+hold_limits: ContextVar[Callable[[], Callable[[], object]] | None] = ContextVar("callsheet_hold_limits", default=None)
 _ended: ContextVar[bool] = ContextVar("callsheet_ended", default=False)
 _serves = False
 
@@ -232,6 +234,18 @@ def ended() -> Iterator[None]:
         yield
     finally:
         _ended.reset(token)
+
+
+@contextmanager
+def limits_held() -> Iterator[None]:
+    """Time limits of the call that its sender did not set do not count the block."""
+    hold = hold_limits.get()
+    go_on = hold() if hold is not None else None
+    try:
+        yield
+    finally:
+        if go_on is not None:
+            go_on()
 
 
 def _lift() -> None:

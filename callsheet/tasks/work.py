@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from callsheet.agents import AgentBase
+from callsheet.agents.asking import asker
 from callsheet.agents.base import printer
 from callsheet.agents.running import run_reply
 from callsheet.messages.allow import AllowList
@@ -22,6 +23,7 @@ from callsheet.tasks.events import current_stream
 from callsheet.tasks.gather import gathered, piped_input
 from callsheet.tasks.interrupts import Running
 from callsheet.tasks.patience import ended
+from callsheet.tasks.people.asker import JobAsker
 from callsheet.tasks.prints import EventWriter
 from callsheet.tasks.scope import Scope, current_scope
 from callsheet.tasks.turns.desk import Turn
@@ -79,6 +81,7 @@ async def with_prints(call: AgentCall, agent: AgentBase, args: tuple[Any, ...], 
     scope = current_scope.get() or Scope(call.job, "", "", False)
     writer = EventWriter(scope, settings)
     token, stream = printer.set(writer.add), current_stream.set(call.job)
+    asking = asker.set(JobAsker(scope, writer, settings))
     try:
         if turn is not None and turn.news:
             await hear(turn, _in_thread)
@@ -90,6 +93,7 @@ async def with_prints(call: AgentCall, agent: AgentBase, args: tuple[Any, ...], 
     finally:
         printer.reset(token)
         current_stream.reset(stream)
+        asker.reset(asking)
         with ended():
             await writer.close()
 

@@ -12,7 +12,7 @@ from celery.exceptions import Ignore, Terminated
 from celery.worker import state
 
 from callsheet.tasks.bridge import Crossing, SoftLimit
-from callsheet.tasks.patience import lift_limits
+from callsheet.tasks.patience import hold_limits, lift_limits
 from callsheet.workers.mailbox import Mailbox
 from callsheet.workers.prefetch import Prefetch
 from callsheet.workers.slots import Slots
@@ -48,6 +48,18 @@ class Home(Protocol):
 
     def finish(self, call: "Call") -> None:
         """A call has ended: free its slot and report."""
+
+
+def _nothing() -> None:
+    pass
+
+
+def on_loop(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether the code that asks runs on this loop."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
 
 
 def info_of(error: BaseException) -> ExceptionInfo:
@@ -92,6 +104,9 @@ class Call:
         self.value: Any = None
         self.failure: ExceptionInfo | None = None
         self._timers: list[asyncio.TimerHandle] = []
+        self._clock = 0.0  # the loop's time at which the limits began, less that of holds
+        self._holds = 0
+        self._held_since = 0.0
 
     @property
     def name(self) -> str:
@@ -133,6 +148,7 @@ class Call:
     def trace(self) -> None:
         """Run the tracer and keep what comes of it. Nothing escapes: it would leave the request active for ever."""
         lift_limits.set(self.clear_timers)
+        hold_limits.set(self.hold_timers)
         try:
             self.value = self.target(*self.args, **self.kwargs)
         except BaseException as exc:
@@ -143,10 +159,32 @@ class Call:
         """Start the time limits; loop thread."""
         if self.done:
             return
-        if self.soft:
-            self._timers.append(self.home.loop.call_later(self.soft, self._soft_limit))
-        if self.hard:
-            self._timers.append(self.home.loop.call_later(self.hard, self._hard_limit))
+        loop = self.home.loop
+        self._clock = self._clock or loop.time()
+        for limit, reached in ((self.soft, self._soft_limit), (self.hard, self._hard_limit)):
+            if limit and self._clock + limit > loop.time():  # else it was reached before a hold
+                self._timers.append(loop.call_at(self._clock + limit, reached))
+
+    def hold_timers(self) -> Callable[[], object]:
+        """Stop the time limits that are the worker's or the task's, rather than the call's own, for a while.
+
+        Returns:
+            What has them go on. Holds may overlap; loop thread, elsewhere nothing is held.
+        """
+        sent = getattr(self.request, "time_limits", None) or (None, None)
+        if any(sent) or not self._clock or not on_loop(self.home.loop):
+            return _nothing
+        if not self._holds:
+            self._clear_timers()
+            self._held_since = self.home.loop.time()
+        self._holds += 1
+        return self._go_on
+
+    def _go_on(self) -> None:
+        self._holds -= 1
+        if not self._holds and not self.done and self.fate is None:
+            self._clock += self.home.loop.time() - self._held_since
+            self.set_timers()
 
     def clear_timers(self) -> None:
         """Stop the time limits; any thread."""

@@ -21,6 +21,7 @@ from celery.worker import state
 from callsheet.settings import get_settings
 from callsheet.tasks.bridge import call_ident
 from callsheet.tasks.loop import LoopThread, adopt
+from callsheet.tasks.people.asker import provide_leaving
 from callsheet.workers.broker import ledger
 from callsheet.workers.calls import Call, CoroutineCall, Fate
 from callsheet.workers.mailbox import HubMailbox, LoopMailbox
@@ -96,6 +97,7 @@ class AsyncioPool(BasePool):
         adopt(self.loop)
         signals.worker_process_init.send(sender=self._hostname)  # as in each of prefork's processes
         ledger.begun = self._begun
+        provide_leaving(ledger.shutting_down)
 
     def did_start_ok(self) -> bool:
         """Whether the loop's thread runs."""

@@ -1,0 +1,1 @@
+"""Questions that calls ask people, and their answers."""
