@@ -219,8 +219,8 @@ class RateLimited(ModelError):
     """
 
     def __init__(self, message: str = "", endpoint: str = "", limit: str = "",
-                 retry_after: float | None = None) -> None:
-        super().__init__(message, endpoint, limit, retry_after)
+                 retry_after: float | None = None, *more: Any) -> None:
+        super().__init__(message, endpoint, limit, retry_after, *more)
         self.endpoint = endpoint
         self.limit = limit
         self.retry_after = retry_after

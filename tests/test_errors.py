@@ -81,6 +81,7 @@ def test_errors_are_also_pythons_own() -> None:
     assert issubclass(errors.SettingsError, ValueError)
     assert issubclass(errors.MessageError, ValueError)
     assert issubclass(errors.UnknownQueue, ValueError)
+    assert issubclass(errors.AnswerRefused, ValueError)
     assert issubclass(errors.CannotTravel, TypeError)
     assert issubclass(errors.BadReply, TypeError)
     assert issubclass(errors.UsageError, TypeError)

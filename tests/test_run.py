@@ -69,6 +69,18 @@ def runs(folder: Path) -> Counter[str]:
     return Counter((folder / "runs").read_text().splitlines())
 
 
+def test_what_agents_print_is_shown_as_it_comes_with_stream(run: Run, tmp_path: Path) -> None:
+    inputs = write_lines(tmp_path / "in.jsonl", "one", "two")
+    done = run("talking.py", "--input", str(inputs), "--stream")
+    assert done.exit_code == 0, done.output
+    for source in ("in.jsonl:1", "in.jsonl:2"):
+        assert [line.partition(": p: ")[2] for line in done.stdout.splitlines()
+                if line.startswith(f"{source}: p: ") or f"{source}: p: " in line] == ["0 1 ", "bye"]
+    alone = run("talking.py", "--input", str(inputs), "--stream", "--limit", "1", "--no-resume")
+    assert "p: 0 1 \np: bye\n" in alone.stdout
+    assert "p: bye" not in run("talking.py", "--input", str(inputs), "--no-resume").stdout
+
+
 def test_inputs_become_results_in_their_order(run: Run, tmp_path: Path) -> None:
     docs = tmp_path / "docs"
     (docs / "b").mkdir(parents=True)

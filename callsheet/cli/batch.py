@@ -12,6 +12,7 @@ import click
 from callsheet.agents import CallOptions
 from callsheet.agents.dispatch import dispatcher
 from callsheet.cli.inputs import Input
+from callsheet.cli.prints import Prints
 from callsheet.cli.progress import Display
 from callsheet.cli.results import Results
 from callsheet.cli.sent import Sent
@@ -43,12 +44,13 @@ class Batch:
         window: jobs under way at most.
         display: of its progress.
         check: called now and then; what it raises ends the run.
+        prints: shows what the agents print, or None.
         stalled: asked, in a thread, when nothing has ended for a while; gives a warning or "".
     """
 
     def __init__(self, target: Target, options: CallOptions, results: Results, sent: Sent, *,
                  picked_up: dict[str, str], window: int, display: Display, check: Callable[[], None],
-                 stalled: Callable[[], str]) -> None:
+                 stalled: Callable[[], str], prints: Prints | None = None) -> None:
         self._target = target
         self._options = options
         self._results = results
@@ -59,6 +61,7 @@ class Batch:
         self._tally = display.tally
         self._check = check
         self._stalled = stalled
+        self._prints = prints
         self._last = time.monotonic()
         self._changed = asyncio.Event()
         self._problem: BaseException | None = None
@@ -161,6 +164,8 @@ class Batch:
 
     async def _finish(self, item: Input, job: Job, started: float | None) -> None:
         try:
+            if self._prints is not None:
+                await self._prints.follow(item.source, job)
             result, error = await job, None
         except JobError as exc:
             result, error = None, exc

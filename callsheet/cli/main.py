@@ -13,6 +13,7 @@ from callsheet.errors import CallsheetError, JobError
 COMMANDS = {
     "up": ("callsheet.cli.up", "up"),
     "run": ("callsheet.cli.run", "run"),
+    "answer": ("callsheet.cli.answer", "answer"),
     "session": ("callsheet.cli.session", "session"),
     "hub": ("callsheet.cli.hub", "hub"),
     "flower": ("callsheet.cli.flower", "flower"),
@@ -56,6 +57,7 @@ def main(debug: bool) -> None:
     \b
     callsheet up --modules myproject.agents     Redis, workers and Flower on this machine
     callsheet run review.py --input docs --up   a file's pipeline over a folder of documents
+    callsheet answer                            what jobs ask people, and the answers
     """
 
 

@@ -39,6 +39,7 @@ have a result, 1 if some failed or are malformed, 130 after Ctrl-C.""")
 @click.option("--retries", default=0, show_default=True, type=click.IntRange(0),
               help="How often a reply that raised is tried again.")
 @click.option("--queue", metavar="NAME", help="Queue of all calls, in place of the agents' own.")
+@click.option("--stream", is_flag=True, help="Show what the agents print, as it comes.")
 @click.option("--up", is_flag=True, help="Start Redis and workers for this run, and stop them after it.")
 @click.option("--io", default="500,20", show_default=True, metavar="MAX,MIN", callback=autoscale,
               help="With --up: calls that the io worker runs at once; 0: no such worker.")

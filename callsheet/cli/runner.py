@@ -13,6 +13,7 @@ import click
 from callsheet.agents import CallOptions
 from callsheet.cli.batch import Batch, Refused
 from callsheet.cli.inputs import Input, Inputs, Malformed
+from callsheet.cli.prints import Prints
 from callsheet.cli.progress import Display, Tally, clock
 from callsheet.cli.remedies import Remedies
 from callsheet.cli.results import Results
@@ -48,6 +49,7 @@ class Order:
     io: str
     cpu: str
     stub_model: bool
+    stream: bool
 
     @property
     def state(self) -> Path:
@@ -218,7 +220,8 @@ class Runner:
 
         async def main() -> None:
             batch = Batch(self.loaded.target, options, results, sent, picked_up=picked_up, window=order.window,
-                          display=display, check=check, stalled=lambda: self.remedies.unserved(settings))
+                          display=display, check=check, stalled=lambda: self.remedies.unserved(settings),
+                          prints=Prints(display, tally.total == 1) if order.stream else None)
             await batch.run(pending)
 
         with display.shown():

@@ -38,7 +38,7 @@ def answer(job_id: str, label: str, said: Said, data: Data, question_id: str | N
                               "reference (a path, an address) in its place, or raise CALLSHEET_PAYLOAD_MAX.")
     outcome = store.put_answer(question, given, settings)
     if outcome != "taken":
-        raise AnswerRefused(_why_not(job_id, label, question.id, settings))
+        raise AnswerRefused(why_not(job_id, label, question.id, settings))
     return question
 
 
@@ -52,7 +52,7 @@ def _asked(job_id: str, label: str, question_id: str | None, settings: Settings)
     if question_id is not None:
         found = [question for question in found if question.id == question_id]
     if not found:
-        raise AnswerRefused(_why_not(job_id, label, question_id, settings))
+        raise AnswerRefused(why_not(job_id, label, question_id, settings))
     if len(found) > 1:
         several = ", ".join(f"{question.id} ({question.agent})" for question in found)
         raise AnswerRefused(f"The job {job_id} waits for several answers: {several}. Say which one: "
@@ -60,7 +60,8 @@ def _asked(job_id: str, label: str, question_id: str | None, settings: Settings)
     return found[0]
 
 
-def _why_not(job_id: str, label: str, question_id: str | None, settings: Settings) -> str:
+def why_not(job_id: str, label: str, question_id: str | None, settings: Settings) -> str:
+    """Why a job takes no answer."""
     if question_id is not None and (when := store.answered_at(job_id, question_id, settings)) is not None:
         return (f"The question {question_id} of the job {job_id} was answered at "
                 f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(when))}. The first answer holds.")

@@ -1,0 +1,97 @@
+"""`callsheet answer`: what jobs ask people, and the answers."""
+
+import asyncio
+import json
+import sys
+import time
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from callsheet.cli.progress import clock
+from callsheet.errors import AnswerRefused
+from callsheet.settings import get_settings
+from callsheet.tasks.jobs import Job
+from callsheet.tasks.people.answers import open_questions, why_not
+from callsheet.tasks.people.here import put
+from callsheet.tasks.people.question import Question
+
+
+@click.command(epilog="""\b
+Examples:
+  callsheet answer                                   what waits for an answer
+  callsheet answer 3f2a "Tea, please."               the beginning of the job's id is enough
+  callsheet answer 3f2a --data '{"street": "Main 1"}'
+  callsheet answer 3f2a                              asks here, field by field where the answer has a form""")
+@click.argument("job_id", metavar="[JOB]", required=False)
+@click.argument("text", metavar="[TEXT]", required=False)
+@click.option("--data", "data_text", metavar="JSON", help="Data of the form that is asked for.")
+@click.option("--question", "question_id", metavar="ID", help="The question that is meant, where a job asks several.")
+@click.option("--json", "as_json", is_flag=True, help="List as a JSON object a line.")
+def answer(job_id: str | None, text: str | None, data_text: str | None, question_id: str | None,
+           as_json: bool) -> None:
+    """Answer what a job asks a person; without JOB, list what waits. The jobs are those at CALLSHEET_REDIS_URL."""
+    if job_id is None:
+        _listed(as_json)
+        return
+    data = _data(data_text)
+    found = _meant(job_id)
+    job = Job.from_id(found[0].job_id if found else job_id)
+    if text is None and data is None:
+        _here(job, question_id, [one for one in found if question_id in (None, one.id)])
+        return
+    question = job.answer(text, data, question=question_id)
+    click.echo(f"Answered {question.agent} of job {question.job_id}.")
+
+
+def _listed(as_json: bool) -> None:
+    found = open_questions(get_settings())
+    for question in found:
+        if as_json:
+            click.echo(json.dumps(asdict(question), ensure_ascii=False))
+            continue
+        click.echo(f"{question.job_id}  {question.id}  {question.agent}  for {clock(time.time() - question.asked)}")
+        for line in (question.prompt or "(no question in words)").splitlines():
+            click.echo(f"    {line}")
+        if question.problem:
+            click.echo(f"    The answer before did not fit: {question.problem}")
+        if question.schema:
+            click.echo(f"    with data: {', '.join(question.schema.get('properties', {}))}")
+    if not found and not as_json:
+        click.echo("Nothing waits for an answer.", err=True)
+
+
+def _meant(beginning: str) -> list[Question]:
+    """The open questions of the one job whose id begins so."""
+    found = [one for one in open_questions(get_settings()) if one.job_id.startswith(beginning)]
+    exact = [one for one in found if one.job_id == beginning]
+    jobs = sorted({one.job_id for one in exact or found})
+    if len(jobs) > 1:
+        raise click.ClickException(f"{len(jobs)} jobs that wait begin with {beginning!r}: {', '.join(jobs[:5])}. Give "
+                                   "more of the id.")
+    return exact or found
+
+
+def _data(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        data = json.loads(text)
+    except ValueError as exc:
+        raise click.ClickException(f"--data is no JSON: {exc}.") from None
+    if not isinstance(data, dict):
+        raise click.ClickException('--data is no JSON object: {"field": value, ...} is needed.')
+    return data
+
+
+def _here(job: Job, question_id: str | None, questions: list[Question]) -> None:
+    """Ask at this terminal, or take the answer from standard input."""
+    if not questions:
+        raise AnswerRefused(why_not(job.id, "", question_id, get_settings()))
+    if not sys.stdin.isatty():
+        question = job.answer(sys.stdin.read().rstrip("\n"), question=questions[0].id)
+        click.echo(f"Answered {question.agent} of job {question.job_id}.")
+        return
+    for question in questions:
+        asyncio.run(put(job, question))

@@ -1,0 +1,45 @@
+"""`callsheet run --stream`: what the agents print, as it comes."""
+
+import click
+
+from callsheet.agents.console import print_to_console
+from callsheet.cli.progress import Display
+from callsheet.errors import JobError
+from callsheet.tasks.events import Event
+from callsheet.tasks.jobs import Job
+
+
+class Prints:
+    """Shows what the agents of a run's jobs print.
+
+    Args:
+        display: of the run's progress.
+        alone: whether there is one input: then messages are shown as they grow. Of several, whole ones are.
+    """
+
+    def __init__(self, display: Display, alone: bool) -> None:
+        self._display, self._alone = display, alone
+
+    async def follow(self, source: str, job: Job) -> None:
+        """Show what a job's agents print, until it ends.
+
+        Args:
+            source: of its input, for people.
+            job: the job.
+        """
+        try:
+            async for event in job.stream():
+                self._show(source, job, event)
+        except JobError:
+            return  # told with its result
+
+    def _show(self, source: str, job: Job, event: Event) -> None:
+        if event.again:
+            self._display.say(f"{source}: {event.agent} begins anew; what it had not finished is void.")
+        if event.question is not None:
+            self._display.say(f"{source}: {event.agent} asks: {event.question.prompt}\n"
+                              f"  To answer: callsheet answer {job.id} TEXT")
+        elif self._alone:
+            print_to_console(event.msg, event.last)
+        elif event.last:
+            click.echo(f"{source}: {event.msg.name}: {event.msg.get_text_content() or '(no text)'}")

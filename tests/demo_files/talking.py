@@ -1,0 +1,5 @@
+"""An agent that prints."""
+
+from tests.agents.work import Printer
+
+agent = Printer("p", 2, pause=0.05)
