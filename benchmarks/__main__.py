@@ -29,10 +29,11 @@ NAMES = {
     "model_calls": "4,000 calls of a chat model in one process, beside OpenAI's SDK",
     "limits": "rate limits over four workers at full pressure, and a Retry-After",
     "cpu": "agents that compute, on two processes",
+    "mcp_calls": "calls of an MCP server's tool: a session that is kept against one a call",
     "state": "a turn of an agent with state: Redis trips, CPU, and what a long conversation costs",
 }
 PACKAGES = ("callsheet", "celery", "kombu", "redis", "hiredis", "gevent", "requests", "httpx", "aiohttp", "uvloop",
-            "openai", "taskiq", "taskiq-redis", "ray")
+            "openai", "mcp", "taskiq", "taskiq-redis", "ray")
 FOLDER = Path(".callsheet/benchmarks")
 
 

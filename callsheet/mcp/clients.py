@@ -148,7 +148,7 @@ class StatefulClientBase(MCPClientBase):
             try:
                 current = _found(await session.tools(), tool.name, self.spec)
             except ToolError as exc:
-                raise ToolFailed(f"Error: {exc}") from None
+                raise ToolFailed(f"{exc}") from None
             fitting(current, arguments)
             return await session.request(sdk_module("calls").call_of(current.name, arguments), timeout), current
 

@@ -59,4 +59,4 @@ def fitting(tool: Any, arguments: dict[str, Any]) -> None:
     problems = unfit(tool, arguments)
     if problems:
         listed = "".join(f"\n  {line}" for line in problems)
-        raise ToolFailed(f"Error: the arguments of {tool.name} do not fit what its server announces:{listed}")
+        raise ToolFailed(f"the arguments of {tool.name} do not fit what its server announces:{listed}")

@@ -25,7 +25,7 @@ def response_of(result: Any) -> ToolResponse:
         blocks = [text_block(NOTHING if data is None else json.dumps(data, ensure_ascii=False))]
     if result.is_error:
         said = "\n".join(block["text"] for block in blocks if block["type"] == "text")
-        raise ToolFailed(f"Error: {said or 'the tool failed and did not say why'}")
+        raise ToolFailed(f"{said or 'the tool failed and did not say why'}")
     metadata = dict(result.meta or {})
     if data is not None:
         metadata["structured_content"] = data
@@ -89,7 +89,7 @@ def checked(result: Any, tool: Any) -> Any:
         problems = _problems(schema, result.structured_content)
     if problems:
         listed = "".join(f"\n  {line}" for line in problems)
-        raise ToolFailed(f"Error: the answer of {tool.name} does not fit the schema that its server announced for it, "
+        raise ToolFailed(f"the answer of {tool.name} does not fit the schema that its server announced for it, "
                          f"and is not to be relied on:{listed}")
     return result
 
