@@ -36,6 +36,7 @@ CallsheetError
 │   ├── JobExpired              the job's `expires` passed before a worker took it
 │   ├── AnswerRefused           an answer that no question waits for, or that does not fit it (also ValueError)
 │   ├── CallRefused             a worker refused the message: too large, or not Celery's
+│   ├── UnknownJob              nothing is known of a job: it never was, or has expired (also KeyError)
 │   └── AgentFailed             the agent raised, on a worker or inline
 │       ├── AgentTimeout        the call was ended by its `timeout` (also TimeoutError)
 │       └── BranchFailed        a branch of a FanoutPipeline failed
@@ -260,6 +261,13 @@ class AnswerRefused(JobError, ValueError):
 
 class CallRefused(JobError):
     """A worker refused the call's message: it is too large, or not as Celery writes it."""
+
+
+class UnknownJob(JobError, KeyError):
+    """Nothing is known of a job: there never was one, or its records have expired."""
+
+    def __str__(self) -> str:
+        return self.message  # KeyError would quote it
 
 
 class AgentFailed(JobError):

@@ -14,6 +14,7 @@ COMMANDS = {
     "up": ("callsheet.cli.up", "up"),
     "run": ("callsheet.cli.run", "run"),
     "answer": ("callsheet.cli.answer", "answer"),
+    "show": ("callsheet.cli.show", "show"),
     "session": ("callsheet.cli.session", "session"),
     "hub": ("callsheet.cli.hub", "hub"),
     "flower": ("callsheet.cli.flower", "flower"),

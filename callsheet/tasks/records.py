@@ -61,6 +61,15 @@ class CallRecord:
                    usage=Usage.from_numbers(numbers) if numbers else Usage(), children=tuple(children), **given)
 
 
+_running: dict[str, "Noted"] = {}
+
+
+def notes_of(call_id: str) -> CallNotes | None:
+    """The notes of a call that runs in this process; None of any other."""
+    found = _running.get(call_id)
+    return found.notes if found is not None else None
+
+
 class Noted:
     """Keeps the record of a call while its task runs.
 
@@ -80,10 +89,14 @@ class Noted:
         self._sent = self._started if sent is None else sent
         self._ended = 0.0
         setattr(request, _NOTED, self)
+        if pid is None:
+            _running[request.id] = self
 
     def end(self) -> None:
         """The reply has ended."""
         self._ended = time.time()
+        if _running.get(self._request.id) is self:
+            del _running[self._request.id]
 
     def count(self, outcome: Outcome) -> None:
         """How it ended, for metrics."""

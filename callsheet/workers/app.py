@@ -18,7 +18,7 @@ from callsheet.errors import SettingsError
 from callsheet.mcp.home import close_all
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks.app import make_app, serve_as
-from callsheet.workers import interrupts  # noqa: F401 - registers its command
+from callsheet.workers import interrupts, status  # noqa: F401 - register their commands
 from callsheet.workers.flags import CheckedAutoscale
 from callsheet.workers.logs import gather_lines
 from callsheet.workers.metrics.step import ServeMetrics

@@ -15,9 +15,10 @@ from callsheet.resources.offers import offers
 from callsheet.resources.timings import OTHERS
 from callsheet.workers.metrics.broker import Broker
 from callsheet.workers.metrics.families import COUNTERS, FAMILIES, SPREADS, USAGE, empty
+from callsheet.workers.metrics.pools import pool_name, slot_numbers
 from callsheet.workers.metrics.processes import processes
-from callsheet.workers.metrics.relay import Relay
-from callsheet.workers.metrics.totals import Totals, counted, current
+from callsheet.workers.metrics.relay import all_processes
+from callsheet.workers.metrics.totals import Totals
 
 _MOST_TASKS = 200
 
@@ -27,12 +28,11 @@ class Metrics(Collector):
 
     Args:
         worker: Celery's.
-        relay: what its processes count; None where it has none.
         broker: tells of its queues.
     """
 
-    def __init__(self, worker: Any, relay: Relay | None, broker: Broker) -> None:
-        self._worker, self._relay, self._broker = worker, relay, broker
+    def __init__(self, worker: Any, broker: Broker) -> None:
+        self._worker, self._broker = worker, broker
 
     def describe(self) -> Iterable[Metric]:
         """The metrics without values, so that a registry need not ask for those to know their names."""
@@ -43,7 +43,7 @@ class Metrics(Collector):
         found: dict[str, Metric] = {name: empty(name) for name in FAMILIES}
         self._of_worker(found)
         self._of_queues(found)
-        totals, states = self._all_processes()
+        totals, states = all_processes()
         _put_counts(found, totals)
         _put_spreads(found, totals)
         for (kind, endpoint), value in states.items():
@@ -51,19 +51,6 @@ class Metrics(Collector):
             found[name].add_metric((endpoint,), value)  # type: ignore[attr-defined]
         yield from found.values()
         yield from _offered()
-
-    def _all_processes(self) -> tuple[Totals, Totals]:
-        totals, states = counted(), [current()]
-        if self._relay is not None:
-            for key, value in self._relay.totals().items():
-                totals[key] = totals.get(key, 0.0) + value
-            states += self._relay.current()
-        together: Totals = {}
-        for one in states:
-            for key, value in one.items():
-                known = together.get(key, 0.0)
-                together[key] = known + value if key[0] == "waiting" else max(known, value)
-        return totals, together
 
     def _of_worker(self, found: Mapping[str, Any]) -> None:
         worker, pool = self._worker, self._worker.pool
@@ -93,28 +80,6 @@ class Metrics(Collector):
             for queue, waiting in told.waiting.items():
                 found["backlog"].add_metric((queue,), waiting)
             found["unacknowledged"].add_metric((), told.held)
-
-
-def pool_name(pool: Any) -> str:
-    """What kind of pool it is, in one word."""
-    return "asyncio" if hasattr(pool, "slots") else type(pool).__module__.rpartition(".")[2]
-
-
-def slot_numbers(pool: Any) -> dict[str, float]:
-    """Slots, calls and loop of a pool, by the names of their metrics.
-
-    Args:
-        pool: the asyncio pool, or one of Celery's.
-    """
-    slots = getattr(pool, "slots", None)
-    if slots is None:
-        used = len(state.active_requests)
-        return {"slots": pool.num_processes or 0, "slots_used": used,
-                "slots_waiting": max(0, len(state.reserved_requests) - used)}
-    with slots.lock:
-        numbers = {"slots": slots.limit, "slots_used": slots.used, "slots_waiting": len(slots.waiting),
-                   "parked": slots.parked, "parked_most": slots.max_parked}
-    return {**numbers, "threads": pool.crew.count, "loop_lag_seconds": pool.lag, "loop_blocked": pool.blocked}
 
 
 def _put_counts(found: Mapping[str, Any], totals: Totals) -> None:

@@ -12,12 +12,25 @@ from typing import Any
 
 from celery import signals
 
-from callsheet.workers.metrics.totals import Key, Totals, counted, current
+from callsheet.workers.metrics.totals import Key, Totals, counted, current, together
+
+_active: list["Relay"] = []
 
 EVERY = 1.0
 """Seconds between two messages of a process at least."""
 
 _WHOLE = 3_500  # bytes of a message; what is shorter than a pipe's 4,096 arrives in one piece
+
+
+def active() -> "Relay | None":
+    """The relay of this process, if it is the main one of a cpu worker."""
+    return _active[0] if _active and _active[0].pid == os.getpid() else None
+
+
+def all_processes() -> tuple[Totals, Totals]:
+    """What this worker has counted in all its processes, and what is so in them now."""
+    relay = active()
+    return together(relay.totals(), relay.current()) if relay is not None else together({}, ())
 
 
 class Relay:
@@ -26,7 +39,7 @@ class Relay:
     def __init__(self) -> None:
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
-        self._pid = os.getpid()
+        self.pid = os.getpid()
         self._lock = threading.Lock()
         self._totals: Totals = {}
         self._current: dict[int, Totals] = {}
@@ -39,10 +52,12 @@ class Relay:
     def start(self) -> None:
         """Listen, and have each new process send."""
         self._thread.start()
+        _active[:] = [self]
         signals.worker_process_init.connect(self._on_init)
 
     def stop(self) -> None:
         """Listen no more."""
+        _active.clear()
         signals.worker_process_init.disconnect(self._on_init)
         os.close(self._writing)  # when the processes, which hold it too, have ended, the thread reads the end
 
@@ -73,7 +88,7 @@ class Relay:
     # In a child
 
     def _begin(self, **_: Any) -> None:
-        if os.getpid() == self._pid:  # a pool without processes sends the signal too
+        if os.getpid() == self.pid:  # a pool without processes sends the signal too
             return
         os.close(self._reading)
         self._sent: Totals = {}

@@ -1,4 +1,4 @@
-"""The boot step with which a worker answers Prometheus."""
+"""The boot step with which a worker answers Prometheus, and its processes tell it what they count."""
 
 from typing import Any
 
@@ -6,13 +6,14 @@ from celery import bootsteps
 
 from callsheet.errors import SettingsError
 from callsheet.settings import get_settings
+from callsheet.workers.metrics.relay import Relay
 
 
 class ServeMetrics(bootsteps.StartStopStep):
-    """Answers on the port in the settings.
+    """Answers on the port in the settings, if there is one.
 
     The port serves prometheus_client's own registry, so what a user's modules count with prometheus_client is there
-    too. Without a port, nothing of this is imported.
+    too.
     """
 
     label = "Metrics"
@@ -20,48 +21,49 @@ class ServeMetrics(bootsteps.StartStopStep):
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
         self._port: Any = None
-        self._relay: Any = None
+        self._relay: Relay | None = None
         self._metrics: Any = None
 
-    def include_if(self, worker: Any) -> bool:
-        """Only where the settings name a port."""
-        return bool(get_settings().metrics_ports)
-
     def create(self, worker: Any) -> None:
-        """Take the port before anything starts.
+        """Take the port before anything starts, and have processes tell before any is forked.
 
         Raises:
-            SystemExit: it is not to be had; says why, and the remedy.
+            SystemExit: the port is not to be had; says why, and the remedy.
         """
+        if get_settings().metrics_ports:
+            self._take_port(worker)
+        if not hasattr(worker.pool_cls, "attach"):
+            self._relay = Relay()
+            self._relay.start()
+
+    def _take_port(self, worker: Any) -> None:
         from prometheus_client import REGISTRY
 
         from callsheet.workers.metrics.broker import Broker
         from callsheet.workers.metrics.collector import Metrics
         from callsheet.workers.metrics.port import MetricsPort
-        from callsheet.workers.metrics.relay import Relay
 
         settings = get_settings()
         try:
             self._port = MetricsPort(REGISTRY, settings.metrics_address, settings.metrics_ports)
         except SettingsError as exc:
             raise SystemExit(str(exc)) from None
-        self._relay = None if hasattr(worker.pool_cls, "attach") else Relay()
-        self._metrics = Metrics(worker, self._relay, Broker(settings))
+        self._metrics = Metrics(worker, Broker(settings))
         REGISTRY.register(self._metrics)
-        if self._relay is not None:
-            self._relay.start()  # before the pool forks, whichever of the two steps comes first
 
     def start(self, worker: Any) -> None:
         """Answer from now on."""
-        self._port.start()
+        if self._port is not None:
+            self._port.start()
 
     def stop(self, worker: Any) -> None:
         """Answer no more."""
-        from prometheus_client import REGISTRY
+        if self._port is not None:
+            from prometheus_client import REGISTRY
 
-        self._port.stop()
+            self._port.stop()
+            REGISTRY.unregister(self._metrics)
         if self._relay is not None:
             self._relay.stop()
-        REGISTRY.unregister(self._metrics)
 
     terminate = stop

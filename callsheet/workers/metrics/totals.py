@@ -4,6 +4,7 @@ A key is the name of a family and its labels, of a histogram also the class, or 
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 
 from callsheet.resources.accounts import LABELS, NAMES, Usage, process_latencies, process_rows
 from callsheet.resources.breaker import breaker_states
@@ -49,8 +50,21 @@ def _usage(found: defaultdict[Key, float]) -> None:
                 found["spread", "model", endpoint, str(number)] = value
 
 
+def together(totals: Totals, states: Iterable[Totals]) -> tuple[Totals, Totals]:
+    """The counts of a worker, and what is so in it now: this process's with those of its own processes."""
+    all_counts = counted()
+    for key, value in totals.items():
+        all_counts[key] = all_counts.get(key, 0.0) + value
+    now: Totals = {}
+    for one in (current(), *states):
+        for key, value in one.items():
+            known = now.get(key, 0.0)
+            now[key] = known + value if key[0] == "waiting" else max(known, value)
+    return all_counts, now
+
+
 def current() -> Totals:
-    """What is so now."""
+    """What is so now in this process."""
     found: Totals = {("waiting", endpoint): float(number) for endpoint, number in waiting().items()}
     found |= {("left_alone", endpoint): float(alone) for endpoint, alone in breaker_states().items()}
     return found

@@ -1,0 +1,55 @@
+"""`callsheet show`: the tree of a job."""
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from callsheet.settings import get_settings
+
+PIPED = 160
+"""Columns where the output is no terminal, and so has no edge."""
+
+
+@click.command(epilog="""\b
+Examples:
+  callsheet show 4f1c2f6e-0a2b-4d0e-9a55-5f6a2f0c1d3e
+  callsheet show JOB --html job.html       a page with a time line, which needs nothing else
+  callsheet show JOB --json | jq .calls""")
+@click.argument("job_id", metavar="JOB")
+@click.option("--html", "page", type=click.Path(dir_okay=False, writable=True, path_type=Path), metavar="FILE",
+              help="Write a page with a time line, in place of the text.")
+@click.option("--json", "as_json", is_flag=True, help="JSON, in place of the text.")
+@click.option("--most", default=500, show_default=True, type=click.IntRange(1), help="Calls to show at most.")
+def show(job_id: str, page: Path | None, as_json: bool, most: int) -> None:
+    """What a job does, or did: its calls as a tree, with the jobs that they made.
+
+    For each call: how it ended, on which worker and process, how long it waited and ran, its tokens and their cost,
+    retries and errors. Prompts and replies are not shown. A job that goes on is shown as it is now.
+    """
+    from callsheet.tasks.tree.read import read_tree
+
+    tree = read_tree(job_id, get_settings(), most)
+    if as_json:
+        from callsheet.cli.tree_json import as_data
+
+        click.echo(json.dumps(as_data(tree), ensure_ascii=False))
+    elif page is not None:
+        from callsheet.cli.tree_page import written
+
+        try:
+            page.write_text(written(tree), encoding="utf-8")
+        except OSError as exc:
+            raise click.ClickException(f"{page} cannot be written: {exc.strerror}.") from None
+        click.echo(f"Written: {page.resolve().as_uri()}")
+    else:
+        from rich.console import Console
+
+        from callsheet.cli.tree_text import shown
+
+        console = Console(highlight=False)
+        if not console.is_terminal and "COLUMNS" not in os.environ:
+            console.width = PIPED
+        for line in shown(tree, console.width):
+            console.print(line, soft_wrap=True)

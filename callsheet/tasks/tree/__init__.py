@@ -1,0 +1,1 @@
+"""The tree of a job: what ran where, what waits, and what it took."""

@@ -1,0 +1,120 @@
+"""What Redis does not keep of calls that have not ended: workers tell what runs, and messages in queues what waits."""
+
+import base64
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Celery
+
+from callsheet.resources.backlog import STEPS, UNACKED
+from callsheet.resources.redis import sync_client, translated
+from callsheet.settings import Settings
+from callsheet.tasks.asking import ask
+
+COMMAND = "callsheet_calls"
+"""The workers' command that tells which calls of a job they have: a list of what `LiveCall` has."""
+
+MOST_MESSAGES = 5_000
+"""Messages of a queue that are looked at."""
+
+_PAGE = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveCall:
+    """A call that has not ended.
+
+    Attributes:
+        id: of its task.
+        label: the agent.
+        parent: id of the call that made it, or "".
+        queue: that it was sent to.
+        sent: unix time.
+        worker: that has it, or "" where it waits in its queue.
+        pid: of the process that runs it, or 0.
+        started: unix time, or None where it has not begun.
+        retries: tries before this one.
+        idle: seconds in which it ran and waited for others.
+        children: ids of the jobs that it has made.
+        more: that it has made beyond those.
+    """
+
+    id: str
+    label: str
+    parent: str = ""
+    queue: str = ""
+    sent: float | None = None
+    worker: str = ""
+    pid: int = 0
+    started: float | None = None
+    retries: int = 0
+    idle: float = 0.0
+    children: tuple[str, ...] = ()
+    more: int = 0
+
+
+def belongs(job_id: str, task_id: str, root_id: str | None, parent_id: str | None, data: dict[str, Any]) -> bool:
+    """Whether a call is one of a job, or below it.
+
+    Args:
+        job_id: of the job.
+        task_id: of the call.
+        root_id: of the outermost task above it.
+        parent_id: of the call that made it.
+        data: an AgentCall on the wire.
+    """
+    context = data.get("context") or {}
+    return job_id in (task_id, root_id, parent_id, data.get("job"), context.get("job"), *context.get("parents", ()))
+
+
+def ask_workers(job_id: str, app: Celery, settings: Settings) -> list[LiveCall]:
+    """The calls of a job, and below it, that workers have."""
+    found: list[LiveCall] = []
+    for calls in ask(app, settings, COMMAND, job=job_id).values():
+        for call in calls if isinstance(calls, list) else ():  # else a worker that does not know the command
+            found.append(LiveCall(**{**call, "children": tuple(call.get("children", ()))}))
+    return found
+
+
+def in_queues(job_id: str, settings: Settings) -> tuple[list[LiveCall], bool]:
+    """The calls of a job, and below it, whose messages wait in queues; and whether all messages were looked at."""
+    found: list[LiveCall] = []
+    whole = True
+    with translated(settings):
+        client = sync_client(settings)
+        for queue in settings.known_queues:
+            looked = 0
+            for name in (queue + step for step in STEPS):
+                while looked < MOST_MESSAGES and (page := client.lrange(name, looked, looked + _PAGE - 1)):
+                    looked += len(page)
+                    found += _of_job(job_id, page, queue)
+                    if len(page) < _PAGE:
+                        break
+            whole = whole and looked < MOST_MESSAGES
+        if client.hlen(UNACKED) <= MOST_MESSAGES:  # of workers that were lost, until their leases are over
+            texts = [json.loads(text)[0] for _, text in client.hscan_iter(UNACKED, count=_PAGE)]
+            found += _calls(job_id, texts, "")
+    return found, whole
+
+
+def _of_job(job_id: str, page: list[bytes], queue: str) -> Iterator[LiveCall]:
+    messages = []
+    for text in page:
+        with contextlib.suppress(ValueError):
+            messages.append(json.loads(text))
+    return _calls(job_id, messages, queue)
+
+
+def _calls(job_id: str, messages: list[Any], queue: str) -> Iterator[LiveCall]:
+    for message in messages:
+        with contextlib.suppress(LookupError, TypeError, ValueError, AttributeError):  # of another tool
+            headers = message["headers"]
+            if headers.get("task") != "callsheet.reply":
+                continue
+            data = json.loads(base64.b64decode(message["body"]))[0][-1]
+            if belongs(job_id, headers["id"], headers.get("root_id"), headers.get("parent_id"), data):
+                yield LiveCall(id=headers["id"], label=data["label"], parent=headers.get("parent_id") or "",
+                               queue=queue, sent=data.get("sent"), retries=headers.get("retries") or 0)

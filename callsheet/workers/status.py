@@ -1,0 +1,90 @@
+"""The workers' commands that `callsheet top`, `callsheet show` and `callsheet doctor` ask."""
+
+import functools
+import os
+import platform
+import time
+from collections import defaultdict
+from importlib.metadata import version
+from typing import Any
+
+from celery.worker import state as worker_state
+from celery.worker.control import inspect_command
+
+import callsheet
+from callsheet.settings import get_settings
+from callsheet.tasks.records import notes_of
+from callsheet.tasks.tree.live import COMMAND, belongs
+from callsheet.workers.metrics.pools import pool_name, slot_numbers
+from callsheet.workers.metrics.relay import all_processes
+
+STATUS = "callsheet_status"
+"""The command that tells how a worker is."""
+
+MOST_AGENTS = 50
+"""Agents that a worker tells of, those with most calls."""
+
+_PROCESSES = 1 << 32  # pids of processes are below, those of calls on the asyncio pool above
+_PACKAGES = ("celery", "kombu", "redis", "httpx", "pydantic")
+
+
+@inspect_command(name=COMMAND, args=[("job", str)], signature="<job id>")
+def calls_of_job(state: Any, job: str, **_: Any) -> list[dict[str, Any]]:
+    """The calls of a job, and of jobs below it, that this worker has."""
+    found = []
+    for request in tuple(worker_state.reserved_requests):
+        if not getattr(request, "agent", ""):
+            continue
+        data = request.args[-1]
+        context = request.request_dict
+        if belongs(job, request.id, context.get("root_id"), context.get("parent_id"), data):
+            found.append({**_call(request, data, context), **_noted(request.id)})
+    return found
+
+
+def _call(request: Any, data: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
+    pid = request.worker_pid or 0
+    return {"id": request.id, "label": data["label"], "parent": context.get("parent_id") or "",
+            "queue": (request.delivery_info or {}).get("routing_key") or "", "sent": data.get("sent"),
+            "worker": request.hostname, "pid": pid if pid < _PROCESSES else os.getpid(),
+            "started": request.time_start, "retries": context.get("retries") or 0}
+
+
+def _noted(call_id: str) -> dict[str, Any]:
+    """What this process knows of a call that it runs."""
+    notes = notes_of(call_id)
+    told = notes.to_data() if notes is not None else {}
+    return {"children": list(told.get("children", ())), "more": told.get("more", 0), "idle": told.get("idle", 0.0)}
+
+
+@inspect_command(name=STATUS)
+def status(state: Any, **_: Any) -> dict[str, Any]:
+    """How this worker is: slots, queues, agents, endpoints, versions, its clock."""
+    pool, settings = state.consumer.pool, get_settings()
+    totals, now = all_processes()
+    agents: defaultdict[str, list[float]] = defaultdict(lambda: [0, 0, 0.0])  # ended, failed, seconds
+    for key, value in totals.items():
+        if key[0] == "ended":
+            agents[key[1]][0] += value
+            agents[key[1]][1] += value if key[2] == "failed" else 0
+        elif key[:2] == ("spread", "reply") and key[3] == "sum":
+            agents[key[2]][2] += value
+    busiest = sorted(agents.items(), key=lambda item: -item[1][0])[:MOST_AGENTS]
+    slots = slot_numbers(pool)
+    return {
+        "pool": pool_name(pool), "pid": os.getpid(), "queues": list(state.app.amqp.queues.consume_from),
+        "slots": {name: slots.get(name, 0) for name in (
+            "slots", "slots_used", "slots_waiting", "parked", "loop_lag_seconds", "loop_blocked")},
+        "tasks": sum(worker_state.total_count.values()), "agents": dict(busiest),
+        "turns": {key[1]: value for key, value in now.items() if key[0] == "waiting"},
+        "left_alone": [key[1] for key, value in now.items() if key[0] == "left_alone" and value],
+        "modules": list(settings.modules), "time": time.time(),
+        "versions": versions(),
+    }
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """The versions of what this process runs on."""
+    return {"callsheet": callsheet.__version__, "python": platform.python_version(),
+            **{name: version(name) for name in _PACKAGES}}
