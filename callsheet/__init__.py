@@ -3,7 +3,7 @@
 from callsheet import errors, hub
 from callsheet.agents import AgentBase, CallOptions, ReActAgent, UserAgent
 from callsheet.errors import AgentFailed, AgentTimeout, BranchFailed, CallsheetError, JobCancelled, ResultTimeout
-from callsheet.hub.msghub import MsgHub
+from callsheet.hub import ElasticGroup, MsgHub
 from callsheet.messages import (
     AudioBlock,
     Base64Source,
@@ -47,6 +47,7 @@ __all__ = [
     "BranchFailed",
     "CallOptions",
     "CallsheetError",
+    "ElasticGroup",
     "Event",
     "FanoutPipeline",
     "ImageBlock",

@@ -39,6 +39,8 @@ class AgentBase(Hooked, StateModule, Recorded):
 
     hookable: tuple[str, ...] = ("reply", "print", "observe")
     queue: ClassVar[str | None] = None
+    #: Whether the hubs that it sits in hear its replies.
+    shares_replies: ClassVar[bool] = True
     #: Whether a hub tells it each message at once, in a call of its own, and not with its next call.
     observes_at_once: ClassVar[bool] = False
     #: Whether its replies wait for a person.
@@ -182,6 +184,10 @@ class AgentBase(Hooked, StateModule, Recorded):
         self.msg_queue = (queue or self.msg_queue or asyncio.Queue(maxsize=100)) if enabled else None
 
     # State --------------------------------------------------------------------------------------------
+
+    def _take_seat(self, hub: str) -> None:
+        """It sits in a hub of this name from now on."""
+        self._seated = True
 
     def has_state(self) -> bool:
         """Whether it registered attributes, or has a memory or another module with state, or sits in a hub.

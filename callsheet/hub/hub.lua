@@ -3,7 +3,7 @@
 -- More fields of hub(name): opened (auto as it was when the hub was opened), kept ("1": it outlives who opened it),
 -- created, openers (how many have it open), "o:<opener>" (since when), seats (how many were ever given)
 -- members   hash: agent id -> JSON {label, seat (field of its seats), seats (key), by {openers that brought it}, eager,
---           spec (of an eager one: what it is built of)}
+--           spec (of an eager one: what it is built of)}; replicas of an elastic group are "<its id>/replica-<number>"
 -- ids       zset: ids of the last broadcasts -> seq, so that one that is sent twice is kept once
 -- hubs      zset: name -> ms of the last use, about
 --
@@ -16,10 +16,20 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local MOST_IDS = 1000
 
 local function leave(hub, agent, member)
+  if member.eager then  -- it may be a group, whose replicas go with it
+    for _, other in ipairs(redis.call('HKEYS', hub.members)) do
+      if other ~= agent and is_own(other, agent) then
+        local text = redis.call('HGET', hub.members, other)
+        local replica = cjson.decode(text)
+        redis.call('HDEL', replica.seats, replica.seat)
+        redis.call('HDEL', hub.members, other)
+      end
+    end
+  end
   local text = redis.call('HGET', member.seats, member.seat)
   if text then
     local seat = cjson.decode(text)
-    if seat.c == hub.last then
+    if seat.d or seat.c == hub.last then
       redis.call('HDEL', member.seats, member.seat)
     else  -- what was said while it sat here it hears at its next turn
       seat.u = hub.last
@@ -32,7 +42,9 @@ end
 
 local function close(hub)
   local all = redis.call('HGETALL', hub.members)
-  for i = 1, #all, 2 do leave(hub, all[i], cjson.decode(all[i + 1])) end
+  for i = 1, #all, 2 do
+    if redis.call('HEXISTS', hub.members, all[i]) == 1 then leave(hub, all[i], cjson.decode(all[i + 1])) end
+  end
   redis.call('HSET', HUB, 'closed', now)
   redis.call('ZREM', HUBS, name)
   for _, key in ipairs({HUB, hub.log}) do redis.call('PEXPIRE', key, hub.ttl) end
@@ -43,24 +55,32 @@ local function close(hub)
     cjson.encode(hub.exchange) .. ',"routing_key":""}}}')
 end
 
+-- Seats the agent at ARGV[i]: id, seats key, label, "1" if eager or "d" if deaf, spec. Says whether it is new.
+local function join_one(hub, opener, i)
+  local agent, seats = ARGV[i], ARGV[i + 1]
+  local text = redis.call('HGET', hub.members, agent)
+  local deaf = ARGV[i + 3] == 'd'
+  if deaf and redis.call('HEXISTS', hub.members, string.match(agent, '^(.*)/replica%-%d+$')) == 0 then
+    return false  -- its group has left meanwhile
+  end
+  local member = text and cjson.decode(text)
+  if not member then
+    local seat = hub.epoch .. ':' .. redis.call('HINCRBY', HUB, 'seats', 1)
+    member = {seat = seat, seats = seats, by = {}, eager = ARGV[i + 3] == '1'}
+    redis.call('HSET', seats, seat, cjson.encode({h = HUB, e = hub.epoch, n = name, l = hub.log, c = hub.last, u = '',
+                                                  d = deaf or nil}))
+    if member.eager then hub.eager = redis.call('HINCRBY', HUB, 'eager', 1) end
+  end
+  member.label, member.by[opener] = ARGV[i + 2], true
+  if ARGV[i + 4] ~= '' then member.spec = ARGV[i + 4] end
+  redis.call('HSET', hub.members, agent, cjson.encode(member))
+  return not text
+end
+
 local function join(hub, opener, from)
   local new = {}
-  for i = from, #ARGV, 5 do  -- id, seats key, label, "1" if eager, spec
-    local agent, seats = ARGV[i], ARGV[i + 1]
-    local text = redis.call('HGET', hub.members, agent)
-    local member
-    if text then
-      member = cjson.decode(text)
-    else
-      local seat = hub.epoch .. ':' .. redis.call('HINCRBY', HUB, 'seats', 1)
-      member = {seat = seat, seats = seats, by = {}, eager = ARGV[i + 3] == '1'}
-      redis.call('HSET', seats, seat, cjson.encode({h = HUB, e = hub.epoch, n = name, l = hub.log, c = hub.last, u = ''}))
-      if member.eager then hub.eager = redis.call('HINCRBY', HUB, 'eager', 1) end
-      new[#new + 1] = agent
-    end
-    member.label, member.by[opener] = ARGV[i + 2], true
-    if ARGV[i + 4] ~= '' then member.spec = ARGV[i + 4] end
-    redis.call('HSET', hub.members, agent, cjson.encode(member))
+  for i = from, #ARGV, 5 do
+    if join_one(hub, opener, i) then new[#new + 1] = ARGV[i] end
   end
   return new
 end

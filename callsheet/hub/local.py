@@ -10,7 +10,20 @@ from dataclasses import dataclass, field
 from uuid import uuid4
 
 from callsheet.errors import HubMismatch
-from callsheet.hub.records import Entry, Hear, HubInfo, Member, News, Opened, Opening, Pushed, Seat, number_of
+from callsheet.hub.records import (
+    REPLICA,
+    Entry,
+    Hear,
+    HubInfo,
+    Member,
+    News,
+    Opened,
+    Opening,
+    Pushed,
+    Seat,
+    is_own,
+    number_of,
+)
 from callsheet.hub.refusals import differs, missing
 
 _MOST_CLOSED = 100
@@ -31,6 +44,7 @@ class _Place:
     hub: "_Hub"
     cursor: str
     upto: str = ""
+    deaf: bool = False
 
 
 @dataclass
@@ -122,10 +136,12 @@ class LocalHubs:
         new = []
         for seat in seats:
             member = hub.members.get(seat.id)
+            if seat.deaf and seat.id.rpartition(REPLICA)[0] not in hub.members:
+                continue  # its group has left meanwhile
             if member is None:
                 hub.seats += 1
                 member = hub.members[seat.id] = _Member(seat, f"{hub.epoch}:{hub.seats}", set())
-                self._places.setdefault(seat.id, {})[member.place] = _Place(hub, hub.log.last)
+                self._places.setdefault(seat.id, {})[member.place] = _Place(hub, hub.log.last, deaf=seat.deaf)
                 new.append(seat.id)
             member.by.add(opener)
         return new
@@ -146,11 +162,14 @@ class LocalHubs:
 
     def _part(self, hub: _Hub, agent_id: str) -> None:
         member = hub.members.pop(agent_id, None)
+        if member is not None and member.seat.eager:  # it may be a group, whose replicas go with it
+            for other in [other for other in hub.members if is_own(other, agent_id)]:
+                self._part(hub, other)
         places = self._places.get(agent_id, {})
         place = places.get(member.place) if member is not None else None
         if member is not None and place is not None:
             place.upto = hub.log.last
-            if place.cursor == place.upto:
+            if place.deaf or place.cursor == place.upto:
                 del places[member.place]
 
     def set_auto(self, name: str, epoch: str, auto: bool) -> None:
@@ -228,7 +247,8 @@ class LocalHubs:
             hub = self._open_hub(name)
             last = number_of(hub.log.last)
             return [Member(id=agent_id, label=member.seat.label, eager=member.seat.eager,
-                           behind=last - number_of(self._places[agent_id][member.place].cursor))
+                           behind=0 if member.seat.deaf else
+                           last - number_of(self._places[agent_id][member.place].cursor))
                     for agent_id, member in hub.members.items()]
 
     async def eager(self, name: str) -> list[Seat]:
@@ -270,11 +290,11 @@ class LocalHubs:
         with self._lock:
             found = []
             for seat, place in self._places.get(agent_id, {}).items():
-                log, upto = place.hub.log, place.upto or place.hub.log.last
+                log, upto = place.hub.log, place.cursor if place.deaf else place.upto or place.hub.log.last
                 new = [entry for entry in log.entries if number_of(place.cursor) < entry.number <= number_of(upto)]
                 found.append(News(seat=seat, hub=place.hub.name, epoch=place.hub.epoch, cursor=place.cursor, upto=upto,
                                   first=new[0].id if new else "",
-                                  entries=[entry for entry in new if entry.sender != agent_id]))
+                                  entries=[entry for entry in new if not is_own(entry.sender, agent_id)]))
             return found
 
     def ended(self, agent_id: str, heard: Mapping[str, str], texts: Sequence[str]) -> list[str]:

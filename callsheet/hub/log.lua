@@ -6,7 +6,7 @@
 --                (when, or ""), and what hub.lua says
 -- log            stream: s sender's agent id or "", m message as JSON
 -- seats(agent)   hash: "<epoch>:<number>" -> JSON {h hub's key, e epoch, n name, l log's key, c cursor, u ""}; of one
---                that has left, u is the last entry that it still has to hear
+--                that has left, u is the last entry that it still has to hear; d: it hears nothing
 
 local HUB_FIELDS = {'name', 'epoch', 'seq', 'last', 'auto', 'log', 'members', 'ids', 'exchange', 'channel', 'length',
                     'age', 'ttl', 'eager', 'touched', 'closed'}
@@ -52,6 +52,12 @@ local function hub_append(hub, sender, text)
   return id
 end
 
+-- Whether a message is no news to an agent: it, or a replica of the group that it is, said it.
+local function is_own(sender, agent)
+  local replica = agent .. '/replica-'
+  return sender == agent or string.sub(sender, 1, #replica) == replica
+end
+
 -- What an agent has not heard yet: {{seat, hub's name, epoch, cursor, up to which entry or "gone", number of entries,
 -- id of the first, id of the last, {{id, sender, message} ...} of those that are not its own} ...}
 local function hub_news(seats, agent, most)
@@ -64,12 +70,13 @@ local function hub_news(seats, agent, most)
       local hub = redis.call('HMGET', seat.h, 'epoch', 'last')
       upto = hub[1] == seat.e and hub[2] or 'gone'
     end
+    if seat.d and upto ~= 'gone' then upto = seat.c end
     local entries, others = {}, {}
     if upto ~= 'gone' and upto ~= seat.c then
       entries = redis.call('XRANGE', seat.l, '(' .. seat.c, upto, 'COUNT', most)
     end
     for _, entry in ipairs(entries) do
-      if entry[2][2] ~= agent then others[#others + 1] = {entry[1], entry[2][2], entry[2][4]} end
+      if not is_own(entry[2][2], agent) then others[#others + 1] = {entry[1], entry[2][2], entry[2][4]} end
     end
     found[#found + 1] = {all[i], seat.n, seat.e, seat.c, upto, #entries, #entries > 0 and entries[1][1] or '',
                          #entries > 0 and entries[#entries][1] or '', others, seat.l}

@@ -64,7 +64,7 @@ class MsgHub:
             if agent.id not in known:
                 known.add(agent.id)
                 new.append(agent)
-            agent._seated = True
+            agent._take_seat(self.name)
         self.participants += new
         return new
 
@@ -267,7 +267,6 @@ def _seats(agents: Sequence[AgentBase]) -> list[Seat]:
     seats = []
     for agent in {agent.id: agent for agent in agents}.values():
         eager = type(agent).observes_at_once
-        agent._seated = True
         seats.append(Seat(id=agent.id, label=agent.label, eager=eager, agent=agent if inline else None,
                           spec=spec_of(agent) if eager and not inline else ""))
     return seats

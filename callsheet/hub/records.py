@@ -28,6 +28,15 @@ class Entry:
         return number_of(self.id)
 
 
+REPLICA = "/replica-"
+"""Between the id of an elastic group and the number of one of its replicas."""
+
+
+def is_own(sender: str, agent_id: str) -> bool:
+    """Whether a message is no news to an agent: it, or a replica of the group that it is, said it."""
+    return sender == agent_id or sender.startswith(agent_id + REPLICA)
+
+
 def number_of(entry_id: str) -> int:
     """The number in an entry's id."""
     return int(entry_id.rpartition("-")[2])
@@ -69,6 +78,8 @@ class Seat:
         id: the agent's.
         label: the agent, for people.
         eager: whether it is told each message at once.
+        deaf: whether it is heard in the hub and hears nothing there: a replica of an elastic group, of which the hub
+            takes it only while the group sits there itself.
         spec: of an eager one, what it is built of.
         agent: the object, where calls run inline.
     """
@@ -76,6 +87,7 @@ class Seat:
     id: str
     label: str
     eager: bool = False
+    deaf: bool = False
     spec: str = ""
     agent: Any = None
 

@@ -76,7 +76,8 @@ class RedisHubs:
 
     def _seats(self, seats: Sequence[Seat]) -> list[str]:
         return [part for seat in seats for part in (
-            seat.id, self._keys.seats(seat.id), seat.label, "1" if seat.eager else "", seat.spec)]
+            seat.id, self._keys.seats(seat.id), seat.label, "d" if seat.deaf else "1" if seat.eager else "",
+            seat.spec)]
 
     def open(self, name: str, opening: Opening) -> Opened:
         """See Hubs."""
@@ -179,7 +180,7 @@ class RedisHubs:
                     pipe.hget(record["seats"], record["seat"])
                 seats = [json.loads(text) if text else {"c": info.last} for text in await pipe.execute()]
         return [Member(id=agent, label=record["label"], eager=bool(record.get("eager")),
-                       behind=info.messages - number_of(seat["c"]))
+                       behind=0 if "d" in seat else info.messages - number_of(seat["c"]))
                 for (agent, record), seat in zip(records.items(), seats, strict=True)]
 
     async def eager(self, name: str) -> list[Seat]:

@@ -53,14 +53,15 @@ class Teller(AgentBase):
         failed = {}
         for seat, outcome in zip(told, outcomes, strict=True):
             if isinstance(outcome, Exception):
-                failed[seat.id] = f"{seat.label}: {_in_words(outcome)}"
+                failed[seat.id] = f"{seat.label}: {in_words(outcome)}"
                 logger.warning("hub_observe hub=%s agent=%s id=%s: %s", self.hub, seat.label, seat.id, failed[seat.id])
             elif outcome is not None:
                 raise outcome
         return Msg(self.hub, f"{len(told)} were told", "assistant", {_FAILED: failed})
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
+    """What went wrong in a call, in short."""
     if isinstance(error, AgentFailed):
         return f"{error.remote_type.rpartition('.')[2]}: {error.remote_message}"
     return error.message if isinstance(error, JobError) else f"{type(error).__name__}: {error}"

@@ -57,6 +57,17 @@ class Policy:
         size = max(size, limits.minimum, running)
         return Decision(size=size, bound=self._bound(size, need, cap, why, running), need=need, load=load)
 
+    @property
+    def remembered(self) -> list[float | None]:
+        """What it goes by beside the next load, as JSON data: for one that is to go on elsewhere with `recall`."""
+        return [self._held.peak, self._held.at, self._seen, self._time]
+
+    def recall(self, remembered: list[float | None]) -> None:
+        """Go on where another of the same rules stopped; strain of processors and loop counts anew."""
+        peak, at, self._seen, time = remembered
+        self._held.peak, self._held.at = None if peak is None else int(peak), at or 0.0
+        self._time = time or 0.0
+
     def _advance(self, now: float) -> None:
         if not math.isfinite(now):
             return
@@ -115,29 +126,33 @@ class _Held:
 
     Args:
         cooldown: seconds until it has.
+
+    Attributes:
+        peak: that need.
+        at: when it was.
     """
 
     def __init__(self, cooldown: float) -> None:
         self._hold, self._release = _HOLD * cooldown, _RELEASE * cooldown
-        self._peak: int | None = None
-        self._at = 0.0
+        self.peak: int | None = None
+        self.at = 0.0
 
     def follow(self, need: int, size: int, floor: int, time: float) -> int:
         """What is held now that so much is needed."""
-        if self._peak is None:
-            self._peak, self._at = size, time
-        level = self._level(self._peak, floor, time)
+        if self.peak is None:
+            self.peak, self.at = size, time
+        level = self._level(self.peak, floor, time)
         if need >= level:
-            self._peak, self._at, level = need, time, need
+            self.peak, self.at, level = need, time, need
         return level
 
     def cut(self, size: int) -> None:
         """No more than this is to be had."""
-        assert self._peak is not None
-        self._peak = min(self._peak, size)
+        assert self.peak is not None
+        self.peak = min(self.peak, size)
 
     def _level(self, peak: int, floor: int, time: float) -> int:
-        over = time - self._at - self._hold
+        over = time - self.at - self._hold
         if peak <= floor or over <= 0:
             return peak
         left = 1 - over / self._release if over < self._release else 0.0

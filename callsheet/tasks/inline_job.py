@@ -4,8 +4,9 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from celery import states
 
@@ -46,10 +47,11 @@ class InlineJob(Job):
             work = self._finish(args, kwargs)
             loop = running_loop()
             if loop is None:
-                asyncio.run(work)
+                asyncio.run(_with_all_begun(work))
             else:
                 self._task = loop.create_task(work)
                 self._task.add_done_callback(self._ended)
+                _begun.add(self._task)
         finally:
             printer.reset(token)
         if self._task is None:
@@ -144,6 +146,18 @@ class InlineJob(Job):
     def calls(self) -> list[CallRecord]:
         """As Job.calls; they ran in this process."""
         return sorted(self._run.records, key=lambda call: call.started)
+
+
+#: Tasks of jobs that nobody may wait for.
+_begun: "WeakSet[asyncio.Task[None]]" = WeakSet()
+
+
+async def _with_all_begun(work: Coroutine[Any, Any, None]) -> None:
+    """Run a job, and those that it submits without waiting for them: on workers they run too."""
+    await work
+    loop = asyncio.get_running_loop()
+    while left := [task for task in _begun if task.get_loop() is loop and not task.done()]:
+        await asyncio.wait(left)
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

@@ -54,7 +54,7 @@ def _items(news: News) -> Iterator[_Item]:
 
 def speak(turn: Turn, reply: Any) -> None:
     """Have the turn's end tell the agent's hubs what it replied."""
-    if turn.news:
+    if turn.news and turn.agent.shares_replies:
         turn.said = said(reply, turn.desk.settings.payload_max)
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from redis.exceptions import NoScriptError
 
 from callsheet.errors import StateMismatch, TurnLost, UsageError
-from callsheet.hub.records import Entry, News
+from callsheet.hub.records import Entry, News, is_own
 from callsheet.hub.redis import LIBRARY
 from callsheet.resources.redis import async_client, sync_client, translated
 from callsheet.resources.scripts import Script
@@ -95,7 +95,7 @@ class RedisStore:
         while count == _PAGE:
             page = await async_client(self._settings).xrange(log, min=b"(" + last, max=upto, count=_PAGE)
             found += [Entry(entry.decode(), sender, data[b"m"].decode()) for entry, data in page
-                      if (sender := data[b"s"].decode()) != agent_id]
+                      if not is_own(sender := data[b"s"].decode(), agent_id)]
             count, last = len(page), page[-1][0] if page else last
         return News(seat=seat.decode(), hub=hub.decode(), epoch=epoch.decode(), cursor=cursor.decode(),
                     upto=upto.decode(), first=first.decode(), entries=found)
