@@ -30,6 +30,7 @@ NAMES = {
     "limits": "rate limits over four workers at full pressure, and a Retry-After",
     "cpu": "agents that compute, on two processes",
     "mcp_calls": "calls of an MCP server's tool: a session that is kept against one a call",
+    "hub": "group conversations: hubs of 10 and 1,000, pushes to listeners, 100 members in turn, accidents",
     "state": "a turn of an agent with state: Redis trips, CPU, and what a long conversation costs",
 }
 PACKAGES = ("callsheet", "celery", "kombu", "redis", "hiredis", "gevent", "requests", "httpx", "aiohttp", "uvloop",

@@ -111,3 +111,21 @@ class Clerk(AgentBase):
         await self.memory.add(msg)
         await self.memory.get_memory()
         self.turns += 1
+
+
+class Talker(AgentBase):
+    """Takes part in group conversations: remembers what it hears, and says what it is told to say."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.memory = InMemoryMemory()
+
+    async def observe(self, msg: Msg) -> None:
+        await self.memory.add(msg)
+
+    async def reply(self, msg: Msg) -> Msg:
+        if msg.content == "?":
+            return Msg(self.name, "|".join(str(one.content) for one in await self.memory.get_memory()), "assistant")
+        answer = Msg(self.name, msg.content, "assistant")
+        await self.memory.add(answer)
+        return answer

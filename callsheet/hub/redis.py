@@ -9,6 +9,7 @@ from uuid import uuid4
 from callsheet.errors import HubMismatch
 from callsheet.hub.records import Entry, Hear, HubInfo, Member, Opened, Opening, Pushed, Seat, number_of
 from callsheet.hub.refusals import differs, missing
+from callsheet.hub.together import together
 from callsheet.resources.redis import async_client, sync_client, translated
 from callsheet.resources.scripts import Script
 from callsheet.resources.subscriptions import subscriptions
@@ -120,7 +121,13 @@ class RedisHubs:
 
     async def asay(self, name: str, epoch: str, broadcast: str, sender: str, texts: Sequence[str]) -> tuple[str, int]:
         """See Hubs."""
-        entry_id, eager = await self._arun("say", name, epoch, broadcast, sender, *texts)
+        keys, given = self._command("say", name, epoch, [broadcast, sender, *texts])
+
+        async def run() -> Any:
+            return await together(_SCRIPT, self._settings).run(keys, given)
+
+        with translated(self._settings):
+            entry_id, eager = _answer(name, await _patient[0](run))
         return entry_id.decode(), int(eager)
 
     def leave(self, name: str, epoch: str, opener: str, agent_ids: Sequence[str]) -> None:
