@@ -14,7 +14,8 @@ NAMES = [
     "AgentBase", "AgentFailed", "AgentTimeout", "AudioBlock", "Base64Source", "BranchFailed", "CallOptions",
     "CallsheetError", "ElasticGroup", "Event", "FanoutPipeline", "ImageBlock", "Job", "JobCancelled", "JobUsage",
     "Msg", "MsgHub", "Question", "ReActAgent", "ResultTimeout", "SequentialPipeline", "Settings", "TextBlock",
-    "ThinkingBlock", "ToolResponse", "ToolResultBlock", "ToolUseBlock", "Toolkit", "URLSource", "Usage", "UserAgent", "VideoBlock",
+    "ThinkingBlock", "ToolResponse", "ToolResultBlock", "ToolUseBlock", "Toolkit", "URLSource", "Usage", "UserAgent",
+    "VideoBlock",
     "errors", "fanout_pipeline", "get_settings", "hub", "inline", "map", "sequential_pipeline",
     "stream_printing_messages", "usage",
 ]

@@ -58,27 +58,35 @@ local function is_own(sender, agent)
   return sender == agent or string.sub(sender, 1, #replica) == replica
 end
 
--- What an agent has not heard yet: {{seat, hub's name, epoch, cursor, up to which entry or "gone", number of entries,
--- id of the first, id of the last, {{id, sender, message} ...} of those that are not its own} ...}
-local function hub_news(seats, agent, most)
+-- What an agent has not heard yet: {{seat, hub's name, epoch, cursor, up to which entry or "gone", id after which it is
+-- given here, number of entries, id of the first, id of the last, {{id, sender, message} ...} of those that are not its
+-- own, log} ...}. The caller has some already: from ARGV[have] on epoch, number of the first, id of the last, and so on.
+local function hub_news(seats, agent, most, have)
   local found = {}
   local all = redis.call('HGETALL', seats)
+  if #all == 0 then return found end
+  local known = {}
+  for i = have, #ARGV, 3 do known[ARGV[i]] = {tonumber(ARGV[i + 1]), ARGV[i + 2]} end
   for i = 1, #all, 2 do
     local seat = cjson.decode(all[i + 1])
-    local upto = seat.u
+    local upto, start = seat.u, seat.c
     if upto == '' then
       local hub = redis.call('HMGET', seat.h, 'epoch', 'last')
       upto = hub[1] == seat.e and hub[2] or 'gone'
     end
     if seat.d and upto ~= 'gone' then upto = seat.c end
     local entries, others = {}, {}
-    if upto ~= 'gone' and upto ~= seat.c then
-      entries = redis.call('XRANGE', seat.l, '(' .. seat.c, upto, 'COUNT', most)
+    if upto ~= 'gone' and seq_of(upto) > seq_of(start) then
+      local here, heard = known[seat.e], seq_of(start)
+      if here and heard >= here[1] - 1 and heard < seq_of(here[2]) then start = here[2] end
+      if seq_of(upto) > seq_of(start) then
+        entries = redis.call('XRANGE', seat.l, '(' .. start, upto, 'COUNT', most)
+      end
     end
     for _, entry in ipairs(entries) do
       if not is_own(entry[2][2], agent) then others[#others + 1] = {entry[1], entry[2][2], entry[2][4]} end
     end
-    found[#found + 1] = {all[i], seat.n, seat.e, seat.c, upto, #entries, #entries > 0 and entries[1][1] or '',
+    found[#found + 1] = {all[i], seat.n, seat.e, seat.c, upto, start, #entries, #entries > 0 and entries[1][1] or '',
                          #entries > 0 and entries[#entries][1] or '', others, seat.l}
   end
   return found

@@ -20,6 +20,7 @@ from callsheet.tasks.interrupts import interruptible
 from callsheet.tasks.loop import run_private, wait_on_process_loop
 from callsheet.tasks.patience import ended, patient, patiently
 from callsheet.tasks.results import failure, parse, ready, record_of
+from callsheet.tasks.turns.backlog import Backlog
 from callsheet.tasks.turns.desk import Desk, Taken, Turn, running
 from callsheet.tasks.turns.hearing import hear, speak, tell_eager
 from callsheet.tasks.turns.keeper import Keeper
@@ -46,9 +47,10 @@ def worker_desk(settings: Settings, app: Any) -> Desk:
         for stale in [old for old in _desks if old[0] != key[0]]:
             del _desks[stale]
         publisher = Publisher(app, settings)
-        store = RedisStore(settings, publisher)
+        backlog = Backlog(settings)
+        store = RedisStore(settings, publisher, backlog)
         keeper = Keeper(store, publisher.now, _LOOK * settings.turn_lease)
-        _desks[key] = Desk(store, settings, keeper, warm=True)
+        _desks[key] = Desk(store, settings, keeper, warm=True, backlog=backlog)
     return _desks[key]
 
 

@@ -20,6 +20,7 @@ from callsheet.settings import Settings, get_settings
 from callsheet.tasks.app import make_app, serve_as
 from callsheet.workers import interrupts, status  # noqa: F401 - register their commands
 from callsheet.workers.flags import CheckedAutoscale
+from callsheet.workers.hubs import FollowHubs
 from callsheet.workers.logs import gather_lines
 from callsheet.workers.metrics.step import ServeMetrics
 from callsheet.workers.revoked import ReadRevoked
@@ -40,6 +41,7 @@ def io_app(settings: Settings | None = None) -> Celery:
     app.conf.worker_pool = POOL
     app.Worker = app.subclass_with_self(WORKER)
     app.steps["consumer"].add(AttachPool)
+    app.steps["consumer"].add(FollowHubs)
     after_setup_logger.connect(_gather_lines, weak=False)
     after_setup_task_logger.connect(_gather_lines, weak=False)
     return app

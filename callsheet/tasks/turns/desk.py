@@ -14,6 +14,7 @@ from callsheet.errors import TurnLost, UsageError
 from callsheet.hub.records import News
 from callsheet.resources.loops import on_lasting_loop
 from callsheet.settings import Settings
+from callsheet.tasks.turns.backlog import Backlog
 from callsheet.tasks.turns.binding import Binding
 from callsheet.tasks.turns.keeper import Keeper
 from callsheet.tasks.turns.records import COLD, NOTHING, Busy, Changes, Claim, Granted, Place, Replied, Store
@@ -91,10 +92,12 @@ class Desk:
         settings: ours.
         keeper: renews leases; None where there are none.
         warm: whether agents are kept between their turns.
+        backlog: of the hubs of those that are; or None.
     """
 
-    def __init__(self, store: Store, settings: Settings, keeper: Keeper | None = None, warm: bool = False) -> None:
-        self.store, self.settings, self.keeper = store, settings, keeper
+    def __init__(self, store: Store, settings: Settings, keeper: Keeper | None = None, warm: bool = False,
+                 backlog: Backlog | None = None) -> None:
+        self.store, self.settings, self.keeper, self._backlog = store, settings, keeper, backlog
         self.warm = WarmAgents(settings.warm_agents if warm else 0, settings.warm_bytes)
 
     async def take(self, claim: Claim, spec: Any, place: Callable[[], Place] | None = None) -> Taken | Replied | Busy:
@@ -204,7 +207,30 @@ class Desk:
                 return
             warm.version = version
             self.warm.keep(turn.claim.agent_id, warm)
+            if self._backlog is not None:
+                self._backlog.seated(turn.claim.agent_id, [(news.hub, news.epoch) for news in turn.news])
 
+    # For the boot step that follows hubs; on the process's loop
+
+    @property
+    def follows(self) -> int:
+        """How many hubs are followed."""
+        return self._backlog.follows if self._backlog is not None else 0
+
+    def start_following(self) -> None:
+        """Follow the hubs in which warm agents sit."""
+        if self._backlog is not None:
+            self._backlog.start()
+
+    def stop_following(self) -> None:
+        """Follow none."""
+        if self._backlog is not None:
+            self._backlog.stop()
+
+    def sweep_followed(self) -> None:
+        """Follow those no longer in which no warm agent sits."""
+        if self._backlog is not None:
+            self._backlog.sweep(self.warm)
 
     @asynccontextmanager
     async def whole_turn(self, claim: Claim, spec: Any, build: Callable[[], AgentBase],

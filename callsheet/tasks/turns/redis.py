@@ -3,14 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from redis.exceptions import NoScriptError
 
 from callsheet.errors import StateMismatch, TurnLost, UsageError
-from callsheet.hub.records import Entry, News, is_own
+from callsheet.hub.records import Entry, News, is_own, number_of
 from callsheet.hub.redis import LIBRARY
 from callsheet.resources.redis import async_client, sync_client, translated
 from callsheet.resources.scripts import Script
@@ -18,6 +18,7 @@ from callsheet.resources.trouble import in_words, is_trouble
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
 from callsheet.tasks.patience import patient
+from callsheet.tasks.turns.backlog import Backlog, Run
 from callsheet.tasks.turns.records import (
     FORMAT,
     NOTHING,
@@ -49,10 +50,11 @@ class RedisStore:
     Args:
         settings: ours.
         publish: sends the messages of calls whose turn has come.
+        backlog: what this process has of hubs.
     """
 
-    def __init__(self, settings: Settings, publish: Publish) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, publish: Publish, backlog: Backlog | None = None) -> None:
+        self._settings, self._backlog = settings, backlog
         self._publish = publish
         self._keys = Keys(settings.key_prefix)
         self._lease = round(settings.turn_lease * 750)  # with the time until somebody looks, less than the setting
@@ -63,20 +65,22 @@ class RedisStore:
     async def take(self, claim: Claim, known: int, place: Place | None = None) -> Granted | Replied | Busy:
         """See Store."""
         waits = ["wait", place.message, place.expires or ""] if place else ["try", "", ""]
+        here = self._backlog.known(claim.agent_id) if self._backlog is not None else {}
+        have = [part for epoch, run in here.items() for part in (epoch, run.first, run.last)]
         answer = await self._patiently(claim.agent_id, "take", claim, [
             claim.cls, FORMAT, known, claim.sent, *waits, self._turn_kept, _PAGE, " ".join(claim.jobs),
-            claim.before])
+            claim.before, *have])
         kind = answer[0]
         if kind == b"turn":
-            return await self._granted(claim, *answer[1:])
+            return await self._granted(claim, here, *answer[1:])
         if kind == b"replied":
             return Replied(answer[1].decode())
         if kind in (b"busy", b"pause"):
             return Busy(int(answer[1]) / 1000 if kind == b"pause" else None)
         raise _refusal(claim, kind.decode(), answer[1].decode())
 
-    async def _granted(self, claim: Claim, token: int, version: int, anew: bytes, fields: list[bytes],
-                       entries: list[Any], news: list[Any]) -> Granted:
+    async def _granted(self, claim: Claim, here: Mapping[str, Run], token: int, version: int, anew: bytes,
+                       fields: list[bytes], entries: list[Any], news: list[Any]) -> Granted:
         found = [(path.decode(), text.decode()) for _, path, text in entries]
         more = entries
         while len(more) == _PAGE:
@@ -86,19 +90,24 @@ class RedisStore:
             found += [(path.decode(), text.decode()) for _, path, text in more]
         names, values = fields[::2], fields[1::2]
         return Granted(token=int(token), version=int(version), anew=bool(anew), entries=found,
-                       news=[await self._news(claim.agent_id, *one) for one in news],
+                       news=[await self._news(claim.agent_id, here, one) for one in news],
                        fields={name.decode(): text.decode() for name, text in zip(names, values, strict=True)})
 
-    async def _news(self, agent_id: str, seat: bytes, hub: bytes, epoch: bytes, cursor: bytes, upto: bytes, count: int,
-                    first: bytes, last: bytes, others: list[list[bytes]], log: bytes) -> News:
-        found = [Entry(*(part.decode() for part in other)) for other in others]
+    async def _news(self, agent_id: str, here: Mapping[str, Run], given: list[Any]) -> News:
+        seat, hub, epoch, cursor, upto, start, count, first, last, others, log = given
+        life, heard, until, begin = epoch.decode(), cursor.decode(), upto.decode(), first.decode()
+        found: list[Entry] = []
+        if start != cursor:  # up to there it is here
+            pushed = here[life].between(heard, min(start.decode(), until, key=number_of))
+            found, begin = [entry for entry in pushed if not is_own(entry.sender, agent_id)], pushed[0].id
+        found += [Entry(*(part.decode() for part in other)) for other in others]
         while count == _PAGE:
             page = await async_client(self._settings).xrange(log, min=b"(" + last, max=upto, count=_PAGE)
             found += [Entry(entry.decode(), sender, data[b"m"].decode()) for entry, data in page
                       if not is_own(sender := data[b"s"].decode(), agent_id)]
             count, last = len(page), page[-1][0] if page else last
-        return News(seat=seat.decode(), hub=hub.decode(), epoch=epoch.decode(), cursor=cursor.decode(),
-                    upto=upto.decode(), first=first.decode(), entries=found)
+        return News(seat=seat.decode(), hub=hub.decode(), epoch=life, cursor=heard, upto=until, first=begin,
+                    entries=found)
 
     async def end(self, claim: Claim, token: int, changes: Changes = NOTHING, reply: str | None = None) -> Ended:
         """See Store. While Redis is away, it is tried again for about half a minute."""

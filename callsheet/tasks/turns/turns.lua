@@ -111,7 +111,7 @@ end
 -- take: 5 class or "" for any, 6 format, 7 version known here or -1, 8 microseconds when it was sent, 9 "wait" in line, or "try"
 --       10 message to park, 11 ms when it expires or "", 12 ms that the turn's key is kept, 13 entries at most,
 --       14 the jobs in whose course it was made, 15 "<microseconds> <id>": when the call that its sender sent before it
---       was sent, and its id; or ""
+--       was sent, and its id; or "", then what hub_news says of what the caller has
 --   {"replied", text} {"class", its} {"format", its} {"busy", ms} {"pause", ms} {"waits", job}
 --   {"turn", token, version, "1" if what is known must be forgotten, {field, value ...}, {{id, path, change} ...}, what hub_news gives}
 if action == 'take' then
@@ -175,7 +175,7 @@ if action == 'take' then
       entries[#entries + 1] = {entry[1], entry[2][2], entry[2][4]}
     end
   end
-  return {'turn', token, version, anew, fields, entries, hub_news(SEATS, id, tonumber(ARGV[13])), publish}
+  return {'turn', token, version, anew, fields, entries, hub_news(SEATS, id, tonumber(ARGV[13]), 16), publish}
 end
 
 -- end: 5 token, 6 class, 7 format, 8 ms that state is kept or 0, 9 ms that the turn's key is kept, 10 reply or "",

@@ -1,6 +1,7 @@
 """Agents with state that a process keeps ready between their turns."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,12 @@ class WarmAgents:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def __contains__(self, agent_id: object) -> bool:
+        return agent_id in self._kept
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kept)
 
     def take(self, agent_id: str, spec: Any) -> Warm | None:
         """The agent of this id, if it was built of `spec`; it is no longer kept here."""
