@@ -11,13 +11,14 @@ import time
 import pytest
 
 import callsheet
-from callsheet import AgentFailed, FanoutPipeline, Job, JobCancelled, Msg, SequentialPipeline, UserAgent
+from callsheet import AgentFailed, FanoutPipeline, Job, JobCancelled, Msg, MsgHub, SequentialPipeline, UserAgent
 from callsheet.agents import TerminalUserInput
 from callsheet.errors import AgentTimeout, AnswerRefused, CannotTravel, PayloadTooLarge, UsageError
 from callsheet.settings import use_settings
 from callsheet.tasks.app import current_app
 from callsheet.tasks.people.answers import open_questions
 from tests.agents.basic import Echo
+from tests.agents.hubs import Talker
 from tests.agents.people import Address, Fails, Interviews, Parrot, Remembers, gives_address, says_yes
 from tests.fleet import client_settings
 from tests.office import say
@@ -188,6 +189,19 @@ def test_an_agent_with_state_keeps_its_turn_while_a_person_thinks(fleet):
     assert second.get(10).content == "one 1 two 2"
 
 
+def test_what_a_person_in_a_hub_says_the_others_hear(at):
+    async def main():
+        alice, bob = Talker("alice"), UserAgent("bob")
+        async with MsgHub([alice, bob]):
+            job = bob.submit(ASK)
+            await asyncio.to_thread(asked, job)
+            await asyncio.to_thread(job.answer, "I say tea")
+            await job
+            return (await alice(say("", all=True))).content
+
+    assert "I say tea" in asyncio.run(main())
+
+
 # Callbacks ---------------------------------------------------------------------------------------------
 
 
@@ -244,6 +258,7 @@ def python(code, text, **env):
 INLINE = """
 import asyncio, callsheet
 from callsheet import Msg, UserAgent
+from tests.agents.hubs import Talker
 from tests.agents.people import Address
 with callsheet.inline():
     print(UserAgent("bob").submit(Msg("alice", "Tea?", "assistant")).get().content)

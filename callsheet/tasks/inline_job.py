@@ -22,6 +22,7 @@ from callsheet.tasks.jobs import _refuse_on_loop as refuse_on_loop
 from callsheet.tasks.people.question import Question
 from callsheet.tasks.records import CallRecord
 from callsheet.tasks.scope import current_scope
+from callsheet.tasks.turns.desk import waiting_for
 
 if TYPE_CHECKING:
     from callsheet.tasks.inline import InlineRun
@@ -92,11 +93,15 @@ class InlineJob(Job):
         return self._value()
 
     async def _wait(self) -> Any:
+        async with waiting_for(self.id):  # a reply that waits for its own agent's next turn is refused
+            await self._until_over()
+        return self._value()
+
+    async def _until_over(self) -> None:
         if self._task is not None and self._task.get_loop() is asyncio.get_running_loop():
             await asyncio.wait({self._task})
         else:
             await asyncio.to_thread(self._over.wait)
-        return self._value()
 
     async def _events(self, since: str) -> AsyncIterator[Event]:
         seen = int(since.partition("-")[0])

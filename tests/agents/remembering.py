@@ -125,3 +125,24 @@ class Asker(AgentBase):
 
     async def reply(self, msg: Msg) -> Any:
         return await self.other(msg)
+
+
+class Built(Clerk):
+    """Notes each time that it is built, with the process."""
+
+    def __init__(self, name: str, notes: str, memory: InMemoryMemory | None = None) -> None:
+        super().__init__(name, memory)
+        note(notes, f"{name} {os.getpid()}")
+
+
+async def halves(messages: list[Msg], summary: str) -> tuple[str, int] | None:
+    """A policy: of more than six messages two stay, and a count of the others."""
+    if len(messages) <= 6:
+        return None
+    gone = len(messages) - 2 + int(summary.partition(" ")[0] or 0)
+    return f"{gone} messages before", 2
+
+
+async def raises(messages: list[Msg], summary: str) -> tuple[str, int] | None:
+    """A policy that has a bad day."""
+    raise ConnectionError("the model that summarises is away")
