@@ -2,7 +2,7 @@ FROM python:3.12-slim
 WORKDIR /app
 COPY pyproject.toml README.md LICENSE ./
 COPY callsheet ./callsheet
-RUN pip install --no-cache-dir . && useradd --create-home callsheet
+RUN pip install --no-cache-dir . && useradd --create-home --uid 1000 callsheet
 USER callsheet
 # Your agents: mount or copy them here, and name their modules in CALLSHEET_MODULES.
 ENV PYTHONPATH=/app
