@@ -13,6 +13,7 @@ import argparse
 import callsheet
 from callsheet import AgentBase, Msg, UserAgent
 from callsheet.formatters import OpenAIChatFormatter
+from callsheet.models import ChatResponse
 from callsheet.testing import ScriptedModel
 
 DRAFTS = ["Dear Ann, come to dinner.", "Dear Ann, would you like to come to dinner on Friday?"]
@@ -33,8 +34,10 @@ class Clerk(AgentBase):
         said = [task]
         while True:
             draft = Msg(self.name, "", "assistant")
-            async for chunk in await self.model(await self.formatter.format(said)):
-                draft.content = chunk.content
+            answer = await self.model(await self.formatter.format(said))
+            assert not isinstance(answer, ChatResponse)  # the model streams
+            async for chunk in answer:
+                draft.content = [*chunk.content]
                 await self.print(draft, last=False)
             await self.print(draft)
             verdict = await self.editor.reply(draft)

@@ -15,8 +15,7 @@ NAMES = [
     "CallsheetError", "ElasticGroup", "Event", "FanoutPipeline", "ImageBlock", "Job", "JobCancelled", "JobUsage",
     "Msg", "MsgHub", "Question", "ReActAgent", "ResultTimeout", "SequentialPipeline", "Settings", "TextBlock",
     "ThinkingBlock", "ToolResponse", "ToolResultBlock", "ToolUseBlock", "Toolkit", "URLSource", "Usage", "UserAgent",
-    "VideoBlock",
-    "errors", "fanout_pipeline", "get_settings", "hub", "inline", "map", "sequential_pipeline",
+    "VideoBlock", "errors", "fanout_pipeline", "get_settings", "hub", "inline", "map", "sequential_pipeline",
     "stream_printing_messages", "usage",
 ]
 
