@@ -8,11 +8,12 @@ import pytest
 
 import callsheet
 from callsheet import AgentBase, AgentFailed, Msg, MsgHub
-from callsheet.errors import HubMismatch, HubMissing, MessageError, ObserveFailed, UsageError
+from callsheet.errors import HubMismatch, HubMissing, MessageError, ObserveFailed, PayloadTooLarge, UsageError
 from callsheet.settings import use_settings
 from tests.agents.basic import Echo
 from tests.agents.hubs import (
     CpuTalker,
+    EagerSpeaker,
     Forgetful,
     Host,
     PlainEar,
@@ -473,3 +474,58 @@ def test_hundreds_of_messages_are_heard_in_order(at: Office):
             hub.broadcast([said(str(number)) for number in range(start, start + 500)])
         heard = alice.submit(say("", all=True)).get(60).content
     assert heard == "|".join(f"host: {number}" for number in range(2500))
+
+
+def test_large_messages_are_stored_once_and_heard_whole(at: Office):
+    text = "x" * 200_000
+    alice, bob, plain = Talker("alice"), Talker("bob"), CpuTalker("plain")
+    with MsgHub([alice, bob, plain], name="large") as hub:
+        hub.broadcast([said(text), said("small")])
+        alice.submit(say("y" * 100_000)).get(20)
+        assert at.redis.memory_usage(f"callsheet:hub-log:{hub._epoch}") < 10_000
+        heard = f"host: {text}|host: small|alice: {'y' * 100_000}"
+        assert bob.submit(say("", all=True)).get(20).content == heard
+        assert plain.submit().get(20).content.startswith(heard)
+        events = []
+        for event in callsheet.hub.listen("large"):
+            events.append(str(event.msg.content))
+            if len(events) == 3:
+                break
+        assert [len(text) for text in events] == [200_000, 5, 100_000]
+        carol = Talker("carol")
+        hub.set_auto_broadcast(False)
+        hub.add(carol)
+        hub.broadcast(said(text))
+        at.redis.delete(*at.redis.keys("callsheet:payload:*"))
+        assert carol.submit(say("", all=True)).get(20).content.startswith("hub: [Missing here: message ")
+
+
+def test_a_message_over_the_limit_is_refused(anywhere):
+    with MsgHub([Talker("alice")]) as hub, pytest.raises(PayloadTooLarge, match="CALLSHEET_PAYLOAD_MAX"):
+        hub.broadcast(said("x" * 17_000_000))
+
+
+def test_an_eager_member_that_broadcasts_in_its_reply_hears_the_others(at: Office):
+    notes = "eager-host"
+    host, other = Speaker("host"), Watcher("other", notes)
+
+    async def talk() -> str:
+        eager = EagerSpeaker("eager", notes)
+        MsgHub.open("eager-asides", [host, other, eager])
+        await asyncio.wait_for(eager(say("", hub="eager-asides")), 20)
+        return str((await other(say("", all=True))).content)
+
+    assert asyncio.run(talk()).startswith("eager: aside|eager: another aside|eager: after")
+
+
+def test_a_hub_that_nobody_uses_is_closed_and_what_was_said_is_heard(at: Office):
+    alice = Talker("alice")
+    with use_settings(client_settings(at.server, hub_expires=1)):
+        hub = MsgHub.open("unused", [alice], said("one"))
+        began = at.redis.time()[0]
+        wait_for(lambda: at.redis.time()[0] > began + 2, what="the hub to be old")
+        MsgHub.open("another").close()
+        with pytest.raises(HubMissing):
+            hub.broadcast(said("two"))
+        assert alice.submit(say("", all=True)).get(20).content == "host: one"
+        assert not at.redis.exists(f"callsheet:seats:{alice.id}")

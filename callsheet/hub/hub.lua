@@ -47,7 +47,7 @@ local function close(hub)
   end
   redis.call('HSET', HUB, 'closed', now)
   redis.call('ZREM', HUBS, name)
-  for _, key in ipairs({HUB, hub.log}) do redis.call('PEXPIRE', key, hub.ttl) end
+  for _, key in ipairs({HUB, hub.log}) do redis.call('PEXPIRE', key, hub_kept(hub)) end
   redis.call('DEL', hub.members, hub.ids)
   redis.call('PUBLISH', hub.channel, '{"body":"null","content-encoding":"utf-8","content-type":"application/json",' ..
     '"headers":{"hub":' .. cjson.encode(name) .. ',"epoch":"' .. hub.epoch .. '","closed":true},"properties":' ..
@@ -145,7 +145,7 @@ if not hub then return {'missing'} end
 if action == 'add' then
   hub_touch(hub, HUBS, now)
   local new = join(hub, ARGV[4], 6)
-  redis.call('PEXPIRE', hub.members, 2 * tonumber(hub.ttl))
+  redis.call('PEXPIRE', hub.members, hub_kept(hub))
   return {'ok', new}
 end
 
@@ -174,7 +174,7 @@ if action == 'say' then
     for i = 6, #ARGV do id = hub_append(hub, ARGV[5], ARGV[i]) end
     redis.call('ZADD', hub.ids, hub.seq, ARGV[4])
     redis.call('ZREMRANGEBYSCORE', hub.ids, '-inf', hub.seq - MOST_IDS)
-    redis.call('PEXPIRE', hub.ids, 2 * tonumber(hub.ttl))
+    redis.call('PEXPIRE', hub.ids, hub_kept(hub))
     hub_touch(hub, HUBS, now)
   end
   return {'ok', id, tonumber(hub.eager)}

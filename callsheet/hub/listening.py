@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from redis.exceptions import RedisError
 
 from callsheet.errors import RedisUnavailable, UsageError
+from callsheet.hub.large import any_large
 from callsheet.hub.place import refuse_on_loop, the_hubs
 from callsheet.hub.records import Entry, HubInfo, Hubs, Pushed, number_of, time_of
 from callsheet.hub.refusals import checked_name, missing
@@ -159,6 +160,7 @@ class _Events:
             if not found and self._look:
                 found = await self._read()
             if found:
+                await self._fill(found)
                 return found
             if not self._look:
                 if self._closed:
@@ -166,6 +168,19 @@ class _Events:
                 self._wake.clear()
                 if not self._pushed:
                     await self._wake.wait()
+
+    async def _fill(self, events: list[HubEvent]) -> None:
+        """Put large messages into their places."""
+        large = [event for event in events if any_large([event._entry])]
+        while large:
+            try:
+                entries = await self._hubs.filled(self._name, [event._entry for event in large])
+            except RedisUnavailable:
+                await asyncio.sleep(_READ_AGAIN)
+                continue
+            for event, entry in zip(large, entries, strict=True):
+                event._entry = entry
+            return
 
     def _next_pushed(self) -> list[HubEvent]:
         found: list[HubEvent] = []

@@ -23,12 +23,17 @@ local function seq_of(id)
   return tonumber(string.match(id, '%d+$'))
 end
 
+-- How long its keys are kept, in ms: until somebody has had a day's time to close it, so that its members keep their seats.
+local function hub_kept(hub)
+  return tonumber(hub.ttl) + 86400000
+end
+
 -- Prolongs what is kept of a hub; seldom, so that a broadcast need not.
 local function hub_touch(hub, index, now)
   local ttl = tonumber(hub.ttl)
   if now - tonumber(hub.touched) < ttl / 20 then return end
   redis.call('HSET', hub.key, 'touched', now)
-  for _, key in ipairs({hub.key, hub.log, hub.members, hub.ids}) do redis.call('PEXPIRE', key, 2 * ttl) end
+  for _, key in ipairs({hub.key, hub.log, hub.members, hub.ids}) do redis.call('PEXPIRE', key, hub_kept(hub)) end
   if index then redis.call('ZADD', index, 'XX', now, hub.name) end
 end
 
@@ -40,7 +45,7 @@ local function hub_append(hub, sender, text)
   local id = string.format('%.0f-%.0f', math.max(micros, tonumber(string.match(hub.last, '^%d+'))), seq)
   local near = tonumber(hub.length) < 1000 and '=' or '~'
   redis.call('XADD', hub.log, 'MAXLEN', near, hub.length, id, 's', sender, 'm', text)
-  if seq == 1 then redis.call('PEXPIRE', hub.log, 2 * tonumber(hub.ttl)) end
+  if seq == 1 then redis.call('PEXPIRE', hub.log, hub_kept(hub)) end
   redis.call('XTRIM', hub.log, 'MINID', '=', string.format('%.0f', micros - 1000 * hub.age))
   redis.call('HSET', hub.key, 'seq', string.format('%.0f', seq), 'last', id)
   hub.seq, hub.last = seq, id

@@ -262,6 +262,9 @@ class Hubs(Protocol):
     async def read(self, epoch: str, after: str, most: int) -> list[Entry]:
         """Entries of a hub's log after one."""
 
+    async def filled(self, name: str, entries: Sequence[Entry]) -> list[Entry]:
+        """Entries of a hub with their large messages, which the log and the push only refer to."""
+
     async def recent(self, epoch: str, most: int) -> list[Entry]:
         """The last entries of a hub's log, in order."""
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from callsheet.errors import HubMismatch
+from callsheet.hub.large import filled
 from callsheet.hub.records import Entry, Hear, HubInfo, Member, Opened, Opening, Pushed, Seat, number_of
 from callsheet.hub.refusals import differs, missing
 from callsheet.hub.together import together
@@ -206,6 +207,10 @@ class RedisHubs:
         """See Hubs."""
         return _entries(await async_client(self._settings).xrange(self._keys.hub_log(epoch), min=f"({after}",
                                                                   count=most))
+
+    async def filled(self, name: str, entries: Sequence[Entry]) -> list[Entry]:
+        """See Hubs."""
+        return await filled(name, entries, self._settings)
 
     async def recent(self, epoch: str, most: int) -> list[Entry]:
         """See Hubs."""

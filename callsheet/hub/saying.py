@@ -3,6 +3,7 @@
 from typing import Any
 from uuid import uuid4
 
+from callsheet.hub.large import astore, parted, store
 from callsheet.hub.place import on_loop, the_hubs
 from callsheet.hub.refusals import checked_name
 from callsheet.hub.telling import atell, raise_failed, tell
@@ -30,9 +31,17 @@ def _named(texts: list[str]) -> tuple[str, str, list[str]]:
     return broadcast, call.agent_id or "", texts
 
 
+def _stored(texts: list[str]) -> list[str]:
+    if not the_hubs().remote:
+        return texts
+    given, blobs = parted(texts, get_settings())
+    store(blobs, get_settings())
+    return given
+
+
 def say_nowait(name: str, epoch: str, texts: list[str]) -> str:
     """Broadcast without waiting for eager members; blocks for a trip to Redis."""
-    entry_id, eager = the_hubs().say(name, epoch, *_named(texts))
+    entry_id, eager = the_hubs().say(name, epoch, *_named(_stored(texts)))
     if eager:
         tell(name)
     return entry_id
@@ -40,7 +49,7 @@ def say_nowait(name: str, epoch: str, texts: list[str]) -> str:
 
 def say_plain(name: str, epoch: str, texts: list[str]) -> str:
     """Broadcast, and wait for eager members."""
-    entry_id, eager = the_hubs().say(name, epoch, *_named(texts))
+    entry_id, eager = the_hubs().say(name, epoch, *_named(_stored(texts)))
     if eager:
         raise_failed(name, tell(name).get())
     return entry_id
@@ -48,7 +57,11 @@ def say_plain(name: str, epoch: str, texts: list[str]) -> str:
 
 async def say_async(name: str, epoch: str, texts: list[str]) -> str:
     """As `say_plain`, in async code."""
-    entry_id, eager = await the_hubs().asay(name, epoch, *_named(texts))
+    hubs, settings = the_hubs(), get_settings()
+    if hubs.remote:
+        texts, blobs = parted(texts, settings)
+        await astore(blobs, settings)
+    entry_id, eager = await hubs.asay(name, epoch, *_named(texts))
     if eager:
         await atell(name)
     return entry_id

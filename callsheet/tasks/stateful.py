@@ -92,8 +92,8 @@ class StatefulCall:
                 args, kwargs = arguments(self._call, parts, self._settings, self._task.backend)
                 with running(turn):
                     reply = await with_prints(self._call, turn.agent, args, kwargs, self._settings, entry, turn)
-                speak(turn, reply)
                 out, blobs = written(self._call, reply, self._settings)
+                blobs |= speak(turn, reply)
             except Exception as exc:
                 await self._failed(taken, turn, exc)
                 raise
@@ -128,8 +128,8 @@ class StatefulCall:
                     if turn.news:
                         run_private(hear(turn, asyncio.to_thread))
                     reply = checked_reply(turn.agent, turn.agent.reply(*args, **kwargs))
-            speak(turn, reply)
             out, blobs = written(self._call, reply, self._settings)
+            blobs |= speak(turn, reply)
         except Exception as exc:
             wait_on_process_loop(self._failed(taken, turn, exc))
             raise

@@ -163,6 +163,14 @@ class Speaker(Talker):
         return Msg(self.name, f"after {heard or 'nothing'}", "assistant")
 
 
+class EagerSpeaker(Speaker, observe="eager"):
+    """The same, and told at once."""
+
+    def __init__(self, name: str, notes: str) -> None:
+        super().__init__(name)
+        self.notes = notes
+
+
 async def collected(name: str, count: int, since: str = "start") -> list[str]:
     """The texts of so many events."""
     found = []

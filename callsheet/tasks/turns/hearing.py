@@ -4,13 +4,18 @@ import heapq
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from callsheet.errors import ObserveFailed
+from callsheet.hub.large import any_large, filled, parted
 from callsheet.hub.records import News, time_of
 from callsheet.hub.telling import atell, tell
 from callsheet.hub.wire import missing_of, read, said
 from callsheet.messages import Msg
+from callsheet.settings import Settings
+from callsheet.tasks.loop import on_process_loop
+from callsheet.tasks.patience import patient
 from callsheet.tasks.turns.desk import Turn
 
 logger = logging.getLogger(__name__)
@@ -29,6 +34,8 @@ async def hear(turn: Turn, in_thread: InThread) -> None:
         in_thread: how a plain `def observe` is run off the loop.
     """
     agent: Any = turn.agent
+    if any(any_large(news.entries) for news in turn.news):
+        turn.news = await patient(lambda: on_process_loop(lambda: _filled(turn.news, turn.desk.settings)))
     plain = not inspect.iscoroutinefunction(type(agent).observe)
     for _, seat, cursor, message in heapq.merge(*map(_items, turn.news), key=lambda item: item[0]):
         turn.heard[seat] = cursor
@@ -42,6 +49,10 @@ async def hear(turn: Turn, in_thread: InThread) -> None:
             turn.heard[news.seat] = news.upto
 
 
+async def _filled(news: list[News], settings: Settings) -> list[News]:
+    return [replace(one, entries=await filled(one.hub, one.entries, settings)) for one in news]
+
+
 def _items(news: News) -> Iterator[_Item]:
     missing = missing_of(news)
     if missing is not None:
@@ -52,10 +63,13 @@ def _items(news: News) -> Iterator[_Item]:
         yield time_of(entry.id), news.seat, entry.id, lambda entry=entry: read(entry)  # type: ignore[misc]
 
 
-def speak(turn: Turn, reply: Any) -> None:
-    """Have the turn's end tell the agent's hubs what it replied."""
-    if turn.news and turn.agent.shares_replies:
-        turn.said = said(reply, turn.desk.settings.payload_max)
+def speak(turn: Turn, reply: Any) -> dict[str, bytes]:
+    """Have the turn's end tell the agent's hubs what it replied; gives large payloads to be stored before."""
+    if not (turn.news and turn.agent.shares_replies):
+        return {}
+    settings = turn.desk.settings
+    turn.said, blobs = parted(said(reply, settings.payload_max), settings)
+    return blobs
 
 
 def tell_eager(names: Sequence[str]) -> None:

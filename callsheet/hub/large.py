@@ -1,0 +1,77 @@
+"""Large messages of hubs: stored once under their hash, as other large payloads are; the log holds a reference."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from callsheet.hub.records import Entry
+from callsheet.hub.wire import gap
+from callsheet.resources.redis import async_client, sync_client, translated
+from callsheet.settings import Settings
+from callsheet.settings.keys import Keys
+
+_REF = "$payload"
+_BEGINNING = f'{{"{_REF}":'
+
+Blobs = dict[str, bytes]
+
+
+def parted(texts: Sequence[str], settings: Settings) -> tuple[list[str], Blobs]:
+    """Texts as they go into a log, and what has to be stored before."""
+    blobs: Blobs = {}
+    given = []
+    for text in texts:
+        if len(text) > settings.payload_inline_max:
+            data = text.encode()
+            digest = hashlib.sha256(data).hexdigest()
+            blobs[digest] = data
+            given.append(json.dumps({_REF: digest, "size": len(data)}, separators=(",", ":")))
+        else:
+            given.append(text)
+    return given, blobs
+
+
+def _put(pipe: Any, blobs: Blobs, settings: Settings) -> None:
+    for digest, data in blobs.items():
+        pipe.set(Keys(settings.key_prefix).payload(digest), data, ex=2 * settings.result_expires)
+
+
+def store(blobs: Blobs, settings: Settings) -> None:
+    """Write them to Redis."""
+    if blobs:
+        with translated(settings), sync_client(settings).pipeline(transaction=False) as pipe:
+            _put(pipe, blobs, settings)
+            pipe.execute()
+
+
+async def astore(blobs: Blobs, settings: Settings) -> None:
+    """As `store`, in async code."""
+    if blobs:
+        with translated(settings):
+            async with async_client(settings).pipeline(transaction=False) as pipe:
+                _put(pipe, blobs, settings)
+                await pipe.execute()
+
+
+def any_large(entries: Sequence[Entry]) -> bool:
+    """Whether there are references among them."""
+    return any(entry.text.startswith(_BEGINNING) for entry in entries)
+
+
+async def filled(hub: str, entries: Sequence[Entry], settings: Settings) -> list[Entry]:
+    """Entries with their large messages; one that is no longer stored becomes a message that says so."""
+    large = {entry.id: json.loads(entry.text)[_REF] for entry in entries if entry.text.startswith(_BEGINNING)}
+    if not large:
+        return list(entries)
+    digests, keys = list(set(large.values())), Keys(settings.key_prefix)
+    with translated(settings):
+        texts = await async_client(settings).mget([keys.payload(digest) for digest in digests])
+    found = {digest: text.decode() for digest, text in zip(digests, texts, strict=True) if text is not None}
+    return [entry if entry.id not in large else replace(entry, text=_text(hub, entry, found.get(large[entry.id])))
+            for entry in entries]
+
+
+def _text(hub: str, entry: Entry, text: str | None) -> str:
+    return json.dumps(gap(hub, entry.number, entry.number).to_dict()) if text is None else text
