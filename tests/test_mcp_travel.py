@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import callsheet
 from callsheet import Settings, Toolkit
 from callsheet.errors import CannotTravel, McpMisused, ModuleNotAllowed, SettingsError, UsageError
-from callsheet.mcp import HttpStatefulClient, HttpStatelessClient, StdIOStatefulClient
+from callsheet.mcp import HttpStatefulClient, HttpStatelessClient, StdIOStatefulClient, home
 from callsheet.mcp.bounds import TOO_LARGE, Events, Lines
 from callsheet.messages import Recorded
 from callsheet.messages.allow import AllowList
@@ -145,6 +145,7 @@ def test_without_the_sdk_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "mcp", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr(home, "_loaded", [])
     with pytest.raises(UsageError, match=r"pip install 'callsheet\[mcp\]'"):
         asyncio.run(HttpStatelessClient("s", HTTP, URL).list_tools())
 

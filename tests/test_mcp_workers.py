@@ -142,6 +142,12 @@ def test_a_program_that_the_worker_does_not_know_is_refused(shop: Shop) -> None:
         agent.submit("count", {}).get(30)
 
 
+def test_a_cpu_worker_refuses_affinity_in_words(shop: Shop) -> None:
+    agent = Caller("a", StdIOStatefulClient("bad", affinity=True))
+    with pytest.raises(AgentFailed, match=r"affinity \(bad\).*`async def`.*io worker"):
+        agent.submit("count", {}, queue="cpu").get(30)
+
+
 def test_clients_work_inline(shop: Shop) -> None:
     with callsheet.inline():
         client = StdIOStatefulClient("here", sys.executable, BAD, {"PYTHONPATH": str(ROOT)})
@@ -150,8 +156,8 @@ def test_clients_work_inline(shop: Shop) -> None:
     assert counts == [1, 2]
 
 
-@pytest.mark.parametrize(("app", "sig"), [("io", signal.SIGTERM), ("cpu", signal.SIGTERM), ("io", signal.SIGKILL)])
-def test_a_worker_that_ends_leaves_no_server_behind(shop: Shop, app: str, sig: int) -> None:
+@pytest.mark.parametrize("app", ["io", "cpu"])
+def test_a_worker_that_stops_leaves_no_server_behind(shop: Shop, app: str) -> None:
     redis = RedisServer()
     try:
         with worker(f"callsheet.workers.{app}", redis.url, env=shop.env) as one, \
@@ -160,7 +166,7 @@ def test_a_worker_that_ends_leaves_no_server_behind(shop: Shop, app: str, sig: i
             agent = Caller("a", StdIOStatefulClient("bad"))
             agent.submit("count", {}, queue=app).get(30)
             (server,) = shop.servers_of(one)
-            one.stop(sig)
+            one.stop(signal.SIGTERM)
             wait_for(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE, 15,
                      "the server to end")
             assert "Traceback" not in one.log

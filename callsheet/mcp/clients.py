@@ -84,9 +84,11 @@ class StatefulClientBase(MCPClientBase):
 
     Attributes:
         is_connected: whether `connect` was called, and `close` was not; or, on a worker, whether it was needed.
+        affinity: whether calls of agents that have it go to the io worker that holds its session.
     """
 
     is_connected: bool = False
+    affinity: bool = False
     _closed: bool = False
 
     async def connect(self) -> None:
@@ -180,6 +182,7 @@ class HttpStatefulClient(StatefulClientBase):
         client_kwargs: of the SDK's client: `auth`, `httpx_client_factory`; with "streamable_http" also `http_client`,
             `terminate_on_close`, `max_sse_event_size`; with "sse" also `on_session_created`. They take the place of
             what Callsheet gives it. `endpoint`: the name of an endpoint in the settings, which has address and key.
+            `affinity=True`: calls of agents that have the client go to the io worker that holds its session.
 
     Raises:
         UsageError: an argument that cannot be right.
@@ -189,6 +192,7 @@ class HttpStatefulClient(StatefulClientBase):
                  headers: dict[str, str] | None = None, timeout: float = 30, sse_read_timeout: float = 300,
                  **client_kwargs: Any) -> None:
         self.name = name
+        self.affinity = bool(client_kwargs.pop("affinity", False))
         self.spec = _http_spec(name, transport, url, headers, timeout, sse_read_timeout, client_kwargs)
 
 
@@ -260,6 +264,7 @@ class StdIOStatefulClient(StatefulClientBase):
         cwd: the folder that it runs in.
         encoding: of its messages.
         encoding_error_handler: what is done about bytes that are not in that encoding.
+        affinity: whether calls of agents that have the client go to the io worker that holds its session.
 
     Raises:
         UsageError: an argument that cannot be right.
@@ -267,8 +272,10 @@ class StdIOStatefulClient(StatefulClientBase):
 
     def __init__(self, name: str, command: str | None = None, args: list[str] | None = None,
                  env: dict[str, str] | None = None, cwd: str | None = None, encoding: str = "utf-8",
-                 encoding_error_handler: Literal["strict", "ignore", "replace"] = "strict") -> None:
+                 encoding_error_handler: Literal["strict", "ignore", "replace"] = "strict", *,
+                 affinity: bool = False) -> None:
         self.name = _name(name)
+        self.affinity = affinity
         if command is None and (args or env or cwd):
             raise UsageError(f"StdIOStatefulClient({name!r}): args, env and cwd are of a command. Give that too, or "
                              "leave all of it to the settings.")

@@ -17,11 +17,25 @@ from callsheet.settings import get_settings
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+_loaded: list[bool] = []
 _CLOSE = 5.0  # seconds that all sessions together may take to close when the process ends
+
+
+async def loaded() -> None:
+    """Load what needs the SDK, the first time: that takes a second, which the loop is not kept waiting for.
+
+    Raises:
+        UsageError: the SDK is not installed.
+    """
+    if not _loaded:
+        for name in ("session", "calls"):
+            await asyncio.to_thread(sdk_module, name)
+        _loaded.append(True)
 
 
 async def at_home(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Await what `work` gives on the process's loop. Cancelling the caller cancels it; context variables are its."""
+    await loaded()
     loop = lasting_loop()
     if loop is asyncio.get_running_loop():
         return await work()
@@ -72,6 +86,11 @@ class Sessions:
         await asyncio.gather(*(one.close() for one in found), return_exceptions=True)
 
 
+    def open_names(self) -> set[str]:
+        """Names of the clients that have a session now."""
+        return {one.spec.name for one in self._by_key.values() if one.is_open}
+
+
 _sessions: PerLoop[Sessions] = PerLoop()
 _at_exit: list[bool] = []
 
@@ -82,6 +101,11 @@ def sessions() -> Sessions:
         _at_exit.append(True)
         atexit.register(close_all)
     return _sessions.get("sessions", Sessions)
+
+
+async def open_names() -> set[str]:
+    """Names of the clients that have a session now on the loop that runs."""
+    return sessions().open_names()
 
 
 async def _close() -> None:

@@ -37,6 +37,8 @@ hub_members(epoch)  hash     its members, agent id -> JSON
 hub_ids(epoch)      zset     ids of its last broadcasts
 seats(agent)        hash     the hubs that an agent sits in, and what it has heard there
 hub_exchange(name)  -        name of the hub's fanout exchange; its channel is kombu's, "/<db>.<exchange>"
+home(client)        hash     the worker that holds the session of an MCP client with affinity, see homes.lua; expires
+direct_queues()     zset     queues that one worker alone consumes, with its own -> ms until which it is known to live
 probe()             string   written by a worker to see whether a Redis that was in trouble takes writes; expires
 revoked()           zset     task id -> unix time of its cancellation; workers read it when they start
 """
@@ -113,6 +115,14 @@ class Keys:
     def limits_pause(self) -> str:
         """Where pauses of endpoints are told."""
         return f"{self.prefix}limits-pause"
+
+    def home(self, client: str) -> str:
+        """Where the session of an MCP client with affinity is."""
+        return f"{self.prefix}home:{client}"
+
+    def direct_queues(self) -> str:
+        """The queues of workers that hold such sessions."""
+        return f"{self.prefix}direct-queues"
 
     def probe(self) -> str:
         """What a worker writes to see whether Redis takes writes again."""

@@ -13,6 +13,7 @@ from callsheet.resources.context import NO_CALL, CallContext, child_context, cur
 from callsheet.resources.notes import CallNotes
 from callsheet.settings import Settings
 from callsheet.tasks import payloads
+from callsheet.tasks.homes import homes_of
 from callsheet.tasks.scope import current_scope
 from callsheet.tasks.turns.refusals import within_itself
 
@@ -49,6 +50,7 @@ class AgentCall:
         context: what it has from its options and its caller: job, tenant, priority, deadline, parents, held.
         state: of an agent with state its id and its class as "module:Name".
         path: names a call that a reply awaits; the same if that reply runs again. "" otherwise.
+        homes: names of the MCP clients with affinity that the agent has.
         observe: whether it only hears what is new in its hubs, and does not reply.
     """
 
@@ -63,6 +65,7 @@ class AgentCall:
     context: CallContext = NO_CALL
     state: tuple[str, str] | None = None
     path: str = ""
+    homes: tuple[str, ...] = ()
     observe: bool = False
 
     def to_wire(self) -> dict[str, Any]:
@@ -85,6 +88,8 @@ class AgentCall:
             data["state"] = list(self.state)
         if self.path:
             data["path"] = self.path
+        if self.homes:
+            data["homes"] = list(self.homes)
         if self.observe:
             data["observe"] = True
         return data
@@ -98,7 +103,7 @@ class AgentCall:
                    retries=data.get("retries", 0),
                    gathering=Gathering(branches=gather[0], on_error=gather[1]) if gather else None,
                    context=_context(context) if context else NO_CALL, state=(state[0], state[1]) if state else None,
-                   path=data.get("path", ""), observe=data.get("observe", False))
+                   path=data.get("path", ""), homes=tuple(data.get("homes", ())), observe=data.get("observe", False))
 
     def running(self, call_id: str | None, timeout: float | None, local: bool = False,
                 notes: CallNotes | None = None, root: str | None = None) -> CallContext:
@@ -190,5 +195,5 @@ def make_call(agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any], o
     call = AgentCall(agent=spec, args=packed, kwargs=kept, label=label, job=job, piped=piped, retries=options.retries,
                      gathering=gathering, context=child_context(options.tenant, options.priority, awaited),
                      state=state, path=scope.ordinal(label) if scope is not None else "",
-                     observe=agent._observing)
+                     homes=homes_of(agent), observe=agent._observing)
     return call, more | blob

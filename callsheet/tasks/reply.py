@@ -15,6 +15,7 @@ from callsheet.tasks import payloads
 from callsheet.tasks.base import Task
 from callsheet.tasks.bridge import drive, in_strand
 from callsheet.tasks.call import AgentCall
+from callsheet.tasks.homes import refuse_process, worker_homes
 from callsheet.tasks.interrupts import interruptible
 from callsheet.tasks.loop import on_process_loop, run_private, wait_on_process_loop
 from callsheet.tasks.patience import ended, patient, patiently
@@ -92,6 +93,18 @@ class ReplyTask(Task):
             raise
 
     def _reply(self, call: AgentCall, value: Any, settings: Settings) -> Any:
+        if not call.homes:
+            return self._replied(call, value, settings)
+        if not in_strand():
+            refuse_process(call.label, call.homes)
+        homes = worker_homes(settings, self).at(self, self.request, call.homes, call.label)
+        drive(homes.__aenter__())
+        try:
+            return self._replied(call, value, settings)
+        finally:
+            drive(homes.__aexit__(None, None, None))
+
+    def _replied(self, call: AgentCall, value: Any, settings: Settings) -> Any:
         if call.state is not None:
             stateful = StatefulCall(self, call, value, settings, NOT_RETRIED)
             return drive(stateful.run()) if in_strand() else stateful.run_plain()

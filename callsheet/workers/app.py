@@ -18,8 +18,10 @@ from callsheet.errors import SettingsError
 from callsheet.mcp.home import close_all
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks.app import make_app, serve_as
+from callsheet.tasks.homes import give_up_homes
 from callsheet.workers import interrupts, status  # noqa: F401 - register their commands
 from callsheet.workers.flags import CheckedAutoscale
+from callsheet.workers.homes import SweepHomes
 from callsheet.workers.hubs import FollowHubs
 from callsheet.workers.logs import gather_lines
 from callsheet.workers.metrics.step import ServeMetrics
@@ -58,6 +60,7 @@ def _gather_lines(logger: logging.Logger | None = None, **_: object) -> None:
 
 
 def _close_sessions(**_: object) -> None:
+    give_up_homes()
     close_all()
 
 
@@ -75,7 +78,7 @@ def _app(settings: Settings | None, queue: str) -> Celery:
     app.conf.worker_autoscaler = AUTOSCALER
     app.user_options["worker"].add(CheckedAutoscale())
     app.steps["consumer"].add(ReadRevoked)
-    app.steps["worker"].add(PassTurnsOn)
+    app.steps["worker"].update((PassTurnsOn, SweepHomes))
     app.steps["worker"].add(ServeMetrics)
     app.set_current()
     app.set_default()

@@ -1,0 +1,113 @@
+"""Agents whose MCP session must stay with one process: on two real io workers."""
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from callsheet import Settings
+from callsheet.mcp import StdIOStatefulClient
+from callsheet.settings import use_settings
+from tests.agents.mcp import Caller
+from tests.mcp_servers import BAD
+from tests.services import ROOT, RedisServer, Worker, wait_for, worker
+
+SERVER = {"command": sys.executable, "args": BAD, "env": {"PYTHONPATH": str(ROOT)}}
+MCP = {"servers": {"bad": SERVER, "other": SERVER}, "idle": 4}
+ENV = {"CALLSHEET_MODULES": "tests.agents", "CALLSHEET_MCP": json.dumps(MCP), "CALLSHEET_TURN_LEASE": "4"}
+
+
+class Pair:
+    """Two io workers, of which those that end are replaced."""
+
+    def __init__(self, redis: RedisServer, stack: contextlib.ExitStack) -> None:
+        self.redis, self.stack = redis, stack
+        self.both = [self.new(), self.new()]
+
+    def new(self) -> Worker:
+        return self.stack.enter_context(
+            worker("callsheet.workers.io", self.redis.url, "--autoscale=10,5", env=ENV))
+
+    def of(self, pid: int) -> tuple[Worker, Worker]:
+        """The worker with that process id, and the other one."""
+        home = next(one for one in self.both if one.process.pid == pid)
+        return home, next(one for one in self.both if one is not home)
+
+
+@pytest.fixture(scope="module")
+def pair(redis_server: RedisServer) -> Iterator[Pair]:
+    redis = RedisServer()
+    with contextlib.ExitStack() as stack:
+        stack.callback(redis.remove)
+        stack.enter_context(use_settings(Settings.load(redis_url=redis.url, modules="tests.agents", mcp=MCP)))
+        yield Pair(redis, stack)
+
+
+def browser(name: str = "bad") -> Caller:
+    return Caller("a", StdIOStatefulClient(name, affinity=True))
+
+
+def count(agent: Caller) -> tuple[int, int, int]:
+    """What the server counts to, its process, and that of the worker."""
+    reply = agent.submit("count", {}).get(40)
+    number, server = (reply.get_text_content() or "").split()
+    return int(number), int(server), reply.metadata["pid"]
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_calls_go_where_the_session_is(pair: Pair) -> None:
+    first = count(browser())
+    jobs = [browser().submit("count", {}) for _ in range(30)]  # side by side, so that both workers get some
+    said = [(job.get(40).get_text_content() or "").split() for job in jobs]
+    assert sorted(int(number) for number, _ in said) == list(range(first[0] + 1, first[0] + 31))
+    assert {int(server) for _, server in said} == {first[1]}
+    home, other = pair.of(first[2])
+    wait_for(lambda: "mcp_sent_on" in other.log, 10, "the other worker to have sent calls on")
+    assert "mcp_home clients=bad" in home.log and "mcp_home clients" not in other.log
+
+
+def test_two_clients_with_homes_of_their_own_come_together(pair: Pair) -> None:
+    pids = {"bad": count(browser("bad"))[2], "other": count(browser("other"))[2]}
+    while pids["bad"] == pids["other"]:  # until they are two
+        pair.redis.client().delete("callsheet:home:other")
+        pids["other"] = count(browser("other"))[2]
+    agent = browser("bad")
+    agent.second = StdIOStatefulClient("other", affinity=True)  # type: ignore[attr-defined]
+    at = count(agent)[2]
+    assert {at} == {count(agent)[2], count(browser("bad"))[2], count(browser("other"))[2]} <= set(pids.values())
+
+
+def test_a_home_ends_with_its_session(pair: Pair) -> None:
+    _, server, _ = count(browser())
+    client = pair.redis.client()
+    assert client.hget("callsheet:home:bad", "worker")
+    wait_for(lambda: gone(server), 20, "the idle server to end")
+    wait_for(lambda: not client.exists("callsheet:home:bad"), 15, "the home to be given up")
+    assert count(browser())[0] == 1
+
+
+def test_a_session_moves_when_its_worker_stops_or_dies(pair: Pair) -> None:
+    _, server, pid = count(browser())
+    home, other = pair.of(pid)
+    home.stop(signal.SIGTERM)
+    assert "mcp_home_given_up clients=bad" in home.log
+    number, moved, at = count(browser())  # at once: nothing is waited out
+    assert (number, at) == (1, other.process.pid) and moved != server
+
+    pair.both = [other, pair.new()]
+    _, moved, at = count(browser())
+    home, other = pair.of(at)
+    home.kill()
+    waiting = [browser().submit("count", {}) for _ in range(6)]  # sent on to the queue of a worker that is dead
+    said = [(job.get(40).get_text_content() or "").split() for job in waiting]
+    assert sorted(int(number) for number, _ in said) == list(range(1, 7))
+    assert len({server for _, server in said}) == 1
+    other.wait_log(f"mcp_home_moved clients=bad from={home.name}.dq2 to={other.name}.dq2")
+    wait_for(lambda: gone(moved), 15, "the dead worker's server to end")
