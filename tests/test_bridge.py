@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from callsheet.errors import JobError, ResultTimeout, UsageError
 from callsheet.tasks import loop as loops
 from callsheet.tasks.bridge import Crossing, drive, in_strand, parked
-from callsheet.workers.mailbox import Mailbox
+from callsheet.workers.mailbox import LoopMailbox, Mailbox
 from callsheet.workers.slots import Slots
 from callsheet.workers.threads import ThreadCrew
 from tests.services import wait_for
@@ -505,6 +505,32 @@ def test_mailbox_keeps_order_and_survives_exceptions():
     assert woken == [1, 1]
     mailbox.drain()
     assert seen == [0, 1, 2, "last"]
+
+
+def test_what_has_begun_goes_on_before_more_begins():
+    async def main():
+        loop, ahead, most, gone_on = asyncio.get_running_loop(), 0, 0, []
+        mailbox = LoopMailbox(loop, 10)
+
+        def begin(number):
+            nonlocal ahead, most
+            ahead += 1
+            most = max(most, ahead)
+            loop.call_soon(go_on, number)
+
+        def go_on(number):
+            nonlocal ahead
+            ahead -= 1
+            gone_on.append(number)
+
+        for number in range(95):
+            mailbox.post(begin, number)
+        while len(gone_on) < 95:
+            await asyncio.sleep(0)
+        assert gone_on == list(range(95))
+        return most
+
+    assert asyncio.run(asyncio.wait_for(main(), 10)) == 10
 
 
 def test_threads_are_reused_and_end_when_idle():

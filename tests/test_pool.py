@@ -2,8 +2,10 @@
 
 import contextlib
 import gc
+import os
 import threading
 import time
+import weakref
 
 import psutil
 import pytest
@@ -11,7 +13,7 @@ from celery import chain, chord, group
 from celery.exceptions import Ignore, TimeLimitExceeded
 
 from callsheet.errors import JobError
-from callsheet.workers.pool import spare_collector
+from callsheet.workers.collector import GROWTH, Growth, spare_collector
 from tests import pool_app as a
 from tests.pool_workers import get, pool_worker, unique
 from tests.services import wait_for
@@ -279,14 +281,35 @@ def test_garbage_collector_is_made_to_run_seldom():
     try:
         gc.set_threshold(700, 10, 10)
         spare_collector()
-        assert gc.get_threshold() == (10_000, 20, 10)
+        assert gc.get_threshold() == (50_000, 10, 10)
         assert gc.get_freeze_count() > 0
-        gc.set_threshold(50_000, 30, 5)  # the user's own wish
+        gc.set_threshold(90_000, 30, 5)  # the user's own wish
         spare_collector()
-        assert gc.get_threshold() == (50_000, 30, 5)
+        assert gc.get_threshold() == (90_000, 30, 5)
         gc.set_threshold(0)
         spare_collector()
         assert gc.get_threshold()[0] == 0
     finally:
         gc.unfreeze()
+        gc.set_threshold(*before)
+
+
+def test_garbage_of_few_large_objects_is_collected_when_memory_grows():
+    class Page:
+        def __init__(self):
+            self.text = bytearray(os.urandom(1024)) * 1024
+            self.itself = self
+
+    before = gc.get_threshold()
+    try:
+        gc.set_threshold(1_000_000)
+        growth = Growth()
+        first = weakref.ref(Page())
+        growth.look()
+        assert first() is not None  # not worth the time
+        for _ in range(GROWTH // 2**20 + 30):
+            Page()
+        growth.look()
+        assert first() is None
+    finally:
         gc.set_threshold(*before)

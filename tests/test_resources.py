@@ -1,9 +1,11 @@
 """Outbound clients against real servers: reuse, loops, forks, keys, exact errors."""
 
 import asyncio
+import gc
 import logging
 import multiprocessing
 import os
+import weakref
 
 import httpx
 import pytest
@@ -78,6 +80,23 @@ def test_each_loop_has_its_own_client_and_leaves_nothing_open() -> None:
     first, second = asyncio.run(main()), asyncio.run(main())
     assert first is not second
     assert first.is_closed and second.is_closed  # closed with their loops
+
+
+def test_an_answer_that_was_read_is_freed_at_once() -> None:
+    async def main() -> None:
+        async with Counting() as server:
+            answer = await client(Endpoint(base_url=server.url)).get("x")
+            answer.raise_for_status()
+            assert answer.elapsed and not answer.history and answer.next_request is None
+            seen = weakref.ref(answer)
+            gc.disable()
+            try:
+                del answer
+                assert seen() is None
+            finally:
+                gc.enable()
+
+    asyncio.run(main())
 
 
 def test_aclose_all_closes_and_the_next_call_opens_anew() -> None:

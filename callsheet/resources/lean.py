@@ -7,6 +7,7 @@ import httpx
 from callsheet.errors import UsageError
 
 _MOST_KNOWN = 256
+_READ = httpx.ByteStream(b"")
 
 
 class _NoCookies(httpx.Cookies):
@@ -43,3 +44,10 @@ class LeanClient(httpx.AsyncClient):
                 known = self._known[url] = super().build_request(method, url).url
             url = known
         return super().build_request(method, url, **options)
+
+    async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        """httpx's; an answer that has been read leaves nothing to Python's garbage collector."""
+        response = await super().send(request, **options)
+        if response.is_closed:
+            response.stream = _READ  # httpx's refers to the response
+        return response

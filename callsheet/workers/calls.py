@@ -37,6 +37,7 @@ class Home(Protocol):
 
     loop: asyncio.AbstractEventLoop
     to_loop: Mailbox
+    begins: Mailbox
     to_hub: Mailbox
     crew: ThreadCrew
     slots: "Slots[Call]"
@@ -264,7 +265,7 @@ class CoroutineCall(Call):
 
     def launch(self) -> None:
         """Begin on the loop."""
-        self.home.to_loop.post(self._begin)
+        self.home.begins.post(self._begin)
 
     def _begin(self) -> None:
         self.accepted()

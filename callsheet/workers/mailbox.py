@@ -17,10 +17,12 @@ class Mailbox:
 
     Args:
         wake: makes the thread call `drain` soon; thread-safe.
+        most: calls in one `drain`; the rest waits for the next one. None for no bound.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], None], most: int | None = None) -> None:
         self._wake = wake
+        self._most = most
         self._calls: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._woken = False
 
@@ -39,7 +41,7 @@ class Mailbox:
         self._woken = False  # first: whoever posts from now on wakes again
         calls = self._calls
         try:
-            for _ in range(len(calls)):
+            for _ in range(len(calls) if self._most is None else min(len(calls), self._most)):
                 function, args = calls.popleft()
                 try:
                     function(*args)
@@ -56,9 +58,9 @@ class Mailbox:
 class LoopMailbox(Mailbox):
     """Calls for the thread of an asyncio loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int | None = None) -> None:
         self._loop = loop
-        super().__init__(self._wake_loop)
+        super().__init__(self._wake_loop, most)
 
     def _wake_loop(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the worker is going down

@@ -5,7 +5,6 @@ within the worker's `--concurrency`. Celery's own tracer runs both, and all of C
 of its hub.
 """
 
-import gc
 import itertools
 import logging
 import os
@@ -24,6 +23,7 @@ from callsheet.tasks.loop import LoopThread, adopt
 from callsheet.tasks.people.asker import provide_leaving
 from callsheet.workers.broker import ledger
 from callsheet.workers.calls import Call, CoroutineCall, Fate
+from callsheet.workers.collector import Growth, spare_collector
 from callsheet.workers.mailbox import HubMailbox, LoopMailbox
 from callsheet.workers.prefetch import Prefetch
 from callsheet.workers.shutdown import Shutdown
@@ -34,9 +34,8 @@ from callsheet.workers.watch import LoopWatch
 
 logger = logging.getLogger(__name__)
 
-# Objects made, less those freed, between two runs of Python's garbage collector, and so many runs between two that
-# look at older objects too.
-COLLECT_AFTER = (10_000, 20)
+# Calls begun in one turn of the loop. With all at once, none would send its request before all had made theirs up.
+BEGIN_TOGETHER = 64
 
 # Above every process id, so that nobody can signal a process by what `inspect active` shows for a call.
 FIRST_PID = 1 << 32
@@ -88,7 +87,8 @@ class AsyncioPool(BasePool):
         self._loop_thread = LoopThread(self.app.set_current)
         self.loop = self._loop_thread.loop
         self.to_loop = LoopMailbox(self.loop)
-        self._watch = LoopWatch(self._loop_thread, self._block_limit)
+        self.begins = LoopMailbox(self.loop, BEGIN_TOGETHER)
+        self._watch = LoopWatch(self._loop_thread, self._block_limit, Growth().look)
         self._loop_thread.start()
         self._watch.start()
         spare_collector()
@@ -380,16 +380,3 @@ def read_once(args: tuple[Any, ...], request: Any) -> tuple[Any, ...]:
     # The tracer takes from these lists what it has done, which the Request has yet to look at.
     embed = {key: list(item) if isinstance(item, list) else item for key, item in (embed or {}).items()}
     return (*args[:3], (positional, keywords, embed), None, None)
-
-
-def spare_collector() -> None:
-    """Have the garbage collector leave alone what is there now, for good, and run seldom.
-
-    With its defaults a worker with a thousand calls under way spends up to a quarter of its time on looking through
-    them, for little: a call leaves no cycle of references of ours. A collector set to run less often yet stays so.
-    """
-    gc.collect()
-    gc.freeze()
-    first, second, third = gc.get_threshold()
-    if first:
-        gc.set_threshold(max(first, COLLECT_AFTER[0]), max(second, COLLECT_AFTER[1]), third)

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 
 from callsheet.tasks.loop import LoopThread
 
@@ -20,15 +21,17 @@ class LoopWatch:
     Args:
         thread: the loop's.
         limit: seconds that code may block the loop.
+        also: called at each look.
 
     Attributes:
         lag: seconds that the loop was late when it was last looked at.
         blocked: times that it was blocked for longer than `limit`.
     """
 
-    def __init__(self, thread: LoopThread, limit: float) -> None:
+    def __init__(self, thread: LoopThread, limit: float, also: Callable[[], None]) -> None:
         self._loop_thread = thread
         self._limit = limit
+        self._also = also
         self._awake = threading.Event()
         self._stopping = False
         self.lag = 0.0
@@ -60,6 +63,7 @@ class LoopWatch:
                 self._look(self._limit - tick)
             except RuntimeError:  # the loop is closed
                 return
+            self._also()
             time.sleep(tick)
 
     def _look(self, patience: float) -> None:
