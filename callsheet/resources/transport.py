@@ -8,12 +8,10 @@ import base64
 import ssl
 import urllib.parse
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from typing import Self
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
 
 from callsheet.errors import SettingsError
 from callsheet.settings import Endpoint
@@ -22,6 +20,8 @@ from callsheet.settings.endpoints import address_of
 KEEPALIVE = 15.0
 """Seconds that an idle connection is kept for the next call."""
 
+_CHUNK = 64 * 1024  # bytes of a body that are handed on at once, at most
+
 
 def pooled_transport(endpoint: Endpoint) -> httpx.AsyncBaseTransport:
     """A transport that keeps at most `endpoint.max_connections` connections; a call beyond waits for one.
@@ -29,42 +29,92 @@ def pooled_transport(endpoint: Endpoint) -> httpx.AsyncBaseTransport:
     Raises:
         SettingsError: the endpoint's file of certificates cannot be read.
     """
-    limits = httpx.Limits(max_connections=endpoint.max_connections, keepalive_expiry=KEEPALIVE)
     address = endpoint.proxy.get_secret_value() if endpoint.proxy else _proxy_in_environment(endpoint.base_url)
-    return _Pooled(limits=limits, proxy=_proxy(address), verify=_trusted(endpoint))
+    return _Pooled(endpoint.max_connections or 0, httpx.create_ssl_context(_trusted(endpoint)), _proxy(address))
 
 
-class _Pooled(AiohttpTransport):
-    def get_client(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            limit=self.limits.max_connections or 0, keepalive_timeout=KEEPALIVE, ssl=self.ssl_context)
+class _Pooled(httpx.AsyncBaseTransport):
+    """Connections of the loop in which the first request is made.
+
+    Args:
+        limit: connections at most; 0 for no limit.
+        trusted: certificates.
+        proxy: through which to connect.
+    """
+
+    def __init__(self, limit: int, trusted: ssl.SSLContext, proxy: httpx.Proxy | None) -> None:
+        self._limit = limit
+        self._trusted = trusted
+        self._proxy = str(proxy.url) if proxy else None
+        self._proxy_headers = proxy.headers if proxy else None
+        self._opened: aiohttp.ClientSession | None = None
+
+    def _open(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=self._limit, keepalive_timeout=KEEPALIVE, ssl=self._trusted)
         # A jar would carry one agent's cookies into another's calls.
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        self._opened = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        return self._opened
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        with _exact_errors(request):
-            response = await super().handle_async_request(request)
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        response.stream = _Body(response.stream, request)
-        return response
+        """Send the request.
+
+        Raises:
+            httpx.TransportError: it could not be sent, or nobody answered.
+        """
+        content: bytes | httpx.AsyncByteStream | None
+        try:
+            content = request.content or None
+        except httpx.RequestNotRead:
+            assert isinstance(request.stream, httpx.AsyncByteStream)
+            content = request.stream
+            request.headers.pop("transfer-encoding", None)  # aiohttp's affair
+        limits = request.extensions.get("timeout", {})
+        timeout = aiohttp.ClientTimeout(
+            connect=limits.get("pool"), sock_connect=limits.get("connect"), sock_read=limits.get("read"))
+        try:
+            answer = await (self._opened or self._open()).request(
+                request.method, str(request.url), headers=request.headers, data=content, timeout=timeout,
+                allow_redirects=False, auto_decompress=False, proxy=self._proxy, proxy_headers=self._proxy_headers,
+                server_hostname=request.extensions.get("sni_hostname"))
+        except _THEIRS as exc:
+            raise _exact(exc, request) from exc
+        extensions = {"http_version": b"HTTP/1.1"}
+        if answer.reason:
+            extensions["reason_phrase"] = answer.reason.encode()
+        return httpx.Response(answer.status, headers=answer.raw_headers, stream=_Body(answer, request),
+                              request=request, extensions=extensions)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._opened is not None:
+            await self._opened.close()
 
 
 class _Body(httpx.AsyncByteStream):
-    def __init__(self, stream: httpx.AsyncByteStream, request: httpx.Request) -> None:
-        self._stream = stream
+    def __init__(self, answer: aiohttp.ClientResponse, request: httpx.Request) -> None:
+        self._answer = answer
         self._request = request
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _exact_errors(self._request):
-            async for chunk in self._stream:
-                yield chunk
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            chunk = await self._answer.content.read(_CHUNK)
+        except _THEIRS as exc:
+            raise _exact(exc, self._request) from exc
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        self._answer.release()
+        await self._answer.wait_for_close()
 
 
-# httpx-aiohttp calls it a ConnectTimeout when a server hangs up, and a plain timeout when none answers. Whoever
-# retries must know whether the server may have seen the call. The first match counts.
+_THEIRS = (aiohttp.ClientError, ConnectionError)
+
+# Whoever retries must know whether the server may have seen the call. The first match counts.
 _EXACT: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
     (aiohttp.ConnectionTimeoutError, httpx.ConnectTimeout),
     (aiohttp.ServerTimeoutError, httpx.ReadTimeout),
@@ -81,16 +131,9 @@ _EXACT: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
 )
 
 
-@contextmanager
-def _exact_errors(request: httpx.Request) -> Iterator[None]:
-    try:
-        yield
-    except (httpx.TransportError, aiohttp.ClientError, ConnectionError) as exc:
-        cause = exc.__cause__ if isinstance(exc, httpx.TransportError) else exc
-        for theirs, ours in _EXACT:
-            if isinstance(cause, theirs):
-                raise ours(str(cause), request=request) from cause
-        raise
+def _exact(error: Exception, request: httpx.Request) -> httpx.TransportError:
+    """httpx's error for one of aiohttp's."""
+    return next(ours for theirs, ours in _EXACT if isinstance(error, theirs))(str(error), request=request)
 
 
 def _trusted(endpoint: Endpoint) -> ssl.SSLContext | bool:
