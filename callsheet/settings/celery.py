@@ -32,6 +32,7 @@ def celery_config(settings: Settings, queue: str = "io") -> dict[str, Any]:
         "broker_connection_max_retries": None,  # a worker outlasts any outage
         "broker_channel_error_retry": True,  # such as of a Redis that takes no writes for now
         "broker_transport_options": {"visibility_timeout": settings.visibility_timeout, "lease": settings.lease,
+                                     "eta_horizon": settings.eta_horizon,
                                      "message_max": 2 * settings.payload_max,
                                      "socket_connect_timeout": CONNECT_TIMEOUT, "socket_timeout": TIMEOUT, **through},
         "redis_socket_connect_timeout": CONNECT_TIMEOUT,

@@ -64,6 +64,8 @@ class Settings(BaseSettings):
         transport: how workers consume from Redis: `batched`, many messages a trip and under leases, or `stock`, as
             kombu does. Publishers and both kinds of worker go together.
         lease: seconds after which the calls of a killed worker are back on their queues; `batched` only.
+        eta_horizon: seconds from now; what is to start later than that waits in Redis, and in no worker, until shortly
+            before; `batched` only.
         turn_lease: seconds after which the turn of an agent whose worker was killed passes on.
         state_expires: seconds that an agent's state is kept after its last turn; 0 keeps it for ever.
         warm_agents: agents with state that a worker process keeps ready between their turns; 0 keeps none.
@@ -119,6 +121,7 @@ class Settings(BaseSettings):
     track_started: bool = False
     transport: Literal["batched", "stock"] = "batched"
     lease: float = Field(60.0, ge=1)
+    eta_horizon: float = Field(3600.0, ge=1)
     turn_lease: float = Field(15.0, ge=1)
     state_expires: int = Field(7 * 86_400, ge=0)
     warm_agents: int = Field(1000, ge=0)

@@ -19,6 +19,7 @@ from callsheet.tasks.patience import trouble
 from callsheet.workers.broker.layout import OVERSIZE
 from callsheet.workers.broker.ledger import begin_shutdown
 from callsheet.workers.handback import hand_back, unbegun
+from callsheet.workers.later import Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Consumer(consumer.Consumer):
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """Celery's handler, with an end for what it does not expect."""
         handle = super().create_task_handler(*args, **kwargs)
+        waiting = Waiting(self)
         limit = (self.app.conf.broker_transport_options or {}).get("message_max")
 
         def on_task_received(message: Any) -> Any:
@@ -47,7 +49,7 @@ class Consumer(consumer.Consumer):
                     return self.refuse(message, f"it is {size:,} bytes, and a worker takes {limit:,} at most", "Send a "
                                        "reference (a path, an address) in place of the data, or raise "
                                        "CALLSHEET_PAYLOAD_MAX for the workers: they take twice that")
-                return handle(message)
+                return None if waiting.takes(message) else handle(message)
             except self.connection_errors:
                 raise
             except _MALFORMED as exc:

@@ -9,6 +9,7 @@ from celery.worker.consumer.mingle import Mingle
 
 from callsheet.settings import get_settings
 from callsheet.settings.keys import Keys
+from callsheet.workers.later import drop_revoked_at
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +26,11 @@ class ReadRevoked(bootsteps.StartStopStep):
         """Merge the cancelled ids into those that this worker drops; a broken connection is the consumer's affair."""
         key = Keys(get_settings().key_prefix).revoked()
         # Not on the channel's own client: its connection is the one that waits for messages.
-        with c.connection.default_channel.conn_or_acquire() as client:
+        channel = c.connection.default_channel
+        with channel.conn_or_acquire() as client:
             newest = client.zrange(key, -state.REVOKES_MAX, -1)
         if newest:
-            state.merge_revoked([task_id.decode() for task_id in newest])
+            ids = [task_id.decode() for task_id in newest]
+            state.merge_revoked(ids)
+            drop_revoked_at(channel, ids)
             logger.info("%d cancelled calls are known", len(newest))

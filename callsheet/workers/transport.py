@@ -10,6 +10,7 @@ Transport options beside kombu's:
     claim_most: messages in one claim (64).
     message_max: bytes of body that are read; of a larger message the consumer gets everything else, and the size in
         the header "oversize". No limit by default.
+    eta_horizon: seconds from now; a message that a consumer puts away for longer waits in Redis (3600).
 """
 
 import logging
@@ -19,6 +20,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from callsheet.workers.broker.claims import MOST, TRACK, Claims
+from callsheet.workers.broker.later import HORIZON
 from callsheet.workers.broker.layout import Layout
 from callsheet.workers.broker.ledger import ledger_of
 from callsheet.workers.broker.message import Message
@@ -36,13 +38,15 @@ _warned: set[str] = set()
 class Channel(stock.Channel):
     """Kombu's Redis channel, with claims."""
 
-    from_transport_options = (*stock.Channel.from_transport_options, "lease", "claim_most", "message_max")
+    from_transport_options = (*stock.Channel.from_transport_options, "lease", "claim_most", "message_max",
+                              "eta_horizon")
 
     QoS = QoS
     Message = Message
     lease = LEASE
     claim_most = MOST
     message_max: int | None = None
+    eta_horizon = HORIZON
 
     claims: Any = None  # Claims, once it consumes
     ledger: Any = None  # Ledger, likewise
@@ -134,6 +138,24 @@ class Channel(stock.Channel):
         self.qos.append(message, message.delivery_tag)
         return message
 
+    def put_away(self, tag: str, task_id: str, at: float) -> bool:
+        """Have a message that was delivered wait in Redis, to go back to its queue later.
+
+        Args:
+            tag: of its delivery.
+            task_id: under which `Later.revoke` finds it.
+            at: when it goes back, in unix seconds.
+
+        Returns:
+            False where it cannot: it is not under a lease of ours.
+        """
+        delivery = self.ledger.held.get(tag) if self.ledger is not None else None
+        if delivery is None:
+            return False
+        self.ledger.later.put_away(delivery, task_id, at)
+        self.qos.let_go(tag)
+        return True
+
     # Connections
 
     def _create_client(self, asynchronous: bool = False) -> Any:
@@ -174,7 +196,8 @@ class Channel(stock.Channel):
 class SentinelChannel(Channel, stock.SentinelChannel):
     """Kombu's Sentinel channel, with claims."""
 
-    from_transport_options = (*stock.SentinelChannel.from_transport_options, "lease", "claim_most", "message_max")
+    from_transport_options = (*stock.SentinelChannel.from_transport_options, "lease", "claim_most",
+                              "message_max", "eta_horizon")
 
 
 class Transport(stock.Transport):

@@ -1,6 +1,7 @@
 """Where a broker keeps its messages, and what a message says of its deliveries.
 
-The lists and the `unacked` hash and index are stock kombu's. Ours is one zset beside them: tag -> when its lease ends.
+The lists and the `unacked` hash and index are stock kombu's. Ours are beside them: a zset, tag -> when its lease ends,
+and a zset and a hash of what is to start later.
 """
 
 import json
@@ -17,6 +18,8 @@ DELIVERIES = "deliveries"
 LOST = "lost"
 #: Header: bytes of a body that was too large to be read, and was left out.
 OVERSIZE = "oversize"
+#: Header: the task was revoked while its message was put away.
+REVOKED = "revoked"
 
 _BODY = re.compile(rb'"body": ?"[A-Za-z0-9+/=]*"')
 _ROUND_BODY = 64 * 1024  # bytes that headers and properties may take
@@ -53,6 +56,11 @@ class Layout:
     def registry(self) -> list[str]:
         """The keys that a message under delivery is in."""
         return [self.unacked, self.index, self.leases]
+
+    @property
+    def later(self) -> list[str]:
+        """The keys that a message which is to start later is in: zset, task id -> when it goes back; hash of them."""
+        return [f"{self.unacked}_later", f"{self.unacked}_later_messages"]
 
     def list_of(self, queue: str, step: int) -> str:
         """The list of a queue's messages of one priority step."""

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from callsheet.resources.trouble import in_words, is_trouble
 from callsheet.settings import get_settings
+from callsheet.workers.broker.later import HORIZON, Later
 from callsheet.workers.broker.layout import Delivery, Layout, mark_lost, read
 from callsheet.workers.broker.scripts import EXPIRED, GIVE_BACK, RENEW
 
@@ -44,16 +45,19 @@ class Ledger:
         renew: seconds between two renewals, at most.
         pool: connections for what cannot wait for the consumer's connection.
         message_max: bytes of a message's body that are read.
+        horizon: seconds from now up to which workers hold what is to start later.
 
     Attributes:
         held: messages delivered and not acknowledged, by tag.
         kept: those of them whose channel is closed; after a moment only those whose call runs.
         unseen: tags that may have been claimed over a connection that broke before the answer came, claim by claim.
         channels: that consume, of this process.
+        later: what is to start later than that.
         collector: the one of them that sends the acknowledgements; None when they are sent one by one.
     """
 
-    def __init__(self, layout: Layout, lease: float, renew: float, pool: Any, message_max: int | None = None) -> None:
+    def __init__(self, layout: Layout, lease: float, renew: float, pool: Any, message_max: int | None = None,
+                 horizon: float = HORIZON) -> None:
         self.layout = layout
         self.message_max = message_max
         # A killed worker is noticed when its leases end and somebody sweeps: together less than `lease`.
@@ -61,6 +65,7 @@ class Ledger:
         self.interval = min(0.2 * lease, renew)
         self.client: Any = Redis(connection_pool=pool)
         self.held: dict[str, Delivery] = {}
+        self.later = Later(self.client, layout, horizon, lambda tag: self.held.pop(tag, None))
         self.kept: set[str] = set()
         self.unseen: list[list[str]] = []
         self.channels: set[Any] = set()
@@ -88,6 +93,7 @@ class Ledger:
                 self._thread = threading.Thread(target=self._keep, args=(self._stop,), name="callsheet-leases",
                                                 daemon=True)
                 self._thread.start()
+                self.later.start()
 
     def detach(self, channel: Any) -> None:
         """A channel has ended; with the last one that leaves nothing behind, the thread ends."""
@@ -98,6 +104,7 @@ class Ledger:
             if not self.channels and not (self.held or self._acks or self._returns):
                 self._stop.set()
                 self._thread = None
+                self.later.stop()
 
     # Acknowledgements
 
@@ -141,6 +148,7 @@ class Ledger:
                 self._send_acks(tags)
             with self._lock:
                 self._flush_returns()
+            self.later.flush()
         except FAILURES as exc:
             logger.debug("The broker cannot be told of acknowledgements yet: %s", exc)
             return False
@@ -339,5 +347,12 @@ def ledger_of(channel: Any) -> Ledger:
             for old in [old for old in _ledgers if old[0] != os.getpid()]:  # a forked child holds nothing
                 del _ledgers[old]
             renew = min(0.2 * channel.lease, channel.visibility_timeout / 3)
-            _ledgers[key] = Ledger(layout, channel.lease, renew, channel.ledger_pool(), channel.message_max)
+            _ledgers[key] = Ledger(layout, channel.lease, renew, channel.ledger_pool(), channel.message_max,
+                                   channel.eta_horizon)
         return _ledgers[key]
+
+
+def ledgers() -> list[Ledger]:
+    """The ledgers of this process."""
+    with _ledgers_lock:
+        return [ledger for key, ledger in _ledgers.items() if key[0] == os.getpid()]

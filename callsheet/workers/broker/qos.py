@@ -26,6 +26,10 @@ class QoS(stock.QoS):
             virtual.QoS.ack(self, delivery_tag)
             self.channel.ledger.ack(delivery_tag)
 
+    def let_go(self, delivery_tag: str) -> None:
+        """Count a message no more; the ledger does what is to be done with it."""
+        virtual.QoS.ack(self, delivery_tag)
+
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Drop a message, or put it back: behind what is on its queue, or as the next if the worker ends."""
         if self._is_ours(delivery_tag) and requeue:

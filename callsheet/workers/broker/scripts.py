@@ -9,4 +9,7 @@ _HERE = Path(__file__).parent
 CLAIM = Script(_HERE / "claim.lua")
 RENEW = Script(_HERE / "renew.lua")
 EXPIRED = Script(_HERE / "expired.lua")
+PUT_AWAY = Script(_HERE / "putaway.lua")
+BRING_BACK = Script(_HERE / "bringback.lua")
+REVOKE = Script(_HERE / "revoke.lua")
 GIVE_BACK = Script(_HERE / "giveback.lua")
