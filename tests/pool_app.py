@@ -10,7 +10,8 @@ import time
 import greenlet
 import redis
 from celery import Celery, current_task
-from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+from celery.signals import before_task_publish
 from celery.worker.autoscale import Autoscaler
 from celery.worker.control import control_command
 
@@ -125,6 +126,31 @@ async def flaky(self, succeed_at, countdown=0):
     if self.request.retries < succeed_at:
         raise self.retry(countdown=countdown)
     return self.request.retries
+
+
+@app.task(bind=True)
+async def retries_elsewhere(self, queue):
+    """Its next try goes to a queue that nobody consumes: what was published when Retry is raised, by which thread."""
+    threads = []
+
+    def seen(**_):
+        threads.append(threading.current_thread().name)
+
+    before_task_publish.connect(seen)
+    try:
+        self.retry(countdown=0, queue=queue)
+    except Retry:
+        return [store.llen(queue), threads, self.request.id, current_task.name]
+    finally:
+        before_task_publish.disconnect(seen)
+
+
+@app.task(bind=True)
+async def retries_what_cannot_travel(self, x=None):
+    try:
+        self.retry(kwargs={"x": object()}, countdown=0)
+    except Reject as exc:
+        return [type(exc.reason).__name__, exc.requeue]
 
 
 @app.task(bind=True, autoretry_for=(KeyError,), retry_kwargs={"max_retries": 3, "countdown": 0})

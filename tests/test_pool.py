@@ -50,6 +50,18 @@ def test_retry_with_countdown(pool):
     assert pool.run(a.flaky, 2, 0.05) == 2
 
 
+def test_retry_publishes_by_a_thread_and_before_it_raises(pool):
+    queue = unique("nobody")
+    result = pool.send(a.retries_elsewhere, queue)
+    published, threads, request_id, task = get(result)
+    assert (published, request_id, task) == (1, result.id, "tests.pool_app.retries_elsewhere")
+    assert [name.rpartition("_")[0] for name in threads] == ["callsheet-aside"]
+
+
+def test_retry_of_what_cannot_be_sent_is_a_rejection_as_in_celery(pool):
+    assert pool.run(a.retries_what_cannot_travel) == ["EncodeError", False]
+
+
 def test_retry_at_once_is_not_taken_for_a_second_delivery(pool):
     results = [pool.send(a.flaky, 3) for _ in range(10)]
     assert [get(result) for result in results] == [3] * 10

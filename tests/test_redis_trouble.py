@@ -397,21 +397,22 @@ def test_a_redis_that_does_not_answer_the_worker_holds_up_no_running_call(behind
     server, proxy, process = behind_proxy
     ticking = Ticks(str(folder)).submit(HELLO)
     jobs = [Gated(str(folder), "single").submit(HELLO),
-            SequentialPipeline([Gated(str(folder), "step"), Echo("b")]).submit(HELLO)]
-    folder.wait("started", 2)
+            SequentialPipeline([Gated(str(folder), "step"), Echo("b")]).submit(HELLO),
+            FailsOnce(str(folder), "again").submit(HELLO, retries=1)]
+    folder.wait("started", 3)
     folder.wait("ticks", 5)
     proxy.silence()
     folder.open()
-    folder.wait("ended", 2)
+    folder.wait("ended", 3)
     before = len(folder.lines("ticks"))
     folder.wait("ticks", before + 100, 15)  # 5 s: the loop turns
     process.wait_log("Leases cannot be renewed")
     proxy.speak()
     folder.open("over")
-    assert [job.get(40).content for job in jobs] == ["through", "b:through"]
+    assert [job.get(40).content for job in jobs] == ["through", "b:through", "the second try"]
     assert ticking.get(40).content == "over"
     wait_for(lambda: not server.client().hlen("unacked"), 30, "all acknowledged")
-    assert folder.lines("started") == ["single", "step"]
+    assert [name for name in folder.lines("started") if name != "again"] == ["single", "step"]
     assert Echo("a").submit(HELLO).get(30).content == "a:hello"
 
 

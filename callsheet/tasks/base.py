@@ -4,6 +4,7 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any
 
 import celery
@@ -12,10 +13,12 @@ from celery.utils.threads import LocalManager
 from pydantic import BaseModel
 
 from callsheet.errors import UsageError
+from callsheet.tasks.aside import aside
 from callsheet.tasks.bridge import call_ident, drive, in_plain_code, in_strand
 from callsheet.tasks.loop import run_in_thread, run_private
 from callsheet.tasks.patience import patiently
 
+_retrying: ContextVar[bool] = ContextVar("callsheet_retrying", default=False)
 DRIVEN = "_callsheet_driven"  # set on a request whose body has been started
 HANDLERS = ("before_start", "on_success", "on_failure", "on_retry", "after_return")
 
@@ -37,7 +40,20 @@ class Task(celery.Task):
 
     def apply_async(self, *args: Any, **options: Any) -> Any:
         """Celery's; where a task of a worker sends another, or itself again, it waits for a Redis in trouble."""
-        return patiently(lambda: super(Task, self).apply_async(*args, **options))
+        def send() -> Any:
+            return super(Task, self).apply_async(*args, **options)
+
+        if _retrying.get() and in_strand():
+            return patiently(lambda: aside(self.app, send))
+        return patiently(send)
+
+    def retry(self, *args: Any, **options: Any) -> Any:
+        """Celery's; on the asyncio pool a thread publishes the next try, and the loop goes on meanwhile."""
+        token = _retrying.set(True)
+        try:
+            return super().retry(*args, **options)
+        finally:
+            _retrying.reset(token)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
