@@ -1,5 +1,6 @@
 """What workers tell Prometheus: of real workers, over HTTP, while and after jobs run."""
 
+import asyncio
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from callsheet import AgentFailed, Msg, SequentialPipeline, Settings
 from callsheet.errors import SettingsError
+from callsheet.hub import MsgHub
 from callsheet.models.stub import StubModelServer
 from callsheet.resources import timings
 from callsheet.resources.notes import CallNotes
@@ -24,7 +26,7 @@ from callsheet.settings import use_settings
 from callsheet.workers.metrics.families import FAMILIES
 from callsheet.workers.metrics.port import MetricsPort
 from callsheet.workers.metrics.relay import _part
-from tests.agents.counted import Counted, CountedInProcess
+from tests.agents.counted import Counted, CountedInProcess, Listens
 from tests.scrape import Scrape
 from tests.services import ROOT, RedisServer, Worker, free_port, wait_for, worker
 
@@ -95,13 +97,14 @@ def test_a_scrape_while_jobs_run_tells_slots_and_backlog(stage: Stage, tmp_path:
     held, waiting = found.value("callsheet_unacknowledged"), found.value("callsheet_backlog", queue="io")
     assert held + waiting == count and held >= found.value("callsheet_slots_used")
     assert found.value("callsheet_slots") >= found.value("callsheet_slots_used")
-    assert found.value("callsheet_tasks_total", task="Counted") >= 5
     gate.touch()
     for job in jobs:
         job.get(timeout=20)
     wait_for(lambda: Scrape(stage.io_port).value("callsheet_slots_used") == 0, what="free slots")
     after = Scrape(stage.io_port)
-    assert after.value("callsheet_backlog") == 0
+    assert after.value("callsheet_backlog") == 0 and after.value("callsheet_tasks_total", task="Counted") >= count
+    assert after.value("callsheet_autoscale_changes_total", direction="up") >= 1
+    assert after.value("callsheet_autoscale_size") >= 5
     assert after.value("callsheet_replies_total", agent="Counted(held)", outcome="ok") == count
     assert after.value("callsheet_reply_seconds_count", agent="Counted(held)") == count
     assert after.value("callsheet_reply_seconds_sum", agent="Counted(held)") > 0
@@ -138,6 +141,20 @@ def test_what_processes_of_a_cpu_worker_count_is_its_workers_though_they_are_rep
     assert found.value("callsheet_slots") == 1
     wait_for(lambda: Scrape(busy.cpu_port).value("callsheet_pool_processes") == 1, what="the next process")
     wait_for(lambda: Scrape(busy.cpu_port).value("callsheet_pool_resident_memory_bytes") > 1e6, what="its memory")
+
+
+def test_how_far_a_member_of_a_hub_is_behind_is_told(stage: Stage) -> None:
+    async def talk() -> None:
+        async with MsgHub([Listens("listener"), Listens("other")]) as hub:
+            assert Scrape(stage.io_port).value("callsheet_hub_lag_messages") == 0
+            for word in ("one", "two", "three"):
+                await hub.broadcast(Msg("host", word, "user"))
+            assert Scrape(stage.io_port).value("callsheet_hub_lag_messages") == 3
+            await Counted("third")(HELLO)  # sits in no hub
+            assert Scrape(stage.io_port).value("callsheet_hub_lag_messages") == 3
+
+    asyncio.run(talk())
+    assert Scrape(stage.io_port).value("callsheet_hub_lag_messages") == 0
 
 
 def test_no_secret_and_no_prompt_is_in_a_scrape(busy: Stage) -> None:

@@ -14,7 +14,9 @@ COMMANDS = {
     "up": ("callsheet.cli.up", "up"),
     "run": ("callsheet.cli.run", "run"),
     "answer": ("callsheet.cli.answer", "answer"),
+    "top": ("callsheet.cli.top", "top"),
     "show": ("callsheet.cli.show", "show"),
+    "doctor": ("callsheet.cli.doctor", "doctor"),
     "session": ("callsheet.cli.session", "session"),
     "hub": ("callsheet.cli.hub", "hub"),
     "flower": ("callsheet.cli.flower", "flower"),
@@ -58,6 +60,7 @@ def main(debug: bool) -> None:
     \b
     callsheet up --modules myproject.agents     Redis, workers and Flower on this machine
     callsheet run review.py --input docs --up   a file's pipeline over a folder of documents
+    callsheet top                               queues, workers and agents, live; callsheet doctor: what is wrong
     callsheet answer                            what jobs ask people, and the answers
     """
 

@@ -25,6 +25,7 @@ MOST_AGENTS = 50
 """Agents that a worker tells of, those with most calls."""
 
 _PROCESSES = 1 << 32  # pids of processes are below, those of calls on the asyncio pool above
+_MODEL_NUMBERS = {"calls": 0, "errors": 1, "input_tokens": 2, "output_tokens": 2, "cost": 3}
 _PACKAGES = ("celery", "kombu", "redis", "httpx", "pydantic")
 
 
@@ -62,6 +63,7 @@ def status(state: Any, **_: Any) -> dict[str, Any]:
     """How this worker is: slots, queues, agents, endpoints, versions, its clock."""
     pool, settings = state.consumer.pool, get_settings()
     totals, now = all_processes()
+    models: defaultdict[str, list[float]] = defaultdict(lambda: [0, 0, 0, 0.0])  # calls, errors, tokens, cost
     agents: defaultdict[str, list[float]] = defaultdict(lambda: [0, 0, 0.0])  # ended, failed, seconds
     for key, value in totals.items():
         if key[0] == "ended":
@@ -69,6 +71,8 @@ def status(state: Any, **_: Any) -> dict[str, Any]:
             agents[key[1]][1] += value if key[2] == "failed" else 0
         elif key[:2] == ("spread", "reply") and key[3] == "sum":
             agents[key[2]][2] += value
+        elif key[0] == "usage" and key[-1] in _MODEL_NUMBERS:
+            models[key[2]][_MODEL_NUMBERS[key[-1]]] += value
     busiest = sorted(agents.items(), key=lambda item: -item[1][0])[:MOST_AGENTS]
     slots = slot_numbers(pool)
     return {
@@ -76,11 +80,18 @@ def status(state: Any, **_: Any) -> dict[str, Any]:
         "slots": {name: slots.get(name, 0) for name in (
             "slots", "slots_used", "slots_waiting", "parked", "loop_lag_seconds", "loop_blocked")},
         "tasks": sum(worker_state.total_count.values()), "agents": dict(busiest),
+        "models": dict(models), "autoscale": _size(state.consumer.controller),
         "turns": {key[1]: value for key, value in now.items() if key[0] == "waiting"},
         "left_alone": [key[1] for key, value in now.items() if key[0] == "left_alone" and value],
         "modules": list(settings.modules), "time": time.time(),
         "versions": versions(),
     }
+
+
+def _size(worker: Any) -> dict[str, Any] | None:
+    """What the autoscaler decided last."""
+    decision = getattr(getattr(worker, "autoscaler", None), "last_decision", None)
+    return None if decision is None else {"size": decision.size, "need": decision.need, "bound": str(decision.bound)}
 
 
 @functools.cache

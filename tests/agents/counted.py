@@ -29,3 +29,10 @@ class Counted(AgentBase):
 
 class CountedInProcess(Counted, queue="cpu"):
     """The same in a process of a cpu worker."""
+
+
+class Listens(Counted):
+    """One that sits in hubs."""
+
+    async def observe(self, msg: Msg | list[Msg] | None) -> None:
+        """Hears, and keeps nothing."""

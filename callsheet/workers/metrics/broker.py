@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from callsheet.errors import RedisUnavailable
+from callsheet.hub.lag import HubLag, hub_lags
 from callsheet.resources.backlog import UNACKED, backlogs
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
+from callsheet.settings.keys import Keys
 
 PATIENCE = 2.0
 """Seconds that Redis is given to answer."""
@@ -20,10 +22,12 @@ class Told:
     Attributes:
         waiting: messages that wait, by queue.
         held: messages that workers hold.
+        hubs: those used last.
     """
 
     waiting: dict[str, int]
     held: int
+    hubs: tuple[HubLag, ...]
 
 
 class Broker:
@@ -53,6 +57,7 @@ class Broker:
         try:
             with translated(self._settings):
                 client = sync_client(self._settings)
-                self._told = Told(backlogs(queues, client), int(client.hlen(UNACKED)))
+                hubs = hub_lags(client, Keys(self._settings.key_prefix))
+                self._told = Told(backlogs(queues, client), int(client.hlen(UNACKED)), tuple(hubs))
         except RedisUnavailable:
             self._told = None

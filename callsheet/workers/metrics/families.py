@@ -47,6 +47,13 @@ FAMILIES: Mapping[str, Family] = {
     "unacknowledged": Family("Messages that all workers of this Redis hold; each worker tells the same."),
     "redis_up": Family("1 where Redis answered within two seconds, else 0."),
     "time_in_queue_seconds": Family("From when a call was sent until it began.", ("queue",), "histogram"),
+    "hub_lag_messages": Family("Messages that the member furthest behind has yet to hear, of the 20 hubs used last; "
+                               "each worker tells the same."),
+    # Its size
+    "autoscale_size": Family("Size that the autoscaler decided on last."),
+    "autoscale_need": Family("Size that the load asked for then, without any limit."),
+    "autoscale_changes": Family("Times that the autoscaler changed the size, up or down, and what fixed the new one.",
+                                ("direction", "bound"), "counter"),
     # Calls
     "tasks": Family("Tasks that began; an agent's calls go by the name of its class.", ("task",), "counter"),
     "replies": Family("Tries of agents' calls that ended: ok, failed, retried or cancelled.", ("agent", "outcome"),

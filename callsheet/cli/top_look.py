@@ -1,0 +1,172 @@
+"""What `callsheet top` shows: one look at Redis and the workers, and how fast numbers grew since the one before."""
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from callsheet.hub.lag import HubLag, hub_lags
+from callsheet.resources.backlog import UNACKED, backlogs
+from callsheet.resources.limits.messages import Limits
+from callsheet.resources.redis import sync_client, translated
+from callsheet.settings import Settings
+from callsheet.settings.keys import Keys
+from callsheet.tasks.app import current_app
+from callsheet.tasks.asking import ask
+
+STATUS = "callsheet_status"
+MOST_HUBS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """How far an endpoint's limits are used up.
+
+    Attributes:
+        requests: in the window, of how many; None where there is no such limit, as in those below.
+        tokens: likewise.
+        calls: under way, of how many.
+        waiting: calls that wait for their turn, of the whole fleet.
+        breaker: "closed", "open" or "probing".
+    """
+
+    requests: tuple[float, int] | None = None
+    tokens: tuple[float, int] | None = None
+    calls: tuple[float, int] | None = None
+    waiting: int = 0
+    breaker: str = "closed"
+
+
+@dataclass(slots=True, kw_only=True)
+class Look:
+    """One look.
+
+    Attributes:
+        at: unix time.
+        address: of Redis, without its password.
+        waiting: messages, by queue.
+        held: messages that workers hold.
+        workers: what each told, by name; those that are no workers of ours with `error`.
+        quotas: by endpoint.
+        hubs: those used last.
+        trouble: what was wrong, or "".
+    """
+
+    at: float
+    address: str
+    waiting: dict[str, int] = field(default_factory=dict)
+    held: int = 0
+    workers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    quotas: dict[str, Quota] = field(default_factory=dict)
+    hubs: list[HubLag] = field(default_factory=list)
+    trouble: str = ""
+
+    def readers(self, queue: str) -> int:
+        """Workers that read a queue."""
+        return sum(queue in told.get("queues", ()) for told in self.workers.values())
+
+    def agents(self) -> dict[str, list[float]]:
+        """By agent: calls that ended, those of them that failed, their seconds; of all workers together."""
+        return _summed(told.get("agents", {}) for told in self.workers.values())
+
+    def models(self) -> dict[str, list[float]]:
+        """By endpoint: outbound calls, errors, tokens, cost; of all workers together."""
+        return _summed(told.get("models", {}) for told in self.workers.values())
+
+
+def _summed(parts: Any) -> dict[str, list[float]]:
+    found: defaultdict[str, list[float]] = defaultdict(list)
+    for part in parts:
+        for name, numbers in part.items():
+            known = found[name]
+            found[name] = [a + b for a, b in zip(known, numbers, strict=True)] if known else list(numbers)
+    return dict(found)
+
+
+def look(settings: Settings) -> Look:
+    """One look; blocks for some Redis trips and until the workers have answered.
+
+    Raises:
+        RedisUnavailable: no Redis answers.
+    """
+    found = Look(at=time.time(), address=settings.redis_address)
+    with translated(settings):
+        found.workers = {name: told if isinstance(told, dict) else {} for name, told in sorted(
+            ask(current_app(settings), settings, STATUS).items())}
+        client = sync_client(settings)
+        served = [queue for told in found.workers.values() for queue in told.get("queues", ())]
+        found.waiting = backlogs([*settings.known_queues, *served], client)
+        found.held = int(client.hlen(UNACKED))
+        found.quotas = _quotas(settings, client)
+        found.hubs = hub_lags(client, Keys(settings.key_prefix), MOST_HUBS)
+    found.at = time.time()
+    return found
+
+
+def _quotas(settings: Settings, client: Any) -> dict[str, Quota]:
+    """Of endpoints with limits, and those that are left alone."""
+    keys, names = Keys(settings.key_prefix), list(settings.endpoints)
+    limits = {name: Limits.of(endpoint) for name, endpoint in settings.endpoints.items()}
+    with client.pipeline(transaction=False) as pipe:
+        for name in names:
+            window = limits[name].window
+            pipe.hmget(keys.limits(name, window, "state"), "sum_r", "sum_t", "held")
+            pipe.zcard(keys.limits(name, window, "queue"))
+            pipe.hget(keys.breaker(name), "state")
+        answers = pipe.execute()
+    found = {}
+    for number, name in enumerate(names):
+        (requests, tokens, held), queued, breaker = answers[3 * number:3 * number + 3]
+        most = limits[name]
+        if most.any or breaker or queued:
+            found[name] = Quota(
+                requests=_of(requests, most.requests), tokens=_of(tokens, most.tokens), calls=_of(held, most.calls),
+                waiting=queued, breaker=breaker.decode() if breaker else "closed")
+    return found
+
+
+def _of(used: bytes | None, most: int | None) -> tuple[float, int] | None:
+    return None if most is None else (max(0.0, float(used or 0)), most)
+
+
+class Rates:
+    """How fast numbers that only grow did so between the last two looks."""
+
+    def __init__(self) -> None:
+        self._before: dict[tuple[str, ...], float] = {}
+        self._now: dict[tuple[str, ...], float] = {}
+        self._seconds = 0.0
+        self._at = 0.0
+
+    def take(self, one: Look) -> None:
+        """The newest look."""
+        self._seconds, self._at = (one.at - self._at if self._at else 0.0), one.at
+        self._before, self._now = self._now, {}
+        for name, told in one.workers.items():
+            self._now["worker", name] = told.get("tasks", 0)
+        for agent, numbers in one.agents().items():
+            self._now["agent", agent] = numbers[0]
+        for endpoint, numbers in one.models().items():
+            self._now["tokens", endpoint], self._now["calls", endpoint] = numbers[2], numbers[0]
+            self._now["cost", endpoint] = numbers[3]
+
+    def of(self, *key: str) -> float | None:
+        """A second; None while that is not known, as after a worker began anew."""
+        if not self._seconds or key not in self._before or key not in self._now:
+            return None
+        grown = self._now[key] - self._before[key]
+        return grown / self._seconds if grown >= 0 else None
+
+    def total(self, kind: str) -> float | None:
+        """Of all of a kind together."""
+        rates: list[float] = []
+        with contextlib.suppress(TypeError):
+            rates = [rate for key in self._now if key[0] == kind and (rate := self.of(*key)) is not None]
+        return sum(rates) if rates else None
+
+
+def quota_words(quota: Quota) -> Mapping[str, tuple[float, int] | None]:
+    """The limits by what they are called in the settings."""
+    return {"requests": quota.requests, "tokens": quota.tokens, "under way": quota.calls}
