@@ -28,6 +28,7 @@ NAMES = {
     "overhead": "CPU that records, retries, breaker and limits add to an outbound call",
     "model_calls": "4,000 calls of a chat model in one process, beside OpenAI's SDK",
     "limits": "rate limits over four workers at full pressure, and a Retry-After",
+    "autoscale": "a load step from nothing to 2,000 calls of a second, ten times",
     "cpu": "agents that compute, on two processes",
     "mcp_calls": "calls of an MCP server's tool: a session that is kept against one a call",
     "hub": "group conversations: hubs of 10 and 1,000, pushes to listeners, 100 members in turn, accidents",

@@ -14,7 +14,7 @@ from pathlib import Path
 from callsheet.scaling import Bound, Decision, Limits, Load, Policy, Rules
 
 TICK = 0.1  # seconds
-AT_WORK = 0.2  # seconds between two decisions while items wait
+AT_WORK = 0.1  # seconds between two decisions while items wait
 DAY = 1200.0  # seconds of a simulated one
 
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "top": ("callsheet.cli.top", "top"),
     "show": ("callsheet.cli.show", "show"),
     "doctor": ("callsheet.cli.doctor", "doctor"),
+    "scale": ("callsheet.cli.scale", "scale"),
     "session": ("callsheet.cli.session", "session"),
     "hub": ("callsheet.cli.hub", "hub"),
     "flower": ("callsheet.cli.flower", "flower"),

@@ -10,9 +10,9 @@ import socket
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -118,20 +118,19 @@ class Stack:
         return env
 
     def _worker(self, queue: str, scale: str, env: dict[str, str]) -> Service:
-        node = f"{queue}-{os.getpid()}@{socket.gethostname()}"
-        command = [*python_command("celery"), "-A", f"callsheet.workers.{queue}", "worker", "-n", node,
-                   f"--autoscale={scale}", "--loglevel=INFO"]
+        options = [f"--autoscale={scale}"]
         if self.plan.redis_url is None:
-            command += ["--without-mingle", "--without-gossip"]  # there is nobody else to hear from
+            options += ["--without-mingle", "--without-gossip"]  # there is nobody else to hear from
         if self.flower_port:
-            command.append("-E")
+            options.append("-E")
         most, _, least = scale.partition(",")
         unit = "calls at once" if queue == "io" else "processes"
         # Warm, then cold (running calls go back to Redis), then by force.
         stops = ((signal.SIGTERM, self.plan.patience), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
-        return Service(name=f"{queue} worker", command=tuple(command), env=env, stops=stops,
-                       where=f"queue {queue}, {least} to {most} {unit}", log=self.plan.data / "logs" / f"{queue}.log",
-                       ready=lambda process: f"{node} ready." in process.log_text())
+        service = worker_service(queue, f"{queue}-{os.getpid()}", options, env,
+                                 self.plan.data / "logs" / f"{queue}.log", stops)
+        return replace(service, name=f"{queue} worker", where=f"queue {queue}, {least} to {most} {unit}",
+                       orphaned=signal.SIGKILL)
 
     def _flower(self, port: int, env: dict[str, str]) -> Service:
         command = (*python_command("callsheet.cli.main"), "flower", f"--address={LOOPBACK}", f"--port={port}")
@@ -146,6 +145,25 @@ class Stack:
         command = (*python_command("callsheet.cli.main"), "stub-model", "--port", str(port))
         return Service(name="stub model", command=command, where=f"http://{LOOPBACK}:{port}/v1", env=env,
                        log=self.plan.data / "logs" / "stub-model.log", stops=_stops(5.0), ready=ready)
+
+
+def worker_service(kind: str, name: str, options: Sequence[str], env: Mapping[str, str], log: Path,
+                   stops: tuple[tuple[signal.Signals, float], ...]) -> Service:
+    """A Celery worker of ours as a service, by its node name; should this process die, it ends its calls and itself.
+
+    Args:
+        kind: "io" or "cpu".
+        name: of the node, without the host.
+        options: for `celery worker`.
+        env: its environment, whole.
+        log: where its output goes.
+        stops: how it is stopped.
+    """
+    node = f"{name}@{socket.gethostname()}"
+    command = (*python_command("celery"), "-A", f"callsheet.workers.{kind}", "worker", "-n", node, "--loglevel=INFO",
+               *options)
+    return Service(name=node, command=command, env=env, stops=stops, where=f"worker {kind}", log=log,
+                   orphaned=signal.SIGTERM, ready=lambda process: f"{node} ready." in process.log_text())
 
 
 def python_command(module: str) -> tuple[str, ...]:
@@ -166,8 +184,12 @@ def _http_ok(url: str) -> bool:
 
 
 @contextmanager
-def claimed(data: Path) -> Iterator[Path]:
+def claimed(data: Path, others: str = "--data and --redis-port") -> Iterator[Path]:
     """Keep a data folder for this process; a process that dies lets go of it.
+
+    Args:
+        data: the folder.
+        others: options that a second command needs to run beside the first.
 
     Raises:
         click.ClickException: another command uses it, or it cannot be made; with the remedy.
@@ -181,7 +203,7 @@ def claimed(data: Path) -> Iterator[Path]:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise click.ClickException(_taken(data, info)) from None
+            raise click.ClickException(_taken(data, info, others)) from None
         write_info(data, {})
         yield data
         info.unlink(missing_ok=True)
@@ -197,7 +219,7 @@ def write_info(data: Path, facts: dict[str, str]) -> None:
     draft.replace(info)
 
 
-def _taken(data: Path, info: Path) -> str:
+def _taken(data: Path, info: Path, others: str) -> str:
     known: dict[str, object] = {}
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(info.read_text())
@@ -205,4 +227,4 @@ def _taken(data: Path, info: Path) -> str:
     use = f"Use it: export CALLSHEET_REDIS_URL={shlex.quote(str(redis))}\n" if redis else ""
     end = f"Or end it: kill {pid}\n" if pid else ""
     return (f"Callsheet runs with the folder {data} already{f' (pid {pid})' if pid else ''}.\n{use}{end}"
-            "Or run a second one beside it: with other --data and --redis-port.")
+            f"Or run a second one beside it: with other {others}.")

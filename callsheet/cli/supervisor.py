@@ -98,10 +98,11 @@ class Supervisor:
     def stop(self) -> None:
         """Stop all: the first that was started (Redis) last, the others together. One more Ctrl-C hurries."""
         for group in (self.processes[1:], self.processes[:1]):
-            self._stop(group)
+            self.end(group)
         self.processes.clear()
 
-    def _stop(self, processes: list[Process]) -> None:
+    def end(self, processes: list[Process]) -> None:
+        """Stop these together, each by its own signals, and wait until they have ended. One more Ctrl-C hurries."""
         stage = dict.fromkeys(processes, -1)
         deadline = dict.fromkeys(processes, 0.0)
         asked = self._interrupts.count

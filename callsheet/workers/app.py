@@ -19,7 +19,7 @@ from callsheet.mcp.home import close_all
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks.app import make_app, serve_as
 from callsheet.tasks.homes import give_up_homes
-from callsheet.workers import interrupts, status  # noqa: F401 - register their commands
+from callsheet.workers import interrupts, load, status  # noqa: F401 - register their commands
 from callsheet.workers.flags import CheckedAutoscale
 from callsheet.workers.homes import SweepHomes
 from callsheet.workers.hubs import FollowHubs

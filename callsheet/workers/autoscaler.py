@@ -13,6 +13,7 @@ from celery.concurrency import prefork
 from celery.worker import autoscale
 
 from callsheet.errors import SettingsError
+from callsheet.resources.offers import Offer, offer
 from callsheet.scaling import Bound, Decision, Limits, Load, Policy, Rules
 from callsheet.settings import get_settings
 from callsheet.workers.backlog import Look, Looker, Memory
@@ -23,7 +24,7 @@ from callsheet.workers.measures import BusyTime, UnitMemory, WaitsForTurns, age_
 logger = logging.getLogger(__name__)
 
 EVERY = 1.0  # seconds between two decisions, and at least between two looks at Redis
-AT_WORK = 0.2  # seconds at least between two decisions while calls wait for slots
+AT_WORK = 0.1  # seconds at least between two decisions while calls wait for slots
 FRESH = 3.0  # seconds for which a look holds
 _TOLD = (Bound.MEMORY, Bound.CPU, Bound.LAG, Bound.QUOTA, Bound.MAXIMUM)
 
@@ -58,13 +59,27 @@ class LoadAutoscaler(autoscale.Autoscaler):
         self._policy = Policy(limits, rules)
         self._busy, self._turns = BusyTime(), WaitsForTurns()
         self.last_decision: Decision | None = None
-        self.counts: Counter[tuple[str, str]] = Counter()
+        self.counts: Counter[tuple[str, ...]] = Counter()
         self._received = 0
         self._ages, self._aged = 0.0, 0
         self._waited: float | None = None
         self._waited_at = 0.0
         self._not_before = self._asked_at = 0.0
         self._again = False
+        self._offer()
+
+    def _offer(self) -> None:
+        """What metrics tell of it; read by whoever exports them."""
+        offer(Offer(name="autoscale_changes", kind="counter", labels=("direction", "bound"), read=self.counts.copy,
+                    help="times that the autoscaler grew or shrank the pool, and what bounded it"))
+        offer(Offer(name="autoscale_limit", labels=("limit",), help="slots or processes allowed by --autoscale",
+                    read=lambda: {("max",): self.max_concurrency, ("min",): self.min_concurrency}))
+        offer(Offer(name="autoscale_need", labels=("bound",), read=self._needed,
+                    help="slots or processes that the load asks for, and what bounded the last decision"))
+
+    def _needed(self) -> dict[tuple[str, ...], float]:
+        last = self.last_decision
+        return {} if last is None else {(last.bound.value,): last.need}
 
     def _fits(self, memory: Memory) -> int | None:
         used = memory.used(self._gauge.pids()[:1])

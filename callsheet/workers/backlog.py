@@ -132,11 +132,11 @@ class Looker:
         """Messages on the queues' lists, all priorities; one trip."""
         try:
             ledger, layout = getattr(channel, "ledger", None), Layout.of(channel)
-            lists = [layout.list_of(queue, step) for queue in queues for step in layout.steps]
+            lists = layout.lists(queues)
             if ledger is not None:
-                return _lengths(ledger.client, lists)
+                return lengths(ledger.client, lists)
             with channel.conn_or_acquire() as client:  # kombu's own clients write the prefix themselves
-                return _lengths(client, [name.removeprefix(layout.prefix) for name in lists])
+                return lengths(client, [name.removeprefix(layout.prefix) for name in lists])
         except (RedisError, KombuError, OSError, AttributeError) as exc:  # the channel may be closed meanwhile
             now = time.monotonic()
             if now - self._said > SAY_AGAIN:
@@ -145,7 +145,8 @@ class Looker:
             return None
 
 
-def _lengths(client: Any, lists: Sequence[str]) -> int:
+def lengths(client: Any, lists: Sequence[str]) -> int:
+    """The messages on these lists; one trip."""
     asked = client.pipeline(transaction=False)
     for name in lists:
         asked.llen(name)

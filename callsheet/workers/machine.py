@@ -21,6 +21,27 @@ def memory_of(pid: int, proc: Path = PROC) -> int | None:
         return None
 
 
+def family_of(pid: int, proc: Path = PROC) -> list[int]:
+    """A process and all that it has started, and they; itself alone where that cannot be read."""
+    found = [pid]
+    for one in found:
+        try:
+            found += map(int, (proc / str(one) / "task" / str(one) / "children").read_text().split())
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def machine_memory(proc: Path = PROC) -> tuple[int, int] | None:
+    """Bytes that are in use on the machine, without what could be had at once, and all that there are."""
+    try:
+        lines = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
+        total, free = (int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+    return total - free, total
+
+
 def own_share_of(pid: int, proc: Path = PROC) -> int | None:
     """Resident bytes of a process, where pages that several share count for each by its part.
 

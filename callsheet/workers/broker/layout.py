@@ -7,10 +7,12 @@ and a zset and a hash of what is to start later.
 import json
 import re
 from bisect import bisect
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from callsheet.workers.broker.stock import json as kombu_json
+from callsheet.workers.broker.stock import redis as stock
 
 #: Header: how often the message has been delivered, this time included.
 DELIVERIES = "deliveries"
@@ -51,6 +53,17 @@ class Layout:
         prefix = channel.global_keyprefix
         return cls(prefix, prefix + channel.unacked_key, prefix + channel.unacked_index_key,
                    f"{prefix}{channel.unacked_key}_lease", channel.sep, tuple(channel.priority_steps))
+
+    @classmethod
+    def stock(cls) -> "Layout":
+        """As kombu has it where nobody says otherwise, which is how Callsheet leaves it."""
+        channel = stock.Channel
+        return cls("", channel.unacked_key, channel.unacked_index_key, f"{channel.unacked_key}_lease", channel.sep,
+                   tuple(channel.priority_steps))
+
+    def lists(self, queues: Iterable[str]) -> list[str]:
+        """The lists of these queues, all priorities."""
+        return [self.list_of(queue, step) for queue in queues for step in self.steps]
 
     @property
     def registry(self) -> list[str]:
