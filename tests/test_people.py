@@ -19,7 +19,7 @@ from callsheet.tasks.app import current_app
 from callsheet.tasks.people.answers import open_questions
 from tests.agents.basic import Echo
 from tests.agents.hubs import Talker
-from tests.agents.people import Address, Fails, Interviews, Parrot, Remembers, gives_address, says_yes
+from tests.agents.people import Address, Counts, Fails, Interviews, Parrot, Remembers, gives_address, says_yes
 from tests.fleet import client_settings
 from tests.office import say
 from tests.services import ROOT, wait_for
@@ -165,6 +165,13 @@ def test_an_agent_asks_by_a_plain_call_of_reply_again_and_again(fleet):
             job.answer(f"answer {len(prompts)}")
     assert prompts == ["question 0", "question 1", "question 2"]
     assert job.get(5).content == "answer 1, answer 2, answer 3"
+
+
+def test_on_a_cpu_worker_it_asks_as_well(fleet):
+    job = UserAgent("bob").submit(ASK, queue="cpu")
+    asked(job)
+    job.answer("tea")
+    assert job.get(10).content == "tea"
 
 
 def test_a_user_that_a_reply_awaits_asks_in_the_replys_job(fleet):
@@ -449,6 +456,21 @@ def test_a_redis_that_loses_the_question_gets_it_again(fleet):
     asked(job)
     job.answer("tea")
     assert job.get(20).content == "tea"
+
+
+def test_a_wait_may_be_longer_than_results_are_kept(office):
+    with use_settings(client_settings(office.server, result_expires=3)):
+        office.hire("io", "-c", "4", CALLSHEET_RESULT_EXPIRES="3")
+        long = Msg("alice", "x" * 100_000, "assistant")
+        inner = FanoutPipeline([UserAgent("bob"), Echo("e")])
+        job = SequentialPipeline([FanoutPipeline([inner, Echo("f")], reduce=Counts("c"))]).submit(long)
+        began = time.monotonic()
+        asked(job)
+        while time.monotonic() < began + 5:
+            assert job.questions(), "it waits"
+            time.sleep(0.5)
+        job.answer("tea")
+        assert job.get(10).content == "3 messages, the first 3"
 
 
 def test_what_nobody_answers_is_not_listed_for_ever(fleet):

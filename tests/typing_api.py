@@ -15,6 +15,7 @@ from callsheet import (
     ImageBlock,
     Job,
     Msg,
+    Question,
     SequentialPipeline,
     Settings,
     TextBlock,
@@ -22,11 +23,13 @@ from callsheet import (
     ToolResponse,
     ToolUseBlock,
     URLSource,
+    UserAgent,
     fanout_pipeline,
     get_settings,
     sequential_pipeline,
     stream_printing_messages,
 )
+from callsheet.agents import TerminalUserInput
 
 
 class Writer(AgentBase):
@@ -123,6 +126,16 @@ async def jobs(job: Job) -> None:
         assert_type(event.msg, Msg)
     for event in job.stream(since="0"):
         assert_type(event.last, bool)
+        assert_type(event.question, Question | None)
+    assert_type(job.questions(), list[Question])
+    assert_type(job.answer("yes", {"field": 1}, question="id"), Question)
+    job.answer(7)  # type: ignore[arg-type]
+
+
+async def people(msg: Msg) -> None:
+    user = UserAgent("bob", input=lambda msg: "yes")
+    assert_type(await user.reply(msg), Msg)
+    user.override_instance_input_method(TerminalUserInput("> "))
 
 
 async def many(writer: Writer, inputs: list[Msg]) -> None:

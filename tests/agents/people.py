@@ -77,6 +77,17 @@ class Fails(AgentBase):
         return Msg("fails", heard.content, "assistant")
 
 
+class Counts(AgentBase):
+    """Counts what a fan-out gave, and the characters of the first."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def reply(self, msgs: Any) -> Msg:
+        flat = [msg for item in msgs for msg in (item if isinstance(item, list) else [item])]
+        return Msg(self.name, f"{len(flat)} messages, the first {len(flat[0].content)}", "assistant")
+
+
 def says_yes(msg: Msg, agent_name: str) -> str:
     return f"{agent_name}: yes to {msg.content}"
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,13 +21,14 @@ from callsheet.tasks.bridge import parked
 from callsheet.tasks.loop import on_process_loop
 from callsheet.tasks.patience import limits_held, patient
 from callsheet.tasks.people import store
+from callsheet.tasks.people.course import kept_for_the_course
 from callsheet.tasks.people.question import Question
 from callsheet.tasks.prints import EventWriter
 from callsheet.tasks.scope import Scope
 from callsheet.tasks.waiter import waiter
 
 INPUT_REQUIRED = "input_required"
-_LOOK = 60.0  # seconds between two looks: what is kept for the question is kept on, and what was missed is found
+_LOOK = 60.0  # seconds between two looks at most: what is kept for the job is kept on, and what was missed is found
 _leaving: list[Callable[[], bool]] = [lambda: False]
 
 
@@ -78,26 +79,27 @@ class JobAsker:
                 problem = str(exc)
 
     async def _answer(self, agent: AgentBase, question: Question, shown: Msg) -> dict[str, Any]:
-        settings = self._settings
-        answer = await patient(lambda: on_process_loop(lambda: store.ask(question, settings)))
+        settings, needed = self._settings, kept_for_the_course(self._settings)
+        answer = await patient(lambda: on_process_loop(lambda: store.ask(question, needed, settings)))
         if answer is not None:
             return answer
         try:
             self._writer.add(agent, shown, True, type=INPUT_REQUIRED, question=question.to_json())
             await self._writer.flush()
             async with self.waiting():
-                return await on_process_loop(lambda: _answered(question, settings))
+                return await on_process_loop(lambda: _answered(question, needed, settings))
         except BaseException:
             if not _leaving[0]():  # else the next run asks the same, and finds an answer that comes meanwhile
                 on_lasting_loop(lambda: _withdrawn(question, settings))
             raise
 
 
-async def _answered(question: Question, settings: Settings) -> dict[str, Any]:
+async def _answered(question: Question, needed: Sequence[str], settings: Settings) -> dict[str, Any]:
     """Wait for the answer; on the process's loop."""
     changed = asyncio.Event()
     channel = Keys(settings.key_prefix).answers_channel(question.job_id)
     subscriptions = waiter(settings).subscriptions
+    look = min(_LOOK, settings.result_expires / 3, settings.events_expires / 3)
 
     def heard(_: object) -> None:
         changed.set()
@@ -108,13 +110,13 @@ async def _answered(question: Question, settings: Settings) -> dict[str, Any]:
     try:
         while True:
             changed.clear()
-            answer = await patient(lambda: store.ask(question, settings))
+            answer = await patient(lambda: store.ask(question, needed, settings))
             if answer is not None:
                 return answer
             if ended.done() and not ended.cancelled() and ended.exception() is None:
                 raise JobCancelled(f"{question.agent} waits for an answer, and its job {question.job_id} has ended.")
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK):
+                async with asyncio.timeout(look):
                     await changed.wait()
     finally:
         ended.cancel()

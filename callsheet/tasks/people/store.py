@@ -1,6 +1,7 @@
 """Where questions and answers are kept: in Redis, under the job's id."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,13 @@ def _member(question: Question) -> str:
     return f"{question.id} {question.job_id}"
 
 
-async def ask(question: Question, settings: Settings) -> dict[str, Any] | None:
+async def ask(question: Question, needed: Sequence[str], settings: Settings) -> dict[str, Any] | None:
     """The answer to a question, if it is there; else the question waits for one from now on.
+
+    Args:
+        question: what is asked.
+        needed: keys that are to be kept as long as results from now on.
+        settings: ours.
 
     Raises:
         RedisUnavailable: no Redis answers.
@@ -29,7 +35,8 @@ async def ask(question: Question, settings: Settings) -> dict[str, Any] | None:
     with translated(settings):
         text = await _ASK.arun(
             async_client(settings),
-            [keys.questions(job), keys.answers(job), keys.waiting(), keys.events(job), keys.job(job)],
+            [keys.questions(job), keys.answers(job), keys.waiting(), keys.events(job), keys.job(job),
+             *needed],
             [question.id, question.to_json(), _member(question), question.asked, 1000 * settings.answers_expires,
              1000 * settings.events_expires, 1000 * settings.result_expires])
     return json.loads(text) if text else None
