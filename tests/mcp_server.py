@@ -1,7 +1,7 @@
-"""An MCP server that behaves as badly as told: `python -m tests.mcp_server stdio|sse|http|json|modern [PORT]`.
+"""An MCP server that behaves as badly as told: `python -m tests.mcp_server stdio|sse|http|json|modern|busy [PORT]`.
 
-Built on the SDK's server side. "json" answers with JSON in place of streams, "modern" knows no greeting. What happens
-is noted in the file that NOTES names, a line each.
+Built on the SDK's server side. "json" answers with JSON in place of streams, "modern" knows no greeting, "busy" refuses
+every other call of a tool with status 503. What happens is noted in the file that NOTES names, a line each.
 """
 
 import asyncio
@@ -124,17 +124,39 @@ def sse_app() -> Starlette:
     return Starlette(routes=[Route("/sse", stream), Mount("/messages/", app=transport.handle_post_message)])
 
 
-def modern(app: Any) -> Any:
-    """The app without the greeting of versions before 2026."""
+def without_greeting(body: bytes) -> Response | None:
+    """As a server that knows no version before 2026."""
+    if b'"initialize"' not in body:
+        return None
+    error = {"code": -32022, "message": "unsupported", "data": {"supported": ["2026-07-28"], "requested": "x"}}
+    answer = json.dumps({"jsonrpc": "2.0", "id": json.loads(body)["id"], "error": error}).encode()
+    return Response(answer, 400, media_type="application/json")
+
+
+def busy(body: bytes) -> Response | None:
+    """As a server, or a gateway before it, that cannot take each call."""
+    if b'"tools/call"' not in body:
+        return None
+    refused.append(len(refused) % 2 == 0)
+    if not refused[-1]:
+        return None
+    note("refused")
+    return Response("busy", 503)
+
+
+refused: list[bool] = []
+
+
+def behind(answer: Any, app: Any) -> Any:
+    """The app, for what is not answered before it."""
     async def handle(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
         first = await receive()
-        if b'"initialize"' in first.get("body", b""):
-            error = {"code": -32022, "message": "unsupported", "data": {"supported": ["2026-07-28"], "requested": "x"}}
-            body = json.dumps({"jsonrpc": "2.0", "id": json.loads(first["body"])["id"], "error": error}).encode()
-            await Response(body, 400, media_type="application/json")(scope, receive, send)
+        response = answer(first.get("body", b""))
+        if response is not None:
+            await response(scope, receive, send)
             return
         rest = [first]
 
@@ -152,8 +174,8 @@ def main(mode: str, port: int) -> None:
         asyncio.run(over_stdio())
         return
     app: Any = sse_app() if mode == "sse" else SERVER.streamable_http_app(json_response=mode == "json")
-    if mode == "modern":
-        app = modern(app)
+    if mode in ("modern", "busy"):
+        app = behind({"modern": without_greeting, "busy": busy}[mode], app)
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=1)
 
 

@@ -175,7 +175,7 @@ def test_a_server_that_does_not_answer_a_ping_is_left(mode: str, http: HttpServe
             else:
                 assert (await ask(client, "count")).split()[0] == "1"  # of another session
 
-    with settings(ping=0.2, pong=1):
+    with settings(ping=0.2, pong=3):
         asyncio.run(main())
 
 
@@ -265,6 +265,26 @@ def test_requests_go_over_the_endpoint_that_is_named_with_its_key_breaker_and_ac
 
     with settings(more={"endpoints": endpoints}):
         asyncio.run(main())
+
+
+def test_a_call_is_sent_once_unless_the_settings_say_otherwise() -> None:
+    def endpoints(url: str, **more: Any) -> dict[str, Any]:
+        return {"endpoints": {"tools": {"base_url": url, **more}}}
+
+    async def main() -> None:
+        async with connected(HttpStatefulClient("busy", "streamable_http", endpoint="tools")) as client:
+            assert await ask(client, "count") == f"1 {pid}"
+
+    with bad_server("busy") as server:
+        pid = server.notes[0].split()[1]
+        with settings(more=endpoints(server.url)), pytest.raises(McpUnavailable, match=r"status 503: busy"):
+            asyncio.run(main())
+        assert (server.notes.count("refused"), server.notes.count("called count")) == (1, 0)
+        server.restart()
+        pid = server.notes[-1].split()[1]
+        with settings(more=endpoints(server.url, retry={"attempts": 3, "backoff": 0.01})):
+            asyncio.run(main())
+        assert (server.notes.count("refused"), server.notes.count("called count")) == (2, 1)
 
 
 def test_an_evil_pattern_in_a_schema_is_not_followed() -> None:

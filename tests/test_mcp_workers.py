@@ -55,7 +55,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
                   "env_from": ["TOOL_KEY"]}
         env = {"CALLSHEET_MODULES": "tests.agents", "TOOL_KEY": "sesame-1",
                "CALLSHEET_MCP": json.dumps({"servers": {"bad": server}}),
-               "CALLSHEET_ENDPOINTS": json.dumps({"tools": {"base_url": http.url, "api_key": "k-123456"}})}
+               "CALLSHEET_ENDPOINTS": json.dumps({"tools": {"base_url": http.url, "api_key": "k-123456"},
+                                                    "narrow": {"base_url": http.url, "max_concurrency": 2}})}
         io = stack.enter_context(worker("callsheet.workers.io", redis.url, "--autoscale=20,5", env=env))
         cpu = stack.enter_context(worker("callsheet.workers.cpu", redis.url, "-c", "1", env=env))
         stack.enter_context(use_settings(Settings.load(
@@ -122,14 +123,22 @@ def test_clients_work_in_the_processes_of_cpu_workers(shop: Shop, cls: type[Call
 
 
 def test_a_job_that_is_cancelled_is_cancelled_at_the_server(shop: Shop) -> None:
+    began, before = shop.http.notes.count("called sleep"), shop.http.notes.count("cancelled")
     job = Caller("a", HttpStatelessClient("web", "streamable_http", shop.http.url)).submit("sleep", {"seconds": 60})
-    began = shop.http.notes.count("called sleep")
-    wait_for(lambda: shop.http.notes.count("called sleep") > began or "called sleep" in shop.http.notes[-3:])
-    before = shop.http.notes.count("cancelled")
+    wait_for(lambda: shop.http.notes.count("called sleep") > began, what="the call to arrive")
     job.cancel()
     with pytest.raises(JobCancelled):
         job.get(20)
     wait_for(lambda: shop.http.notes.count("cancelled") > before, what="the server to hear of it")
+
+
+def test_calls_wait_for_their_turn_at_an_endpoint_with_limits(shop: Shop) -> None:
+    agent = Caller("a", HttpStatefulClient("narrow", "streamable_http", endpoint="narrow"))
+    agent.submit("count", {}).get(30)
+    jobs = [agent.submit("sleep", {"seconds": 0.2}) for _ in range(12)]
+    assert {job.get(60).get_text_content() for job in jobs} == {"did sleep"}
+    assert jobs[0].usage.by("endpoint")["narrow"].calls == 1
+    assert sum(job.usage.waited for job in jobs) > 1
 
 
 def test_a_program_that_the_worker_does_not_know_is_refused(shop: Shop) -> None:

@@ -22,6 +22,7 @@ from callsheet.mcp.bounds import Lines
 from callsheet.mcp.fate import Fate
 from callsheet.mcp.specs import StdioSpec
 from callsheet.settings import Settings
+from callsheet.settings.secrets import remembered, without_credentials
 
 logger = logging.getLogger(__name__)
 _GRACE = 2.0  # seconds after its input is closed, and after each signal
@@ -51,7 +52,7 @@ async def piped(spec: StdioSpec, settings: Settings, fate: Fate) -> AsyncIterato
         async with anyio.create_task_group() as group:
             group.start_soon(_read, process, spec, settings.mcp.answer_max, to_us, fate)
             group.start_soon(_write, process, spec, to_server)
-            group.start_soon(_read_errors, process, spec.name, fate)
+            group.start_soon(_read_errors, process, spec.name, settings, fate)
             try:
                 yield read, write
             finally:
@@ -114,13 +115,14 @@ async def _write(process: asyncio.subprocess.Process, spec: StdioSpec,
                 await process.stdin.drain()
 
 
-async def _read_errors(process: asyncio.subprocess.Process, name: str, fate: Fate) -> None:
+async def _read_errors(process: asyncio.subprocess.Process, name: str, settings: Settings, fate: Fate) -> None:
     assert process.stderr is not None
     lines = Lines(_PIECE)
     while piece := await process.stderr.read(_PIECE):
         for line in lines.feed(piece):
             text = line.decode("utf-8", "replace").strip()[:_LONGEST_LOGGED]
             if text:
+                text = without_credentials(text, remembered(settings))
                 fate.last_words = text
                 logger.info("mcp_server_says server=%s %s", name, text)
 
