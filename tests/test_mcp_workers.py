@@ -13,10 +13,12 @@ import psutil
 import pytest
 
 import callsheet
-from callsheet import Msg, Settings, Toolkit
+from callsheet import Msg, ReActAgent, Settings, Toolkit
 from callsheet.errors import AgentFailed, JobCancelled, ModuleNotAllowed
+from callsheet.formatters import OpenAIChatFormatter
 from callsheet.mcp import HttpStatefulClient, HttpStatelessClient, StdIOStatefulClient
 from callsheet.settings import use_settings
+from callsheet.testing import ScriptedModel, tool_call
 from tests.agents.mcp import Caller, PlainCaller
 from tests.agents.tools import Caller as KitCaller
 from tests.mcp_servers import BAD, HttpServer, bad_server
@@ -90,6 +92,24 @@ def test_a_toolkit_travels_with_its_clients(shop: Shop) -> None:
     assert KitCaller("k", kit).submit("count", {}).get(30).content.startswith("2 ")
     assert KitCaller("k", kit).submit("fails", {}).get(30).content == "Error: the disk\nis full"
     assert "within 1 s" in KitCaller("k", kit).submit("sleep", {"seconds": 30}).get(30).content
+
+
+def test_an_agent_that_reasons_uses_a_servers_tools(shop: Shop) -> None:
+    kit, client = Toolkit(), HttpStatefulClient("react", "streamable_http", shop.http.url)
+
+    async def register() -> None:
+        await client.connect()
+        await kit.register_mcp_client(client, enable_funcs=["count", "fails"])
+        await client.close()
+
+    asyncio.run(register())
+    model = ScriptedModel([[tool_call("count"), tool_call("fails")], "Once, and it failed."])
+    agent = ReActAgent("bot", "You count.", model, OpenAIChatFormatter(), kit)
+    job = agent.submit(Msg("user", "Count.", "user"))
+    assert job.get(40).get_text_content() == "Once, and it failed."
+    results = [block for event in job.stream() for block in event.msg.get_content_blocks("tool_result")]
+    texts = {block["name"]: block["output"][0]["text"] for block in results}
+    assert texts["count"].startswith("1 ") and texts["fails"] == "Error: the disk\nis full"
 
 
 def test_a_program_of_the_settings_is_started_once_a_worker_with_its_secrets(shop: Shop) -> None:
