@@ -43,7 +43,6 @@ class Metrics(Collector):
         found: dict[str, Metric] = {name: empty(name) for name in FAMILIES}
         self._of_worker(found)
         self._of_queues(found)
-        self._of_autoscaler(found)
         totals, states = all_processes()
         _put_counts(found, totals)
         _put_spreads(found, totals)
@@ -82,15 +81,6 @@ class Metrics(Collector):
                 found["backlog"].add_metric((queue,), waiting)
             found["unacknowledged"].add_metric((), told.held)
             found["hub_lag_messages"].add_metric((), max((hub.behind for hub in told.hubs), default=0))
-
-    def _of_autoscaler(self, found: Mapping[str, Any]) -> None:
-        scaler = self._worker.autoscaler
-        decision = getattr(scaler, "last_decision", None)
-        if decision is not None:
-            found["autoscale_size"].add_metric((), decision.size)
-            found["autoscale_need"].add_metric((), decision.need)
-        for (way, bound), count in dict(getattr(scaler, "counts", ())).items():
-            found["autoscale_changes"].add_metric((way, str(bound)), count)
 
 
 def _put_counts(found: Mapping[str, Any], totals: Totals) -> None:

@@ -1,4 +1,4 @@
-"""The metrics that a worker has: their names, what they mean, and their labels."""
+"""The metrics that every worker has: their names, what they mean, and their labels. Rooms offer more (`offers`)."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -49,11 +49,6 @@ FAMILIES: Mapping[str, Family] = {
     "time_in_queue_seconds": Family("From when a call was sent until it began.", ("queue",), "histogram"),
     "hub_lag_messages": Family("Messages that the member furthest behind has yet to hear, of the 20 hubs used last; "
                                "each worker tells the same."),
-    # Its size
-    "autoscale_size": Family("Size that the autoscaler decided on last."),
-    "autoscale_need": Family("Size that the load asked for then, without any limit."),
-    "autoscale_changes": Family("Times that the autoscaler changed the size, up or down, and what fixed the new one.",
-                                ("direction", "bound"), "counter"),
     # Calls
     "tasks": Family("Tasks that began; an agent's calls go by the name of its class.", ("task",), "counter"),
     "replies": Family("Tries of agents' calls that ended: ok, failed, retried or cancelled.", ("agent", "outcome"),
