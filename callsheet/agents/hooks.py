@@ -97,8 +97,17 @@ class Hooked:
 
     def hooks_for(self, hook_type: str) -> list[Hook]:
         """The hooks of a type in the order in which they run."""
-        of_class = self.class_hooks().get(hook_type, {})
-        return [*self._instance_hooks.get(hook_type, {}).values(), *of_class.values()]
+        own = self._instance_hooks.get(hook_type)
+        hooks = list(own.values()) if own else []
+        if self._sent_class_hooks is not None:
+            return [*hooks, *self._sent_class_hooks.get(hook_type, {}).values()]
+        of_class: dict[str, Hook] = {}
+        for cls in type(self).__mro__:  # asked for each call, and seldom is there any: nothing is put together
+            registry = cls.__dict__.get("_class_hooks")
+            if registry and hook_type in registry:
+                for name, hook in registry[hook_type].items():
+                    of_class.setdefault(name, hook)
+        return [*hooks, *of_class.values()]
 
 
 def _checked(owner: Any, hook_type: str) -> None:

@@ -1,6 +1,8 @@
 """Messages in a hub's log."""
 
+import functools
 import json
+from copy import deepcopy
 from typing import Any
 
 from callsheet.errors import MessageError, PayloadTooLarge, UsageError
@@ -9,6 +11,8 @@ from callsheet.messages import Msg
 
 HUB = "hub"
 """Key in the metadata of a message that says what is missing."""
+
+_MOST_CACHED = 8192  # characters of a message
 
 
 def messages_of(msg: Any, what: str) -> list[Msg]:
@@ -76,6 +80,16 @@ def said(reply: Any, most: int) -> list[str]:
 def read(entry: Entry) -> Msg:
     """The message of an entry."""
     return Msg.from_dict(json.loads(entry.text))
+
+
+def read_by_many(entry: Entry) -> Msg:
+    """The message of an entry that other members of its hub read here too."""
+    return read(entry) if len(entry.text) > _MOST_CACHED else deepcopy(_parsed(entry.text))
+
+
+@functools.lru_cache(maxsize=512)
+def _parsed(text: str) -> Msg:
+    return Msg.from_dict(json.loads(text))
 
 
 def gap(hub: str, first: int | None, last: int | None) -> Msg:

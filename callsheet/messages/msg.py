@@ -1,6 +1,7 @@
 """Msg: what agents say to each other."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from datetime import datetime
 from typing import Any, Literal, Self
 from uuid import uuid4
@@ -80,6 +81,17 @@ class Msg(BaseModel):
             elif isinstance(item, int) and item.bit_length() > _MOST_BITS:
                 raise ValueError("a whole number of over 4,200 digits: give it as text, e.g. hex(value)")
         return value
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        # As pydantic's, which walks through all fields, of which most are texts; memories copy each message.
+        if type(self) is not Msg:
+            return super().__deepcopy__(memo)
+        copied = self.__copy__()
+        fields = vars(copied)  # what is put there was checked before
+        if not isinstance(self.content, str):
+            fields["content"] = deepcopy(self.content, memo)
+        fields["metadata"] = deepcopy(self.metadata, memo) if self.metadata else {}
+        return copied
 
     def to_dict(self) -> dict[str, Any]:
         """The message as JSON data."""

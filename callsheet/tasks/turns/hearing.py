@@ -11,7 +11,7 @@ from callsheet.errors import ObserveFailed
 from callsheet.hub.large import any_large, filled, parted
 from callsheet.hub.records import News, time_of
 from callsheet.hub.telling import atell, tell
-from callsheet.hub.wire import missing_of, read, said
+from callsheet.hub.wire import missing_of, read_by_many, said
 from callsheet.messages import Msg
 from callsheet.settings import Settings
 from callsheet.tasks.loop import on_process_loop
@@ -60,7 +60,7 @@ def _items(news: News) -> Iterator[_Item]:
         when = time_of(news.cursor)
         yield when, news.seat, cursor, lambda: msg
     for entry in news.entries:
-        yield time_of(entry.id), news.seat, entry.id, lambda entry=entry: read(entry)  # type: ignore[misc]
+        yield time_of(entry.id), news.seat, entry.id, lambda entry=entry: read_by_many(entry)  # type: ignore[misc]
 
 
 def speak(turn: Turn, reply: Any) -> dict[str, bytes]:
