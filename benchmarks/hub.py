@@ -17,7 +17,9 @@ from typing import Any
 import callsheet
 from benchmarks.agents import Talker
 from benchmarks.harness import IO, Report, Row, Stage, at_most, percentile, usage_of
-from callsheet import Msg, MsgHub, Settings
+from callsheet import Msg, MsgHub, Settings, get_settings
+from callsheet.hub.records import Opening
+from callsheet.hub.redis import RedisHubs
 from callsheet.settings import use_settings
 from tests.services import ROOT, RedisServer, Worker
 
@@ -25,6 +27,7 @@ REPLIES = 150
 RATE, SECONDS, LISTENERS = 1000, 10, 4
 MEMBERS = 100
 CONVERSATION = 200
+HUBS = 10_000
 TEXT = "Number {} of a conversation's messages, of a usual length for one of them."
 
 
@@ -132,6 +135,34 @@ def rounds(together: bool, in_hub: bool) -> float:
     return asyncio.run(talk())
 
 
+def measured_rounds(stage: Stage, pid: int, together: bool, in_hub: bool) -> dict[str, float]:
+    """The same, with the CPU that worker and Redis took."""
+    assert stage.redis.process is not None
+    with usage_of(pid) as usage, usage_of(stage.redis.process.pid) as redis:
+        seconds = rounds(together, in_hub)
+    return {"seconds": seconds, "cpu_s": usage.cpu + redis.cpu, "others_cores": usage.others}
+
+
+# Many open hubs ----------------------------------------------------------------------------------------
+
+
+def idle(stage: Stage, pid: int) -> dict[str, float]:
+    """What a worker with nothing to do takes in 5 s."""
+    client = stage.redis.client()
+    time.sleep(1.0)
+    before = client.info("stats")["total_commands_processed"]
+    with usage_of(pid) as usage:
+        time.sleep(5.0)
+    after = client.info("stats")["total_commands_processed"]
+    return {"commands_in_5_s": after - before - 1, "cpu_ms_in_5_s": 1000 * usage.cpu, "others_cores": usage.others}
+
+
+def many_hubs(stage: Stage) -> None:
+    hubs = RedisHubs(get_settings())
+    for number in range(HUBS):
+        hubs.open(f"many-{number}", Opening(opener="", auto=True, kept=True))
+
+
 # A conversation with accidents -------------------------------------------------------------------------
 
 
@@ -196,19 +227,26 @@ def run(stage: Stage) -> Report:
             for row, members in ((small, 10), (large, 1000)):
                 row.add(**replies(stage, pid, members))
             for (together, in_hub), row in turns.items():
-                row.add(seconds=rounds(together, in_hub))
+                row.add(**measured_rounds(stage, pid, together, in_hub))
     for _ in range(stage.repeat):
         pushes(stage, push)
+    few, many = Row("an idle worker"), Row(f"an idle worker beside {HUBS:,} open hubs")
+    with stage.worker(IO, "-c", "100") as pid:
+        few.add(**idle(stage, pid))
+        many_hubs(stage)
+        many.add(**idle(stage, pid))
     accidents.add(wrong=float(conversation()))
     ratio = {together: turns[together, True].median("seconds") / turns[together, False].median("seconds")
              for together in (False, True)}
-    return Report("hub", __doc__ or "", [small, large, push, *turns.values(), accidents], [
+    return Report("hub", __doc__ or "", [small, large, push, *turns.values(), few, many, accidents], [
         at_most("a reply in a hub of 1,000 takes at most 1.3 times as long as in one of 10",
                 large.median("reply_ms") / small.median("reply_ms"), 1.3),
         at_most("broadcast to push: median under 5 ms", push.median("late_p50_ms"), 5),
         at_most("broadcast to push: p99 under 25 ms", push.median("late_p99_ms"), 25),
         at_most("100 members reply in turn: at most twice as long in a hub", ratio[False], 2),
         at_most("100 members reply at once: at most twice as long in a hub", ratio[True], 2),
+        at_most("commands of an idle worker beside 10,000 open hubs: none more",
+                many.median("commands_in_5_s") / few.median("commands_in_5_s"), 1.1),
         at_most("nothing missed, nothing twice in a conversation with accidents", accidents.median("wrong"), 0)])
 
 
