@@ -78,6 +78,7 @@ class Chromium:
         target = self.ask("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         page = Page(self, self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"])
         page.ask("Page.enable")
+        page.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
         page.size(1280, 800)
         return page
 
@@ -135,12 +136,17 @@ class Page:
         find = f"""(() => {{
             const found = {within}.querySelector({json.dumps(selector)});
             if (!found) return null;
-            found.scrollIntoView({{block: 'center'}});
+            found.scrollIntoView({{block: 'center', behavior: 'instant'}});
             const box = found.getBoundingClientRect(), x = box.x + box.width / 2, y = box.y + box.height / 2;
             const top = document.elementFromPoint(x, y);
             return box.width && top && (found.contains(top) || top.contains(found)) ? [x, y] : null;
         }})()"""
-        x, y = wait_for(lambda: self.js(find), what=f"{selector} to be seen")
+
+        def at_rest() -> Any:
+            place = self.js(find)
+            return place if place and self.js(find) == place else None
+
+        x, y = wait_for(at_rest, what=f"{selector} to be seen")
         for kind in ("mousePressed", "mouseReleased"):
             self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 

@@ -24,3 +24,7 @@ class TaskPool(prefork.TaskPool):
     """Celery's, over that one."""
 
     Pool = AsynPool
+
+    def _get_info(self) -> dict[str, Any]:
+        """Celery's, for `inspect stats` and Flower, with the number of processes as it is now."""
+        return {**super()._get_info(), "max-concurrency": self.num_processes}
