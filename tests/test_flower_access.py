@@ -109,7 +109,7 @@ def as_user(text: str) -> dict[str, str]:
 
 
 PLACES = ["/", "/workers", "/workers?json=1", "/tasks", "/broker", "/api/workers", "/api/tasks", "/api/queues/length",
-          "/api/task/types"]
+          "/api/task/types", "/metrics"]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -189,6 +189,10 @@ def test_on_loopback_a_name_that_was_made_to_point_here_sees_nothing(local: Flow
 def test_on_loopback_nothing_is_done_without_the_cookie(local: Flower) -> None:
     assert local.ask("/api/worker/shutdown/x", "POST")[0] == 403
     assert local.ask("/api/task/async-apply/x", "POST", as_user("local:local"))[0] == 403
+
+
+def test_on_loopback_the_metrics_are_open(local: Flower) -> None:
+    assert "flower_" in local.get("/metrics")
 
 
 def test_it_listens_on_loopback_alone_unless_told(local: Flower) -> None:

@@ -12,7 +12,8 @@ from tests.agents.family import Panel
 from tests.agents.gated import CpuGated, FailsOnce, Gated
 from tests.chromium import Chromium, Page, chromium, chromium_binary
 from tests.conftest import missing
-from tests.flower_fleet import PASSWORD, Watched, wait_listed, watched_fleet
+from tests.flower_fleet import ENV, PASSWORD, Watched, wait_listed, watched_fleet
+from tests.flower_process import flower
 from tests.services import redis_binary, wait_for
 
 TEXT = "Summarize the report for the board. The key is sk-abcdefgh12345678, by the way."
@@ -88,6 +89,19 @@ def test_wrong_credentials_are_refused_and_right_ones_pass(browser: Chromium, wa
     page = browser.page()
     assert page.open(watched.address(f"me:{PASSWORD}") + "/workers") == 200
     assert "CLUSTER OVERVIEW" in page.text().upper()
+
+
+def test_on_loopback_without_a_password_the_buttons_work(browser: Chromium, watched: Watched) -> None:
+    with flower(watched.server.url, FLOWER_UNAUTHENTICATED_API="", **ENV) as local:
+        here = Watched(watched.server, watched.workers, local)
+        page = browser.page()
+        assert page.open(f"{local.url}/workers") == 200
+        wait_listed(page, here)
+        for button, size in (("grow", 4), ("shrink", 3)):
+            here.worker_page(page, "io")
+            page.click(f"#worker-pool-{button}")
+            told(page)
+            wait_for(lambda size=size: size_shown(here.pool(page, "io")) == size, 20, "the new size")
 
 
 def test_the_pages_show_a_running_job(page: Page, watched: Watched, tmp_path: Path) -> None:

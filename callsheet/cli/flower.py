@@ -38,7 +38,7 @@ def flower(address: str, port: int, options: tuple[str, ...]) -> None:
     with translated(settings):
         sync_client(settings).ping()
     where, env = f"unix socket {access.unix_socket}", {**os.environ, **access.env()}
-    command = [*python_command("celery"), "-A", "callsheet.workers.io", "flower", *access.options]
+    command = [*python_command("callsheet.cli.flower_server"), *access.options]
     if not access.unix_socket:
         port = chosen(access.port, "Flower", "--port", host=access.address)
         command += [f"--address={access.address}", f"--port={port}"]
