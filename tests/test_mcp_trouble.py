@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 import sys
 import time
 import tracemalloc
@@ -9,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from callsheet import Settings, Toolkit
@@ -285,6 +288,49 @@ def test_a_call_is_sent_once_unless_the_settings_say_otherwise() -> None:
         with settings(more=endpoints(server.url, retry={"attempts": 3, "backoff": 0.01})):
             asyncio.run(main())
         assert (server.notes.count("refused"), server.notes.count("called count")) == (2, 1)
+
+
+def test_what_a_user_gives_takes_the_place_of_ours(http: HttpServer) -> None:
+    given: list[Any] = []
+
+    def factory(headers: Any = None, timeout: Any = None, auth: Any = None) -> httpx2.AsyncClient:
+        given.append((headers, timeout.connect, auth))
+        return httpx2.AsyncClient(headers=headers, timeout=timeout, auth=auth)
+
+    async def main() -> None:
+        auth = httpx2.BasicAuth("u", "p")
+        mine = HttpStatefulClient("mine", "streamable_http", http.url, {"X-A": "1"}, 7, auth=auth,
+                                  httpx_client_factory=factory)
+        async with connected(mine) as client, connected(
+                HttpStatefulClient("own", "streamable_http", http.url, http_client=httpx2.AsyncClient())) as other:
+            assert (await ask(client, "count")).startswith("1 ") and (await ask(other, "count")).startswith("1 ")
+            assert given == [({"X-A": "1"}, 7, auth)]
+            http.kill()
+            with pytest.raises(McpUnavailable, match=r"lost in the middle of a call: it cannot be reached"):
+                await ask(other, "count")
+            await asyncio.to_thread(http.start)
+            assert (await ask(other, "count")).startswith("1 ")
+
+    asyncio.run(main())
+
+
+def test_a_list_that_does_not_come_holds_a_call_up_no_longer_than_it_has(tmp_path: Path) -> None:
+    trouble = Trouble("stdio", None, tmp_path / "notes")
+
+    async def main() -> None:
+        async with connected(trouble.client()) as client:
+            count, grow = [await client.get_callable_function(name, execution_timeout=1) for name in ("count", "grow")]
+            pid = int((await count()).content[0]["text"].split()[1])
+            await grow()  # from now on the list is asked for again
+            os.kill(pid, signal.SIGSTOP)
+            listing = asyncio.create_task(client.list_tools())
+            await asyncio.sleep(0.1)
+            with pytest.raises(McpTimeout, match=r"within 1 s"):
+                await count()
+            os.kill(pid, signal.SIGCONT)
+            assert "grown" in {tool.name for tool in await listing}
+
+    asyncio.run(main())
 
 
 def test_an_evil_pattern_in_a_schema_is_not_followed() -> None:

@@ -10,13 +10,10 @@ from callsheet.errors import McpMisused, ToolError, ToolFailed, UsageError
 from callsheet.mcp.function import MCPToolFunction, fitting
 from callsheet.mcp.home import at_home, sessions
 from callsheet.mcp.sdk import sdk_module
-from callsheet.mcp.specs import TRANSPORTS, HttpSpec, Spec, StdioSpec
+from callsheet.mcp.specs import LISTED, TRANSPORTS, HttpSpec, Spec, StdioSpec
 from callsheet.mcp.travel import refuse_program, refuse_secrets
 from callsheet.messages import Recorded
 from callsheet.settings import get_settings
-
-LISTED = 300.0
-"""Seconds that a stateless client's list of tools is kept in a process, to look a tool up."""
 
 _MOST_LISTS = 256
 _listed: OrderedDict[Hashable, tuple[float, list[Any]]] = OrderedDict()
@@ -145,7 +142,7 @@ class StatefulClientBase(MCPClientBase):
             ToolFailed: the arguments do not fit, or the tool is there no more.
             McpError: the server refused, is not there, was lost, did not answer in time, or answered too much.
         """
-        async def work() -> tuple[Any, Any]:
+        async def steps() -> tuple[Any, Any]:
             session = self._session()
             try:
                 current = _found(await session.tools(), tool.name, self.spec)
@@ -153,6 +150,10 @@ class StatefulClientBase(MCPClientBase):
                 raise ToolFailed(f"{exc}") from None
             fitting(current, arguments)
             return await session.request(sdk_module("calls").call_of(current.name, arguments), timeout), current
+
+        async def work() -> tuple[Any, Any]:
+            found: tuple[Any, Any] = await self._session().within(timeout, steps)  # others may hold up the list
+            return found
 
         return await at_home(work)
 

@@ -31,6 +31,7 @@ _ROOM = 64 * 1024  # bytes that an event may have beside its data
 _ERROR_READ = 64 * 1024  # bytes of a refusal that are read
 _CLOSE_WITHIN = 5.0  # seconds for a goodbye
 _END_WITHIN = 0.1  # seconds in which a body ends, after the answer in it
+_METHOD_WITHIN = 200  # bytes of a request in which its method stands
 _JSON = {"content-type": "application/json"}
 
 
@@ -101,8 +102,10 @@ class Isolating(Httpx2Transport):
                 return await self._stream(request, attempt)
             if request.method == "DELETE":
                 attempt.abandon(_CLOSE_WITHIN)
+            standing = request.method == "POST" and b'"subscriptions/listen"' in request.content[:_METHOD_WITHIN]
+            send = self._standing.handle_async_request if standing else super().handle_async_request
             async with attempt.bounded():
-                response = await super().handle_async_request(request)
+                response = await send(request)
             return await self._read(request, response, attempt)
         except (httpx2.TransportError, httpx2.StreamError, CallsheetError, SessionLost, TimeoutError) as exc:
             if request.method == "GET" and self._spec.transport == "sse":

@@ -30,7 +30,7 @@ from callsheet.mcp.attempt import Attempt, SessionLost, current_attempt
 from callsheet.mcp.fate import Fate
 from callsheet.mcp.http import connected
 from callsheet.mcp.pipe import piped
-from callsheet.mcp.specs import HttpSpec, Spec
+from callsheet.mcp.specs import LISTED, HttpSpec, Spec
 from callsheet.mcp.streams import Watched
 from callsheet.mcp.words import in_words
 from callsheet.settings import Settings
@@ -59,6 +59,7 @@ class _Open:
         calls: under way.
         used: when the last one began or ended, in the loop's time.
         tools: what the server listed, while that holds.
+        listed: when they were asked for, in the loop's time.
         changes: of the list, that the server told.
     """
 
@@ -69,6 +70,7 @@ class _Open:
         self.calls = 0
         self.used = asyncio.get_running_loop().time()
         self.tools: list[Tool] | None = None
+        self.listed = 0.0
         self.changes = 0
 
 
@@ -122,16 +124,28 @@ class Session:
             McpError: the server refused it, is not there, or was lost meanwhile.
             CallsheetError: an endpoint that cannot be used now, or is used wrongly.
         """
+        async def tried() -> T:
+            try:
+                return await self._once(work)
+            except SessionLost:
+                return await self._once(work)
+
+        try:
+            return await self.within(timeout, tried)
+        except SessionLost:
+            raise McpError(f"{self.spec.shown} does not know the session that it has just opened.") from None
+
+    async def within(self, timeout: float | None, steps: Callable[[], Awaitable[T]]) -> T:
+        """Take some steps in so many seconds; in the settings' without.
+
+        Raises:
+            McpTimeout: they are over.
+        """
         seconds = self._settings.mcp.call_timeout if timeout is None else timeout
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
-                try:
-                    return await self._once(work)
-                except SessionLost:
-                    return await self._once(work)
-        except SessionLost:
-            raise McpError(f"{self.spec.shown} does not know the session that it has just opened.") from None
+                return await steps()
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -146,11 +160,13 @@ class Session:
         """
         async with self._listing:
             known = await self._opened()
-            if known.tools is not None:
+            now = asyncio.get_running_loop().time()
+            # Where there is no greeting, nobody tells when notices of changes do not come any more.
+            if known.tools is not None and (known.session.initialize_result is not None or now - known.listed < LISTED):
                 return known.tools
             changes, found = known.changes, await self.request(_all_tools)
             if self._open is known and known.changes == changes:
-                known.tools = found
+                known.tools, known.listed = found, now
             return found
 
     async def close(self) -> None:
@@ -249,7 +265,7 @@ class Session:
                 opening.set_exception(in_words(error, self.spec, str(fate)))
                 opening.exception()  # whoever waited may be gone
             else:
-                fate.tell(f"it broke: {in_words(error, self.spec)}")
+                fate.tell(f"it {str(in_words(error, self.spec)).removeprefix(self.spec.shown).strip(': .')}")
             if isinstance(exc, (asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
                 raise
         finally:

@@ -12,6 +12,9 @@ from callsheet.settings import Endpoint, Settings
 from callsheet.settings.endpoints import RetryPolicy
 from callsheet.settings.mcp import McpServer
 
+LISTED = 300.0
+"""Seconds that a list of tools is kept where nobody tells of changes."""
+
 Transport = Literal["streamable_http", "sse"]
 TRANSPORTS = ("streamable_http", "sse")
 ONCE = RetryPolicy(attempts=1)
