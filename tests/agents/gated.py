@@ -1,6 +1,7 @@
 """Agents that wait at a gate which is a file, and note in files when they start and end: Redis may be out of reach."""
 
 import asyncio
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,17 @@ class Keeps(Gated):
 
 class CpuKeeps(Keeps, queue="cpu"):
     """The same in a process of a cpu worker."""
+
+
+class Tells(AgentBase):
+    """Takes a moment; notes in which process it begins and ends what."""
+
+    def __init__(self, folder: str, seconds: float) -> None:
+        self.folder = folder
+        self.seconds = seconds
+
+    async def reply(self, msg: Msg) -> Msg:
+        mark(self.folder, "begun", f"{msg.content} {os.getpid()}")
+        await asyncio.sleep(self.seconds)
+        mark(self.folder, "ended", str(msg.content))
+        return Msg("tells", msg.content, "assistant")
