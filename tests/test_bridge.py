@@ -7,6 +7,8 @@ import inspect
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -558,3 +560,27 @@ def test_what_follows_a_thread_call_may_use_its_thread():
     assert done.wait(5)
     assert len(set(names)) == 1 and len(names) == 21
     wait_for(lambda: crew.count == 0, what="idle threads to end")
+
+
+def test_the_process_loop_ends_before_the_interpreter(tmp_path):
+    """A thread that still ran then could take the process with it."""
+    script = f"""
+import asyncio, pathlib
+from callsheet.tasks.loop import process_loop, wait_on_process_loop
+
+async def last():
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        pathlib.Path({str(tmp_path / "ended")!r}).touch()
+
+async def begin():
+    global kept
+    kept = asyncio.create_task(last())
+    await asyncio.sleep(0)
+
+wait_on_process_loop(begin)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "ended").exists()

@@ -5,6 +5,7 @@ io worker it is the pool's loop; anywhere else a daemon thread runs it, from the
 """
 
 import asyncio
+import atexit
 import contextvars
 import importlib
 import logging
@@ -116,8 +117,16 @@ def process_loop() -> asyncio.AbstractEventLoop:
         return shared
     with _process.lock:
         if _process.shared is None or _process.shared.is_closed():
-            _process.shared = LoopThread().start().loop
+            thread = LoopThread().start()
+            _process.shared = thread.loop
+            atexit.register(_end, thread, os.getpid())
         return _process.shared
+
+
+def _end(thread: LoopThread, pid: int) -> None:
+    # A daemon thread that wakes up while the interpreter goes down may take the process with it.
+    if pid == os.getpid():
+        thread.stop()
 
 
 provide_process_loop(process_loop)
