@@ -170,3 +170,19 @@ def test_a_listener_that_is_slow_gets_all_and_is_told_what_is_gone(own_redis):
     assert heard == 5001
 
 
+
+
+def test_a_call_whose_id_names_its_work_is_run_once_however_often_it_is_sent(at):
+    alice, bob = Talker("alice"), Talker("bob")
+    with MsgHub([alice, bob]):
+        alice._once = True
+        jobs = [alice.submit(say("x", note="once"), job_id="work-7") for _ in range(3)]
+        assert [job.get(20).content for job in jobs] == ["x"] * 3
+        jobs = [alice.submit(say("y", gate="once-gate", note="once"), job_id="work-8") for _ in range(2)]
+        at.wait_notes("once", 2)
+        at.redis.set("once-gate", 1)
+        assert [job.get(20).content for job in jobs] == ["y"] * 2
+        assert alice.submit(say("x", note="once"), job_id="work-7").get(20).content == "x"
+        assert bob.submit(say("", all=True)).get(20).content == "alice: x|alice: y"
+        assert len(at.notes("once")) == 2
+        wait_for(lambda: at.settled(alice.id), what="no trace of turns")

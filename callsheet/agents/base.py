@@ -56,7 +56,7 @@ class AgentBase(Hooked, StateModule, Recorded):
         self._interrupted = {}
         self._jobs = _Jobs()
         self._console = True
-        self._seated = self._observing = False
+        self._seated = self._observing = self._once = False
         self.msg_queue = None
         return self
 
@@ -80,6 +80,7 @@ class AgentBase(Hooked, StateModule, Recorded):
     _console: bool
     _seated: bool  # it has sat in a hub
     _observing: bool  # its next call is to hear, not to reply
+    _once: bool  # its next call is not run again, should it be sent once more under the same job_id
     msg_queue: "asyncio.Queue[Any] | None"
 
     # What a subclass writes ---------------------------------------------------------------------------

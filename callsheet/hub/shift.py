@@ -39,6 +39,7 @@ class Shift(AgentBase):
         """The replica's reply."""
         began = time.time()
         replica = self.group.replica(self.taker)
+        replica._once = True
         options = CallOptions(job_id=f"{self.ident}-reply", retries=self.group.retries)
         try:
             reply = await dispatcher().call(replica, (msg,), {}, options)

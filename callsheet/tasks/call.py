@@ -52,6 +52,7 @@ class AgentCall:
         path: names a call that a reply awaits; the same if that reply runs again. "" otherwise.
         homes: names of the MCP clients with affinity that the agent has.
         observe: whether it only hears what is new in its hubs, and does not reply.
+        once: whether its id names its work: sent again under the same id, it gives the reply that there is.
     """
 
     agent: Any
@@ -67,6 +68,7 @@ class AgentCall:
     path: str = ""
     homes: tuple[str, ...] = ()
     observe: bool = False
+    once: bool = False
 
     def to_wire(self) -> dict[str, Any]:
         """The call as JSON data."""
@@ -92,6 +94,8 @@ class AgentCall:
             data["homes"] = list(self.homes)
         if self.observe:
             data["observe"] = True
+        if self.once:
+            data["once"] = True
         return data
 
     @classmethod
@@ -103,7 +107,8 @@ class AgentCall:
                    retries=data.get("retries", 0),
                    gathering=Gathering(branches=gather[0], on_error=gather[1]) if gather else None,
                    context=_context(context) if context else NO_CALL, state=(state[0], state[1]) if state else None,
-                   path=data.get("path", ""), homes=tuple(data.get("homes", ())), observe=data.get("observe", False))
+                   path=data.get("path", ""), homes=tuple(data.get("homes", ())), observe=data.get("observe", False),
+                   once=data.get("once", False))
 
     def running(self, call_id: str | None, timeout: float | None, local: bool = False,
                 notes: CallNotes | None = None, root: str | None = None) -> CallContext:
@@ -195,5 +200,5 @@ def make_call(agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any], o
     call = AgentCall(agent=spec, args=packed, kwargs=kept, label=label, job=job, piped=piped, retries=options.retries,
                      gathering=gathering, context=child_context(options.tenant, options.priority, awaited),
                      state=state, path=scope.ordinal(label) if scope is not None else "",
-                     homes=homes_of(agent), observe=agent._observing)
+                     homes=homes_of(agent), observe=agent._observing, once=agent._once)
     return call, more | blob

@@ -76,7 +76,7 @@ class StatefulCall:
         agent_id, cls = call.state
         self.claim = Claim(agent_id=agent_id, call_id=self._request.id, cls=cls, label=call.label,
                            sent=round(self._data.get("sent", 0) * 1_000_000), before=self._data.get("before", ""),
-                           jobs=(call.context.job or call.job, *call.context.parents))
+                           jobs=(call.context.job or call.job, *call.context.parents), once=call.once)
 
     async def run(self) -> Any:
         """Run it on the asyncio pool; gives the reply as JSON data."""

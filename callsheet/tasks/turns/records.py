@@ -26,6 +26,7 @@ class Claim:
             another call of the same id.
         before: the call of the agent that its sender sent before it, "<microseconds> <id>", or "".
         jobs: ids of the job that it belongs to, and of those in whose course that was made.
+        once: whether any other call of the same id is this one, whenever it was sent.
     """
 
     agent_id: str
@@ -35,6 +36,7 @@ class Claim:
     sent: int = 0
     before: str = ""
     jobs: tuple[str, ...] = ()
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

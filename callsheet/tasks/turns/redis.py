@@ -114,7 +114,8 @@ class RedisStore:
         pairs = [part for pair in [*changes.fields.items(), *changes.entries, *changes.heard.items()] for part in pair]
         answer = await self._patiently(claim.agent_id, "end", claim, [
             token, claim.cls, FORMAT, self._kept, self._turn_kept,
-            "" if reply is None else f"{token} {claim.sent} {reply}", self._settings.result_expires * 1000,
+            "" if reply is None else f"{token} {0 if claim.once else claim.sent} {reply}",
+            self._settings.result_expires * 1000,
             len(changes.fields), len(changes.entries), -1 if changes.base is None else changes.base,
             "all" if changes.replace else "1" if changes.trim else "", len(changes.heard), *pairs, *changes.said])
         if answer[0] == b"lost":

@@ -99,12 +99,13 @@ local function held_up(jobs)
   end
 end
 
--- What the call, as it was sent then, came to before: it is delivered again. "<token> <sent> <JSON>"
+-- What the call, as it was sent then, came to before: it is delivered again. "<token> <sent> <JSON>"; sent is 0 of one
+-- whose id names its work, and which is the same whenever it was sent.
 local function replied_to(sent)
   local text = redis.call('GET', REPLIED)
   if text then
     local by, when, reply = string.match(text, '^(%d+) (%d+) (.*)$')
-    if when == sent then return reply, tonumber(by) end
+    if when == sent or when == '0' then return reply, tonumber(by) end
   end
 end
 
