@@ -51,6 +51,9 @@ def take(page: Page, watched: Watched, job_id: str) -> None:
     for kind in ("io", "cpu"):
         watched.worker_page(page, kind)
         picture(f"worker-{kind}")
+    watched.worker_page(page, "scaled")
+    page.js("document.querySelector('.worker-autoscaler-panel').scrollIntoView({behavior: 'instant'})")
+    picture("autoscaler")
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ import pytest
 
 from tests.cli_process import environment
 from tests.flower_process import Flower, flower
-from tests.services import RedisServer
+from tests.services import RedisServer, wait_for, worker
 
 PASSWORD = "open-sesame-7"
 
@@ -133,6 +133,20 @@ def test_the_password_is_shown_nowhere(guarded: Flower) -> None:
 
 def test_the_health_check_asks_nobody(guarded: Flower) -> None:
     assert guarded.ask("/healthcheck") == (200, "OK")
+
+
+def test_no_page_shows_the_password_of_redis() -> None:
+    secret = "hunter2-of-redis"
+    locked = RedisServer("--requirepass", secret, password=secret)
+    url = f"redis://:{secret}@127.0.0.1:{locked.port}/0"
+    try:
+        with worker("callsheet.workers.cpu", url, "-c", "1", "-E") as process, flower(url) as one:
+            wait_for(lambda: process.name in one.get("/api/workers", refresh="1"), 40, "the worker")
+            for page in (f"/worker/{process.name}", "/workers", "/tasks", "/broker", "/api/workers", "/metrics"):
+                assert secret not in str(one.get(page)), page
+            assert secret not in one.log_path.read_text() + process.log
+    finally:
+        locked.remove()
 
 
 # On loopback
