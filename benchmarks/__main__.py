@@ -29,6 +29,8 @@ NAMES = {
     "model_calls": "4,000 calls of a chat model in one process, beside OpenAI's SDK",
     "limits": "rate limits over four workers at full pressure, and a Retry-After",
     "autoscale": "a load step from nothing to 2,000 calls of a second, ten times",
+    "drains": "a loaded worker ended by SIGTERM 20 times, warm and soft: what is lost, what runs twice",
+    "watching": "CPU that the autoscaler, metrics and events add to a call that does nothing",
     "cpu": "agents that compute, on two processes",
     "mcp_calls": "calls of an MCP server's tool: a session that is kept against one a call",
     "hub": "group conversations: hubs of 10 and 1,000, pushes to listeners, 100 members in turn, accidents",

@@ -66,6 +66,17 @@ class Tallied(AgentBase):
         return Msg(self.name, msg.content, "assistant")
 
 
+class TalliedTwice(Tallied):
+    """Notes that it ended, too."""
+
+    ENDED = "benchmarks:ended"
+
+    async def reply(self, msg: Msg) -> Msg:
+        answer = await Tallied.reply(self, msg)
+        await note(self.redis_url, self.ENDED, f"{msg.content} {time.time()}")
+        return answer
+
+
 _clients: dict[str, Redis] = {}
 
 

@@ -53,8 +53,10 @@ def run(stage: Stage) -> Report:
                 work(worker, 1000, 4)
                 with usage_of(pid) as usage:
                     work(worker, rounds, JOBS)
-            rows[name].add(seconds=usage.seconds, speed_up=single / usage.seconds, worker_cpu_s=usage.cpu,
-                           peak_mb=usage.peak_mb, others_cores=usage.others)
+            # By CPU: what two cores of its own would make of it, whatever else the machine does meanwhile.
+            rows[name].add(seconds=usage.seconds, speed_up=single / usage.seconds, by_cpu=2 * single / usage.cpu,
+                           worker_cpu_s=usage.cpu, peak_mb=usage.peak_mb, others_cores=usage.others)
     ours = rows["callsheet cpu --autoscale=2,1"]
     return Report("cpu", __doc__ or "", [alone, *rows.values()],
-                  [at_least("at least 1.6 times as fast as one process", ours.median("speed_up"), 1.6)])
+                  [at_least("at least 1.8 times as fast as one process", ours.median("speed_up"), 1.8),
+                   at_least("the same by CPU, where the machine is noisy", ours.median("by_cpu"), 1.8)])
