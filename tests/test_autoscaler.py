@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from celery import Celery
 from celery.concurrency import thread
@@ -184,6 +185,18 @@ def test_a_memory_limit_below_what_the_worker_takes_is_an_error_at_start(redis_s
                    env={"CALLSHEET_MODULES": MODULES, "CALLSHEET_AUTOSCALE_MEMORY": "1000000"})
     assert small.process.wait(60) != 0
     assert re.search(r"The worker uses \d+ MiB before its first call, and may use 1 MiB", small.log)
+
+
+def test_it_goes_on_after_its_connections_were_cut(one, tmp_path):
+    for connection in psutil.Process(one.process.process.pid).net_connections("tcp4"):
+        if connection.raddr and connection.raddr.port == one.server.port:
+            one.server.client().client_kill_filter(addr=f"127.0.0.1:{connection.laddr.port}")
+    jobs = [Gated(str(tmp_path), f"g{i}").submit(HI) for i in range(40)]
+    wait_for(lambda: len(started(tmp_path)) == 40, 30, "all at work")
+    assert one.size == 40
+    (tmp_path / "gate").touch()
+    assert [job.get(20).get_text_content() for job in jobs] == ["through"] * 40
+    assert len(started(tmp_path)) == 40
 
 
 def test_redis_is_asked_at_most_about_once_a_second_and_not_at_all_without_need(one, tmp_path):

@@ -72,9 +72,9 @@ class Member:
     told: dict[str, Any] | None = None
 
     @property
-    def busy(self) -> int:
-        """Calls that hold a slot, or want it back, when it last told."""
-        return int(self.told["busy"] + self.told["returning"]) if self.told else 0
+    def under_way(self) -> int:
+        """Calls that it had begun and not ended, parked ones too, when it last told."""
+        return int(self.told["held"]) if self.told else 0
 
 
 class Fleet:
@@ -173,9 +173,9 @@ class Fleet:
 
     def _drain(self, count: int) -> None:
         """Have the least busy ones end: of equals, the youngest."""
-        for member in sorted(self.serving, key=lambda one: (one.busy, -one.since))[:count]:
+        for member in sorted(self.serving, key=lambda one: (one.under_way, -one.since))[:count]:
             member.draining = True
-            self._tell(f"{member.node} takes no more calls; {member.busy} are under way there")
+            self._tell(f"{member.node} takes no more calls; {member.under_way} are under way there")
             member.process.send(signal.SIGTERM)
 
     # Load

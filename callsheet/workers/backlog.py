@@ -119,10 +119,11 @@ class Looker:
             self._asked.wait()
             try:
                 self.latest = self._look(*self._question)
+                self._asked.clear()
+                self._then()
             except Exception:
+                self._asked.clear()
                 logger.exception("The load of this worker could not be looked at")
-            self._asked.clear()
-            self._then()
 
     def _look(self, channel: Any, queues: Sequence[str], received: int) -> Look:
         backlog, pids = self._backlog(channel, queues) if queues else None, self._pids()
