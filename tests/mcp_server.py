@@ -48,6 +48,7 @@ TOOLS = {
     "grow": types.Tool(name="grow", input_schema=schema()),
     "deafen": types.Tool(name="deafen", input_schema=schema()),
     "die": types.Tool(name="die", input_schema=schema()),
+    "header": types.Tool(name="header", input_schema=schema(name={"type": "string"})),
     "env": types.Tool(name="env", input_schema=schema(name={"type": "string"})),
 }
 counts: dict[str, int] = {}
@@ -93,6 +94,8 @@ async def call_tool(ctx: Any, params: types.CallToolRequestParams) -> types.Call
         case "die":
             print("I had enough", file=sys.stderr, flush=True)
             os._exit(3)
+        case "header":
+            return says(ctx.request.headers.get(given["name"], "(none)"))
         case "env":
             return says(os.environ.get(given["name"], "(unset)"))
     return says(f"did {params.name}")

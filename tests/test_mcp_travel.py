@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 import callsheet
 from callsheet import Settings, Toolkit
 from callsheet.errors import CannotTravel, McpMisused, ModuleNotAllowed, SettingsError, UsageError
-from callsheet.mcp import HttpStatefulClient, HttpStatelessClient, StdIOStatefulClient, home
+from callsheet.mcp import HttpStatefulClient, HttpStatelessClient, MCPToolFunction, StdIOStatefulClient, home
 from callsheet.mcp.bounds import TOO_LARGE, Events, Lines
 from callsheet.messages import Recorded
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader, Writer
 from callsheet.settings import use_settings
+from callsheet.tasks.homes import homes_of
 from tests.agents.tools import Caller
 from tests.mcp_servers import BAD, TIME
 
@@ -131,6 +132,25 @@ def test_two_servers_of_one_name_are_told_apart_and_both_named(caplog: pytest.Lo
     assert (first.split()[0], second.split()[0], third.split()[0]) == ("1", "2", "1")
     assert first.split()[1] == second.split()[1] != third.split()[1]
     assert "mcp_two_of_one_name server=same" in caplog.text
+
+
+def test_an_agents_clients_with_affinity_are_found_where_it_has_them() -> None:
+    class Tool:
+        name, description, input_schema = "t", "", {"type": "object"}
+
+    def client(name: str, affinity: bool) -> StdIOStatefulClient:
+        return StdIOStatefulClient(name, affinity=affinity)
+
+    kit = Toolkit()
+    for name, affinity in (("b", True), ("c", False)):
+        kit.register_tool_function(MCPToolFunction(client(name, affinity), Tool()), func_name=name)
+    agent = Caller("c", kit)
+    assert homes_of(agent) == ("b",)
+    agent.own, agent.other = client("a", True), HttpStatefulClient("d", HTTP, URL)  # type: ignore[attr-defined]
+    assert homes_of(agent) == ("a", "b")
+    agent.web = HttpStatefulClient("e", HTTP, URL, affinity=True)  # type: ignore[attr-defined]
+    assert homes_of(agent) == ("a", "b", "e")
+    assert sent(agent.web).affinity  # type: ignore[attr-defined]
 
 
 def test_without_the_sdk_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -250,8 +250,14 @@ def test_requests_go_over_the_endpoint_that_is_named_with_its_key_breaker_and_ac
     async def main() -> None:
         async with connected(HttpStatefulClient("a", "streamable_http", endpoint="tools")) as client:
             assert (await ask(client, "count")).startswith("1 ")
-        async with connected(HttpStatefulClient("b", "streamable_http", http.url)) as client:
-            await ask(client, "count")
+            assert await ask(client, "header", name="authorization") == "Bearer k-123456"
+            assert await ask(client, "header", name="x-team") == "t"
+        own = HttpStatefulClient("b", "streamable_http", http.url, {"X-Team": "mine"})  # the same endpoint by its url
+        async with connected(own) as client:
+            assert await ask(client, "header", name="authorization") == "Bearer k-123456"
+            assert await ask(client, "header", name="x-team") == "mine"
+        async with connected(HttpStatefulClient("b", "streamable_http", http.url + "?x=1")) as client:
+            assert await ask(client, "header", name="authorization") == "(none)"
         counted = [row for row in snapshot()["usage"] if row["endpoint"] == "tools"]
         assert counted and counted[0]["calls"] >= 8 and counted[0]["retries"] == 0
         gone = HttpStatelessClient("c", "streamable_http", endpoint="gone")
