@@ -19,7 +19,7 @@ from callsheet.settings.keys import Keys
 from callsheet.tasks.loop import wait_on_process_loop
 from callsheet.tasks.prints import KEPT_BYTES, WRITE_EVERY, EventWriter
 from callsheet.tasks.scope import Scope
-from tests.agents.printing import Delegates, Dictates, FailsHalfway, Whispers
+from tests.agents.printing import Computes, Delegates, Dictates, FailsHalfway, Recalls, Whispers
 from tests.fleet import client_settings
 from tests.office import say
 from tests.services import ROOT, wait_for
@@ -70,6 +70,15 @@ def test_what_a_reply_has_others_print_by_plain_calls_is_the_jobs(fleet, inline)
     assert len({event.run for event in events}) == 1
 
 
+@pytest.mark.parametrize("kind", [Computes, Recalls])
+@pytest.mark.parametrize("queue", ["cpu", "io"])
+def test_plain_code_prints_into_the_stream_too(fleet, kind, queue):
+    events = list(kind("c").submit(HELLO, queue=queue).stream())
+    assert growing(events)[0][-1] == counted(3) and events[-1].last
+    with callsheet.inline():
+        assert [event.msg.content for event in kind("c").submit(HELLO).stream()][-1] == counted(3)
+
+
 def test_a_job_is_written_to_every_30_ms_at_most(fleet):
     def xadds():
         return fleet.redis.info("commandstats").get("cmdstat_xadd", {}).get("calls", 0)
@@ -91,7 +100,8 @@ def test_jobs_of_a_worker_share_their_writes(fleet):
         return int(fleet.redis.info("stats")["total_reads_processed"])
 
     jobs = [Dictates(f"d{number}", 60, 0.02).submit(HELLO) for number in range(40)]
-    wait_for(lambda: len(list(fleet.redis.scan_iter("*events:*"))) >= 40, what="all of them to print")
+    keys = [f"callsheet:events:{job.id}" for job in jobs]
+    wait_for(lambda: fleet.redis.exists(*keys) == 40, what="all of them to print", every=0.1)
     before, began = reads(), time.monotonic()
     time.sleep(0.6)
     per_second = (reads() - before) / (time.monotonic() - began)

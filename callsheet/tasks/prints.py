@@ -23,8 +23,8 @@ from callsheet.resources.redis import async_client, translated
 from callsheet.resources.trouble import is_trouble
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
-from callsheet.tasks.loop import on_process_loop, process_loop
-from callsheet.tasks.patience import patient, trouble_over
+from callsheet.tasks.loop import on_process_loop, process_loop, wait_on_process_loop
+from callsheet.tasks.patience import patient, patiently, trouble_over
 from callsheet.tasks.scope import Scope
 
 logger = logging.getLogger(__name__)
@@ -256,7 +256,7 @@ class EventWriter:
     """
 
     def __init__(self, scope: Scope, settings: Settings) -> None:
-        self._scope, self._settings = scope, settings
+        self.scope, self.settings = scope, settings
         self._count = 0
         self._closed = False
         self._written: deque[tuple[bytes, tuple[str, str], int]] = deque()  # chunks that were not the last
@@ -269,23 +269,29 @@ class EventWriter:
         if self._closed:
             return
         self._count += 1
-        scope = self._scope
+        scope = self.scope
         fields = {"agent": agent.label, "agent_id": agent.id, "last": "1" if last else "", "time": repr(time.time()),
                   "call": scope.call, "run": scope.run, "n": str(self._count), **more}
         if scope.again and self._count == 1:
             fields["again"] = "1"
         chunk = Chunk((scope.run, msg.id), self, 0, fields, copied(msg.to_dict()), last)
-        pump(self._settings).put(scope.job, chunk)
+        pump(self.settings).put(scope.job, chunk)
 
     async def flush(self) -> None:
         """See that what was printed so far is written."""
         if self._count:
-            await patient(lambda: on_process_loop(lambda: pump(self._settings).flush(self._scope.job)))
+            await patient(lambda: on_process_loop(lambda: pump(self.settings).flush(self.scope.job)))
 
     async def close(self) -> None:
         """Write what is left; nothing is printed any more."""
         self._closed = True
         await self.flush()
+
+    def close_plain(self) -> None:
+        """As `close`, in a thread without a loop."""
+        self._closed = True
+        if self._count:
+            patiently(lambda: wait_on_process_loop(lambda: pump(self.settings).flush(self.scope.job)))
 
     def wrote(self, chunk: Chunk, entry: bytes) -> None:
         """A chunk is in the stream. What others of this run hold, and is old, need not stay there."""

@@ -6,7 +6,6 @@ from typing import Any
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from callsheet.agents import AgentBase
-from callsheet.agents.running import checked_reply
 from callsheet.errors import BadReply, BranchFailed, CannotTravel, PayloadExpired, StateMismatch, UsageError
 from callsheet.resources.books import books
 from callsheet.resources.context import call_context
@@ -26,7 +25,7 @@ from callsheet.tasks.shown import Reply, shown
 from callsheet.tasks.stateful import FINAL, StatefulCall
 from callsheet.tasks.turns.line import KEEP_SENT
 from callsheet.tasks.turns.sending import stamped
-from callsheet.tasks.work import import_aside, parts_of, prepared, with_prints, written
+from callsheet.tasks.work import import_aside, parts_of, plain_reply, prepared, with_prints, written
 
 #: What trying again cannot mend, and the end of the time that the call was given.
 NOT_RETRIED = (CannotTravel, BadReply, BranchFailed, PayloadExpired, StateMismatch, UsageError,
@@ -65,7 +64,7 @@ class ReplyTask(Task):
         """
         record = Noted(self.request, call_data["label"], call_data.get("sent"))
         call, settings = AgentCall.from_wire(call_data), get_settings()
-        current_scope.set(scope_of(call.job, call.path, self.request, call_data))
+        scope = current_scope.set(scope_of(call.job, call.path, self.request, call_data))
         limit = (self.request.timelimit or (None, None))[1]
         try:
             try:
@@ -91,6 +90,8 @@ class ReplyTask(Task):
         except BaseException:
             record.count("cancelled")
             raise
+        finally:
+            current_scope.reset(scope)
 
     def _reply(self, call: AgentCall, value: Any, settings: Settings) -> Any:
         if not call.homes:
@@ -114,7 +115,7 @@ class ReplyTask(Task):
         agent, args, kwargs = prepared(call, parts, settings, self.backend)
         if agent.is_async():
             return run_private(_in_child(call, agent, args, kwargs, settings))
-        out, blobs = written(call, checked_reply(agent, agent.reply(*args, **kwargs)), settings)
+        out, blobs = written(call, plain_reply(call, agent, args, kwargs, settings), settings)
         if blobs:
             with ended():
                 patiently(lambda: payloads.store(blobs, settings))

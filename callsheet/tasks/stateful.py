@@ -10,7 +10,6 @@ from typing import Any
 from celery import states
 from celery.exceptions import Ignore
 
-from callsheet.agents.running import checked_reply
 from callsheet.errors import TurnLost
 from callsheet.resources.loops import on_lasting_loop
 from callsheet.settings import Settings
@@ -27,7 +26,7 @@ from callsheet.tasks.turns.keeper import Keeper
 from callsheet.tasks.turns.line import Publisher, place_of
 from callsheet.tasks.turns.records import Busy, Claim, Place, Replied
 from callsheet.tasks.turns.redis import RedisStore
-from callsheet.tasks.work import arguments, filled, import_aside, parts_of, with_prints, written
+from callsheet.tasks.work import arguments, filled, import_aside, parts_of, plain_reply, with_prints, written
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +126,7 @@ class StatefulCall:
                 else:
                     if turn.news:
                         run_private(hear(turn, asyncio.to_thread))
-                    reply = checked_reply(turn.agent, turn.agent.reply(*args, **kwargs))
+                    reply = plain_reply(self._call, turn.agent, args, kwargs, self._settings)
             out, blobs = written(self._call, reply, self._settings)
             blobs |= speak(turn, reply)
         except Exception as exc:

@@ -6,13 +6,14 @@ import contextvars
 import functools
 import importlib
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from callsheet.agents import AgentBase
 from callsheet.agents.asking import asker
 from callsheet.agents.base import printer
-from callsheet.agents.running import run_reply
+from callsheet.agents.running import checked_reply, run_reply
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Writer
 from callsheet.settings import Settings
@@ -78,24 +79,48 @@ async def import_aside(agent: Any, settings: Settings) -> None:
 async def with_prints(call: AgentCall, agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any],
                       settings: Settings, entry: Running | None = None, turn: Turn | None = None) -> Any:
     """The reply, with what the agent prints sent to the job's event stream; `turn`: what it hears before."""
-    scope = current_scope.get() or Scope(call.job, "", "", False)
-    writer = EventWriter(scope, settings)
-    token, stream = printer.set(writer.add), current_stream.set(call.job)
-    asking = asker.set(JobAsker(scope, writer, settings))
+    writer = _writer(call, settings)
     try:
-        if turn is not None and turn.news:
-            await hear(turn, _in_thread)
-        if call.observe:
-            return None
-        if entry is not None:
-            entry.begin(agent)
-        return await run_reply(agent, args, kwargs, _in_thread)
+        with _printing_to(writer):
+            if turn is not None and turn.news:
+                await hear(turn, _in_thread)
+            if call.observe:
+                return None
+            if entry is not None:
+                entry.begin(agent)
+            return await run_reply(agent, args, kwargs, _in_thread)
+    finally:
+        with ended():
+            await writer.close()
+
+
+def plain_reply(call: AgentCall, agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any],
+                settings: Settings) -> Any:
+    """As `with_prints`, of a plain `def reply` that runs in this thread."""
+    writer = _writer(call, settings)
+    try:
+        with _printing_to(writer):
+            return checked_reply(agent, agent.reply(*args, **kwargs))
+    finally:
+        with ended():
+            writer.close_plain()
+
+
+def _writer(call: AgentCall, settings: Settings) -> EventWriter:
+    return EventWriter(current_scope.get() or Scope(call.job, "", "", False), settings)
+
+
+@contextlib.contextmanager
+def _printing_to(writer: EventWriter) -> Iterator[None]:
+    """In the block agents print, and ask people, by way of the job's events."""
+    token, stream = printer.set(writer.add), current_stream.set(writer.scope.job)
+    asking = asker.set(JobAsker(writer))
+    try:
+        yield
     finally:
         printer.reset(token)
         current_stream.reset(stream)
         asker.reset(asking)
-        with ended():
-            await writer.close()
 
 
 @functools.cache

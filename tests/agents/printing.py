@@ -47,6 +47,29 @@ class Delegates(AgentBase):
         return out
 
 
+class Computes(AgentBase):
+    """Prints in plain code."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def reply(self, msg: Any = None) -> Msg:
+        out = Msg(self.name, "", "assistant")
+        for number in range(3):
+            out.content += f"{number} "
+            asyncio.run(self.print(out, number == 2))
+        return out
+
+
+class Recalls(Computes):
+    """The same with state."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.count = 0
+        self.register_state("count")
+
+
 class FailsHalfway(AgentBase):
     """Prints half a message and raises, as often as told."""
 

@@ -24,7 +24,6 @@ from callsheet.tasks.people import store
 from callsheet.tasks.people.course import kept_for_the_course
 from callsheet.tasks.people.question import Question
 from callsheet.tasks.prints import EventWriter
-from callsheet.tasks.scope import Scope
 from callsheet.tasks.waiter import waiter
 
 INPUT_REQUIRED = "input_required"
@@ -41,13 +40,11 @@ class JobAsker:
     """Asks by way of the job's events.
 
     Args:
-        scope: the run of the call that asks.
-        writer: of its events.
-        settings: ours.
+        writer: of the events of the call that asks.
     """
 
-    def __init__(self, scope: Scope, writer: EventWriter, settings: Settings) -> None:
-        self._scope, self._writer, self._settings = scope, writer, settings
+    def __init__(self, writer: EventWriter) -> None:
+        self._scope, self._writer, self._settings = writer.scope, writer, writer.settings
 
     @asynccontextmanager
     async def waiting(self) -> AsyncIterator[None]:
