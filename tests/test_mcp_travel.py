@@ -66,6 +66,16 @@ def test_secrets_of_a_program_are_refused_at_submission_with_the_remedy() -> Non
     assert "sesame" not in str(refused.value)
 
 
+def test_a_pattern_names_the_programs_of_many_clients() -> None:
+    servers = {"browser-*": {"command": "one"}, "browser-big-*": {"command": "two"}, "browser-x": {"command": "three"}}
+    with use_settings(Settings.load(mcp={"servers": servers})) as settings:
+        for name, command in (("browser-1", "one"), ("browser-big-1", "two"), ("browser-x", "three")):
+            client = sent(StdIOStatefulClient(name))
+            assert client.spec.program(settings).command == command
+        with pytest.raises(ModuleNotAllowed):
+            sent(StdIOStatefulClient("other-1"))
+
+
 @pytest.mark.parametrize("client", [
     StdIOStatefulClient("time", "other"), StdIOStatefulClient("time", "clock", ["-x", "-y"]),
     StdIOStatefulClient("time", "clock", ["-x"], {"LD_PRELOAD": "evil.so"}),

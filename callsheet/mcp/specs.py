@@ -122,7 +122,7 @@ class StdioSpec:
         """
         if self.command is not None:
             return McpServer(command=self.command, args=self.args, env=dict(self.env), cwd=self.cwd)
-        declared = settings.mcp.servers.get(self.name)
+        declared = settings.mcp.server(self.name)
         if declared is None:
             raise SettingsError(f"There is no MCP server {self.name!r} in the settings; they know: "
                                 f"{', '.join(sorted(settings.mcp.servers)) or 'none'}. {declaration(self.name)}")
@@ -130,7 +130,7 @@ class StdioSpec:
 
     def is_declared(self, settings: Settings) -> bool:
         """Whether the settings say the same of a server of this name."""
-        declared = settings.mcp.servers.get(self.name)
+        declared = settings.mcp.server(self.name)
         if declared is None or self.command is None:
             return declared is not None
         cwd = None if declared.cwd is None else str(declared.cwd)

@@ -2,6 +2,7 @@
 
 import os
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
@@ -49,7 +50,8 @@ class McpSettings(_Part):
     """Bounds of MCP clients.
 
     Attributes:
-        servers: programs by name, that workers may start for a `StdIOStatefulClient` of that name.
+        servers: programs that workers may start for a `StdIOStatefulClient`, by its name or a pattern such as
+            `browser-*`.
         connect_timeout: seconds in which a server has to be there and greet.
         call_timeout: seconds for a call of a tool that has no `execution_timeout`.
         ping: seconds between two looks whether a connected server still answers; 0: never.
@@ -67,3 +69,10 @@ class McpSettings(_Part):
     idle: float = Field(600.0, ge=0)
     answer_max: int = Field(8 * 1024 * 1024, ge=1024)
     text_max: int = Field(100_000, ge=100)
+
+    def server(self, name: str) -> McpServer | None:
+        """The program for a client of that name: by the name itself, or by the longest pattern that fits."""
+        if name in self.servers:
+            return self.servers[name]
+        fitting = [pattern for pattern in self.servers if "*" in pattern and fnmatchcase(name, pattern)]
+        return self.servers[max(fitting, key=len)] if fitting else None
