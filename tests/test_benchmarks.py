@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks import memory, throughput
+from benchmarks import hub, memory, throughput
 from benchmarks.drive import driver
-from benchmarks.harness import Stage
+from benchmarks.harness import Row, Stage
 from benchmarks.throughput import CONTENDERS, OURS, STOCK_GEVENT
 from callsheet import Settings
 from callsheet.settings import use_settings
@@ -58,3 +58,12 @@ def test_a_caller_that_fails_says_so() -> None:
 def test_memory_is_taken_while_calls_are_in_flight(stage: Stage) -> None:
     submit, worker = next(iter(memory.CONTENDERS.values()))
     assert memory.resident(stage, submit, worker, calls=30) > 30
+
+
+def test_pushes_of_a_hub_are_counted_and_timed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RATE", 50), ("SECONDS", 1), ("LISTENERS", 1)):
+        monkeypatch.setattr(hub, name, value)
+    row = Row("pushes")
+    hub.pushes(stage, row)
+    assert row.median("missed") == 0
+    assert row.median("late_p99_ms") > 0

@@ -219,8 +219,9 @@ if action == 'end' then
     end
   end
   local at = 17 + 2 * (fields + entries)
-  local said = {unpack(ARGV, at + 2 * tonumber(ARGV[16]))}
-  for i = at, at + 2 * tonumber(ARGV[16]) - 1, 2 do hub_heard(SEATS, ARGV[i], ARGV[i + 1]) end
+  local from, said = at + 2 * tonumber(ARGV[16]), {}
+  for i = at, from - 1, 2 do hub_heard(SEATS, ARGV[i], ARGV[i + 1]) end
+  for i = from, #ARGV do said[#said + 1] = ARGV[i] end
   local eager = hub_said(SEATS, id, said, now)
   redis.call('PEXPIRE', TURN, ARGV[9])
   if ARGV[10] ~= '' then
