@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from callsheet import AgentFailed, FanoutPipeline, JobCancelled, Msg, SequentialPipeline, Settings
 from callsheet.cli.main import main
+from callsheet.cli.top_look import look
 from callsheet.cli.tree_rows import rows, seconds
 from callsheet.errors import UnknownJob
 from callsheet.models.stub import StubModelServer
@@ -24,7 +25,7 @@ from callsheet.settings import use_settings
 from callsheet.settings.keys import Keys
 from callsheet.tasks.tree.nodes import CallNode, JobNode, Part, Steps, calls_in, seen
 from callsheet.tasks.tree.read import read_tree
-from tests.agents.orchestra import Breaks, Lead, Measures, Waits, Writer
+from tests.agents.orchestra import Breaks, Dies, Lead, Measures, Remembers, Waits, Writer
 from tests.conftest import missing
 from tests.services import RedisServer, Worker, wait_for, worker
 
@@ -137,6 +138,17 @@ def test_a_job_that_failed_or_was_cancelled_tells_why_and_what_did_not_run(stage
     assert tree.status == "REVOKED" and call(tree, "Waits(held)").worker == stage.io.name
 
 
+def test_a_call_whose_process_was_killed_tells_where_it_ran_and_counts_as_failed(stage: Stage) -> None:
+    job = Dies("poor").submit(HELLO)
+    with pytest.raises(AgentFailed, match="died"):
+        job.get(timeout=40)
+    dead = call(stage.tree(job), "Dies(poor)")
+    assert (dead.status, dead.worker, dead.queue) == ("FAILURE", stage.cpu.name, "cpu")
+    assert dead.pid not in (0, stage.cpu.process.pid) and dead.started is not None and "died" in dead.error
+    told = wait_for(lambda: look(stage.settings).agents().get("Dies(poor)"), what="the count")
+    assert told[:2] == [1, 1]
+
+
 # What has not -------------------------------------------------------------------------------------------------------
 
 def test_a_job_that_goes_on_is_shown_with_what_runs_and_what_is_to_come(stage: Stage, tmp_path: Path) -> None:
@@ -170,6 +182,26 @@ def test_a_job_that_waits_in_a_queue_is_known(stage: Stage) -> None:
     waiting = call(tree, "Writer(patient)")
     assert waiting.queue == "nobody" and waiting.started is None and (waiting.waited(time.time()) or 0) >= 0
     assert "queue nobody" in run(job.id).output
+
+
+@pytest.mark.parametrize("seconds", [600, 86_400])  # held by the worker, and put away in Redis
+def test_a_job_whose_time_has_not_come_is_known(stage: Stage, seconds: int) -> None:
+    job = Writer("tomorrow").submit(HELLO, countdown=seconds)
+    tree = wait_for(lambda: (found := stage.tree(job)).status == "LATER" and found, what="it to be taken")
+    assert tree.label == "Writer(tomorrow)" and call(tree, "Writer(tomorrow)").started is None
+    job.cancel()
+
+
+def test_a_call_that_waits_for_its_agents_turn_is_known(stage: Stage, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    agent = Remembers("one", str(gate)).with_id(f"turns-{time.monotonic_ns()}")
+    first, second = agent.submit(HELLO), agent.submit(HELLO)
+    wait_for(lambda: stage.tree(first).status == "RUNNING", what="the first to run")
+    tree = wait_for(lambda: (found := stage.tree(second)).status in ("WAITING", "TAKEN") and found, what="the second")
+    assert tree.label == "Remembers(one)"
+    gate.touch()
+    assert second.get(timeout=20) is not None
+    assert stage.tree(second).status == "SUCCESS"
 
 
 def test_a_job_on_a_cpu_worker_is_shown_while_it_runs(stage: Stage, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """A small review team for the job trees: pipelines, children, children's children, failures and retries."""
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 
 from callsheet import AgentBase, Msg, SequentialPipeline
@@ -65,3 +67,27 @@ class Breaks(AgentBase):
 
     async def reply(self, msg: Msg | list[Msg]) -> Msg:
         raise ValueError(f"{self.name} cannot go on with api_key=sk-abcdefghijklmnop1234 " + "and so on " * 60)
+
+
+class Dies(AgentBase, queue="cpu"):
+    """Takes its process with it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def reply(self, msg: Msg) -> Msg:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return msg
+
+
+class Remembers(Waits):
+    """One with state, whose replies run one at a time."""
+
+    def __init__(self, name: str, gate: str = "") -> None:
+        super().__init__(name, gate)
+        self.turns = 0
+        self.register_state("turns")
+
+    async def reply(self, msg: Msg) -> Msg:
+        self.turns += 1
+        return await Waits.reply(self, msg)

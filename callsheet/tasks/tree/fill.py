@@ -48,7 +48,9 @@ def live_node(live: LiveCall) -> CallNode:
 
 
 def _put_live(node: CallNode, live: LiveCall) -> CallNode:
-    node.status = RUNNING if live.started is not None else TAKEN if live.worker else WAITING
+    node.status = WAITING if not live.worker else TAKEN
+    if live.started is not None or live.later:
+        node.status = RUNNING if live.started is not None else LATER
     node.label, node.queue, node.worker, node.pid = live.label, live.queue or node.queue, live.worker, live.pid
     node.sent, node.started, node.ended = live.sent, live.started, None
     node.retries, node.idle, node.more_jobs = live.retries, live.idle, live.more

@@ -3,8 +3,8 @@
 import base64
 import contextlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from celery import Celery
@@ -12,6 +12,7 @@ from celery import Celery
 from callsheet.resources.backlog import STEPS, UNACKED
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
+from callsheet.settings.keys import Keys
 from callsheet.tasks.asking import ask
 
 COMMAND = "callsheet_calls"
@@ -19,6 +20,9 @@ COMMAND = "callsheet_calls"
 
 MOST_MESSAGES = 5_000
 """Messages of a queue that are looked at."""
+
+MOST_ASIDE = 500
+"""Calls, and agents for whose turn calls wait, that are looked for apart from queues."""
 
 _PAGE = 250
 
@@ -40,6 +44,7 @@ class LiveCall:
         idle: seconds in which it ran and waited for others.
         children: ids of the jobs that it has made.
         more: that it has made beyond those.
+        later: whether it is not to begin yet.
     """
 
     id: str
@@ -54,6 +59,7 @@ class LiveCall:
     idle: float = 0.0
     children: tuple[str, ...] = ()
     more: int = 0
+    later: bool = False
 
 
 def belongs(job_id: str, task_id: str, root_id: str | None, parent_id: str | None, data: dict[str, Any]) -> bool:
@@ -98,6 +104,31 @@ def in_queues(job_id: str, settings: Settings) -> tuple[list[LiveCall], bool]:
             texts = [json.loads(text)[0] for _, text in client.hscan_iter(UNACKED, count=_PAGE)]
             found += _calls(job_id, texts, "")
     return found, whole
+
+
+def put_aside(job_id: str, calls: Iterable[str], settings: Settings) -> list[LiveCall]:
+    """Those of some calls that wait apart from their queues: for a time far ahead, or for their agent's turn."""
+    wanted, keys, found = list(calls)[:MOST_ASIDE], Keys(settings.key_prefix), list[LiveCall]()
+    with translated(settings):
+        client = sync_client(settings)
+        agents = [agent.decode() for agent in client.zrange(keys.lines(), 0, MOST_ASIDE - 1)]
+        with client.pipeline(transaction=False) as pipe:
+            pipe.hmget(f"{UNACKED}_later_messages", wanted)
+            for agent in agents:
+                pipe.hmget(keys.parked(agent), [f"m:{call}" for call in wanted])
+            later, *parked = pipe.execute()
+    for text in filter(None, later):
+        start = text.find(b'{"body"')  # of a message as kombu writes it, within what else is kept of it
+        with contextlib.suppress(ValueError):
+            message, _ = json.JSONDecoder().raw_decode(text[max(0, start):].decode("utf-8", "replace"))
+            found += (replace(call, later=True) for call in _calls(job_id, [message], ""))
+    for text in (text for texts in parked for text in texts if text):
+        signature = json.loads(text)
+        data, options = signature["args"][-1], signature["options"]
+        found.append(LiveCall(id=options["task_id"], label=data["label"], parent=options.get("parent_id") or "",
+                              queue=options.get("queue") or options.get("routing_key") or "", sent=data.get("sent"),
+                              retries=options.get("retries") or 0))
+    return found
 
 
 def _of_job(job_id: str, page: list[bytes], queue: str) -> Iterator[LiveCall]:

@@ -16,8 +16,9 @@ NOT_RUN = "NOT RUN"
 
 #: What each state means; Celery's beside ours.
 MEANINGS = {
-    RUNNING: "runs on a worker", TAKEN: "a worker has taken it, and it waits for a slot", WAITING: "waits in its queue",
-    LATER: "its turn comes after others", UNKNOWN: "nothing is known of it: on its way, or lost with a worker",
+    RUNNING: "runs on a worker", TAKEN: "a worker has taken it, and it waits for a slot",
+    WAITING: "waits in its queue, or for its agent's turn", LATER: "its time, or its turn after others, has not come",
+    UNKNOWN: "nothing is known of it: on its way, or lost with a worker",
     NOT_RUN: "was never begun", states.SUCCESS: "ended well", states.FAILURE: "failed", states.REVOKED: "was cancelled",
     states.RETRY: "failed, and is tried again",
 }

@@ -13,7 +13,7 @@ from callsheet.settings.keys import Keys
 from callsheet.tasks.app import current_app
 from callsheet.tasks.results import parse, ready
 from callsheet.tasks.tree.fill import children_of, error_of, filled, live_node, shaped, status_of
-from callsheet.tasks.tree.live import LiveCall, ask_workers, in_queues
+from callsheet.tasks.tree.live import LiveCall, ask_workers, in_queues, put_aside
 from callsheet.tasks.tree.nodes import LATER, NOT_RUN, UNKNOWN, CallNode, JobNode, Part, Steps
 
 DEEPEST = 24
@@ -68,9 +68,12 @@ class _Reading:
         return root
 
     def _look_around(self) -> None:
+        stored = self._stored([self._job_id]).get(self._job_id, {})
+        calls = json.loads(stored.get(b"calls", b"[]"))
+        aside = put_aside(self._job_id, dict.fromkeys((self._job_id, *calls)), self._settings)
         waiting, self._whole = in_queues(self._job_id, self._settings)
         held = ask_workers(self._job_id, current_app(self._settings), self._settings)
-        self._live = {call.id: call for call in (*waiting, *held)}  # what a worker says counts more
+        self._live = {call.id: call for call in (*aside, *waiting, *held)}  # what a worker says counts more
 
     def _unknown(self) -> str:
         more = "" if self._whole else (" Or it waits in a queue that is too long to look through.")
