@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -115,6 +116,13 @@ def test_the_settings_secrets_are_not_shown(monkeypatch, tmp_path):
 @given(st.text(), st.text(alphabet=st.characters(categories=["L", "N"]), min_size=6, max_size=40), st.text())
 def test_a_secret_of_the_settings_is_hidden_wherever_it_stands(before, secret, after):
     assert secret not in without_keys(before + secret + after, frozenset({secret}))
+
+
+@pytest.mark.parametrize("part", ["-", "a", "_", "secret", "token-", "bearer ", "://a", "eyJ-", "key=", "sk-a", "a1 "])
+def test_no_text_takes_long_to_look_through(part):
+    began = time.process_time()
+    hidden(part * (400_000 // len(part)))
+    assert time.process_time() - began < 5  # some hundredths; squared it would be minutes
 
 
 # On workers

@@ -17,10 +17,11 @@ _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
 _PEM = re.compile(r"-----BEGIN [A-Z ]*KEY-----.*", re.DOTALL)
 #: Keys of known kinds by their beginnings, tokens of three parts, and any long run of letters and digits.
 _KEY = re.compile(r"\b(?:(?:sk|pk|rk|gh[opsu]|github_pat|glpat|hf|xox[a-z]|npm|pypi)[-_][\w.-]{8,}"
-                  r"|(?:AKIA|ASIA|AIza|ya29|SG\.)[\w.-]{10,}|eyJ[\w-]{8,}\.[\w.-]+"
+                  r"|(?:AKIA|ASIA|AIza|ya29|SG\.)[\w.-]{10,}|eyJ[\w-]{8,400}+\.[\w.-]+"
                   r"|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{28,}={0,2})")
 _CALLED = r"(?:api[_-]?key|secret|token(?!s)|passw(?:or)?d|passphrase|credential|authorization)"
-_NAMED = re.compile(rf"(?i)([\w-]*{_CALLED}[\w-]*[\"']?\s*[:=]\s*[\"']?)([^\s\"',;*]{{3,}})")
+#: Bounded everywhere, so that no text takes more than a time that grows with its length.
+_NAMED = re.compile(rf"(?i)({_CALLED}[\w-]{{0,40}}[\"']?\s{{0,4}}[:=]\s{{0,4}}[\"']?)([^\s\"',;*]{{3,}})")
 _NAME = re.compile(rf"(?i){_CALLED}|(?:^|_)key$")
 #: One of these is in any text that the patterns above change, or a word as long as the shortest long run.
 _SUSPECT = ("key", "secret", "token", "passw", "passphrase", "credential", "authorization", "bearer", "basic", "://",
