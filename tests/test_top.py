@@ -39,16 +39,18 @@ def test_a_frame_tells_queues_workers_and_agents_while_a_job_runs(fleet: Fleet, 
     gate = tmp_path / "gate"
     Compute("c").submit(HELLO).get(timeout=20)
     held = [Waits("held", str(gate)).submit(HELLO) for _ in range(2)]
-    left = Echo("left").submit(HELLO, queue="nobody")
+    settings = Settings.load(redis_url=fleet.server.url, queues="tops")  # which no other test uses
+    with use_settings(settings):
+        left = Echo("left").submit(HELLO, queue="tops")
 
     def busy() -> Look | None:
-        one = look(fleet.settings)
+        one = look(settings)
         used = one.workers.get(fleet.io.name, {}).get("slots", {}).get("slots_used", 0)
         return one if used >= 2 and one.agents().get("Compute(c)", [0])[0] >= 1 else None
 
     one = wait_for(busy, what="two calls that run, and one that a process has counted")
     assert set(one.workers) >= {fleet.io.name, fleet.cpu.name}
-    assert one.waiting["nobody"] == 1 and one.readers("nobody") == 0 and one.readers("io") == 1
+    assert one.waiting["tops"] == 1 and one.readers("tops") == 0 and one.readers("io") == 1
     assert one.held >= 2 and one.agents()["Compute(c)"][0] >= 1
     text = drawn(one)
     for word in ("no worker reads it", fleet.io.name, fleet.cpu.name, "asyncio", "prefork", "Compute(c)"):
@@ -58,7 +60,7 @@ def test_a_frame_tells_queues_workers_and_agents_while_a_job_runs(fleet: Fleet, 
     for job in held:
         job.get(timeout=20)
     left.cancel()
-    fleet.redis.delete("nobody")
+    fleet.redis.delete("tops")
 
 
 def test_rates_are_between_two_looks_and_unknown_after_a_worker_began_anew(fleet: Fleet) -> None:
