@@ -15,6 +15,7 @@ from callsheet import (
     ImageBlock,
     Job,
     Msg,
+    MsgHub,
     Question,
     SequentialPipeline,
     Settings,
@@ -143,6 +144,26 @@ async def many(writer: Writer, inputs: list[Msg]) -> None:
         pass
     async for _ in callsheet.map(writer, inputs):
         pass
+
+
+async def group(writer: Writer, msg: Msg) -> None:
+    async with MsgHub([writer], announcement=[msg], enable_auto_broadcast=False, name="x") as hub:
+        assert_type(hub, MsgHub)
+        hub.add([writer])
+        hub.delete(writer)
+        await hub.broadcast(msg)
+        assert_type(hub.broadcast_nowait(msg), str)
+    assert_type(MsgHub.open("x", [writer]), MsgHub)
+    assert_type(await MsgHub.open("x"), MsgHub)
+    async for event in callsheet.hub.listen("x", since="now"):
+        assert_type(event.msg, Msg)
+
+
+def group_in_plain_code(writer: Writer, msg: Msg) -> None:
+    with MsgHub([writer]) as hub:
+        hub.broadcast(msg)
+    for event in callsheet.hub.listen("x"):
+        assert_type(event.number, int)
 
 
 def settings() -> None:
