@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 COLLECT_AFTER = 50_000  # objects made, less those freed
-GROWTH = 100_000_000  # bytes
+GROWTH = 128 * 1024 * 1024  # bytes
 
 _STATM = Path("/proc/self/statm")
 
