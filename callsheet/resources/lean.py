@@ -45,9 +45,10 @@ class LeanClient(httpx.AsyncClient):
             url = known
         return super().build_request(method, url, **options)
 
-    async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+    async def send(self, request: httpx.Request, *, stream: bool = False, auth: Any = httpx.USE_CLIENT_DEFAULT,
+                   follow_redirects: Any = httpx.USE_CLIENT_DEFAULT) -> httpx.Response:
         """httpx's; an answer that has been read leaves nothing to Python's garbage collector."""
-        response = await super().send(request, **options)
+        response = await super().send(request, stream=stream, auth=auth, follow_redirects=follow_redirects)
         if response.is_closed:
             response.stream = _READ  # httpx's refers to the response
         return response

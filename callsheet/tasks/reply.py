@@ -62,14 +62,16 @@ class ReplyTask(Task):
             value: what a pipeline hands on; None for a single call.
             call_data: an AgentCall on the wire.
         """
-        record = Noted(self.request, call_data["label"], call_data.get("sent"))
+        request = self.request
+        if request.headers:  # what Celery leaves there is a dictionary with room for three times as much
+            request.headers = dict(request.headers)
+        record = Noted(request, call_data["label"], call_data.get("sent"))
         call, settings = AgentCall.from_wire(call_data), get_settings()
-        scope = current_scope.set(scope_of(call.job, call.path, self.request, call_data))
-        limit = (self.request.timelimit or (None, None))[1]
+        scope = current_scope.set(scope_of(call.job, call.path, request, call_data))
+        limit = (request.timelimit or (None, None))[1]
         try:
             try:
-                root = self.request.root_id
-                with call_context(call.running(self.request.id, limit, notes=record.notes, root=root)):
+                with call_context(call.running(request.id, limit, notes=record.notes, root=request.root_id)):
                     out = self._reply(call, value, settings)
             finally:
                 record.end()

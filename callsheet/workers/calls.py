@@ -82,6 +82,11 @@ class Call:
         options: the callbacks and time limits (seconds) that Celery's Request gives to `apply_async`.
     """
 
+    # Without, over 30 attributes would take a dictionary of more than a kilobyte.
+    __slots__ = ("__weakref__", "_clock", "_held_since", "_holds", "_timers", "accept_callback", "args", "callback",
+                 "done", "error_callback", "failure", "fate", "first", "hard", "home", "id", "key", "kwargs", "pid",
+                 "request", "signum", "soft", "target", "timeout_callback", "twins", "value", "waited")
+
     def __init__(self, home: Home, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
                  options: dict[str, Any]) -> None:
         self.home = home
@@ -254,6 +259,8 @@ class Call:
 
 class CoroutineCall(Call):
     """A task whose body is a coroutine: the tracer runs in a greenlet on the loop. Also its own seat to park."""
+
+    __slots__ = ("_away", "_back", "_crossing", "_parks", "_task")
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

@@ -20,6 +20,8 @@ class ThreadCall(Call):
     blocks in C is reported when it returns, and holds its slot until then.
     """
 
+    __slots__ = ("_lock", "_thread")
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._lock = threading.Lock()
