@@ -21,9 +21,9 @@ from callsheet.errors import SettingsError
 from callsheet.models import OpenAIChatModel
 from callsheet.settings import use_settings
 from callsheet.tasks.app import make_app
-from callsheet.workers.autoscaler import LoadAutoscaler
+from callsheet.workers.autoscaler import AT_WORK, LoadAutoscaler
 from callsheet.workers.flags import wrong_with
-from callsheet.workers.gauges import Reading
+from callsheet.workers.gauges import ProcessGauge, Reading
 from callsheet.workers.machine import Group, Processors, cores, cpu_seconds, memory_of, own_share_of
 from callsheet.workers.measures import BusyTime, UnitMemory, WaitsForTurns, age_of
 from tests.agents.asking import Asker
@@ -258,6 +258,10 @@ def test_a_pool_that_cannot_grow_is_named() -> None:
 def test_bounds_without_a_size_between_them_are_refused_in_code_too(most: int, least: int) -> None:
     with pytest.raises(SettingsError, match=f"--autoscale={most},{least}: MAX must be at least 1"):
         LoadAutoscaler(thread.TaskPool(5), most, least)
+
+
+def test_processes_are_not_added_so_fast_that_celery_gives_the_pool_up() -> None:
+    assert ProcessGauge.most_added / AT_WORK < 100  # Celery's limit in a second, restarts and new ones together
 
 
 # Measures

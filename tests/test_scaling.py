@@ -190,6 +190,13 @@ def test_a_strain_that_lasts_holds_the_size(strain: dict[str, float], bound: Bou
     assert made[-1].bound is bound
 
 
+def test_a_minimum_of_nothing_is_a_minimum_and_work_leaves_it() -> None:
+    policy = Policy(Limits(minimum=0, maximum=5))
+    assert policy.decide(Load(size=0), 0).bound is Bound.MINIMUM
+    assert policy.decide(Load(size=0, backlog=9), 1).size == 4
+    assert policy.decide(Load(size=4, busy=4, backlog=5), 1).size == 5
+
+
 def test_a_strain_of_a_moment_holds_nothing() -> None:
     made = decisions(Policy(TENS), 10, [{"busy": 10, "backlog": 20, "cpu": 1.0, "lag": 2.0}])
     assert made[0].size == 30

@@ -114,6 +114,8 @@ class Policy:
 
     def _bound(self, size: int, need: int, cap: int, why: Bound, running: int) -> Bound:
         reach = min(need, cap)
+        if size == self.limits.minimum and not need:
+            return Bound.MINIMUM
         if size == reach:
             return why if need > cap else Bound.BACKLOG if need > running else Bound.BUSY
         if size == running:

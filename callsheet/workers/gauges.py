@@ -44,7 +44,7 @@ class ProcessGauge:
     """
 
     idle_costs = True
-    most_added = 16  # processes at once: Celery ends a pool that starts over a hundred in a second
+    most_added = 8  # processes at once, ten times a second at most: Celery ends a pool that starts 100 in a second
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
