@@ -321,6 +321,22 @@ def test_what_is_noted_of_a_call_takes_some_microseconds() -> None:
     assert min(once() for _ in range(5)) < 20e-6
 
 
+def test_a_process_forked_while_its_parent_tells_counts_can_count() -> None:
+    program = """
+import os, threading
+from callsheet.resources import accounts, timings
+for lock in (accounts._lock, timings._lock):
+    lock.acquire()  # as a scrape does, on a thread of its own
+child = os.fork()
+if not child:
+    timings.call_ended("A(a)", "cpu", 0, 1, "ok")
+    accounts.process_rows()
+    os._exit(0 if timings.outcomes() == {("A(a)", "ok"): 1} else 2)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, check=True, timeout=60)
+
+
 def test_agents_beyond_the_first_hundred_are_told_by_their_class() -> None:
     program = """
 from callsheet.resources import timings

@@ -215,6 +215,8 @@ def _count(record: CallRecord) -> None:
 
 
 def _forget() -> None:
+    global _lock  # noqa: PLW0603 - a child may have been forked while a thread that tells of the counts held it
+    _lock = threading.Lock()
     _process.clear()
     _latencies.clear()
 
