@@ -259,6 +259,18 @@ def test_eager_members_inline():
             assert heard == ["one", "two"]
 
 
+def test_a_hub_whose_announcement_fails_is_left(at: Office):
+    async def talk() -> None:
+        with pytest.raises(ObserveFailed):
+            async with MsgHub([SqueamishWatcher("b", "n")], said("x"), name="never"):
+                raise AssertionError("the block is not run")
+
+    asyncio.run(talk())
+    with pytest.raises(ObserveFailed), MsgHub([SqueamishWatcher("b", "n")], said("x"), name="never"):
+        raise AssertionError("the block is not run")
+    assert at.redis.zscore("callsheet:hubs", "never") is None
+
+
 def test_a_keyword_that_is_no_way_to_observe_is_refused():
     with pytest.raises(UsageError, match=r"eager.*lazy"):
         class Odd(AgentBase, observe="sometimes"):

@@ -112,7 +112,11 @@ class MsgHub:
         if not (self._kept and self._epoch):
             self._opened(await the_hubs().aopen(self.name, self._opening()))
             if self.announcement is not None:
-                await self.broadcast(self.announcement)
+                try:
+                    await self.broadcast(self.announcement)
+                except BaseException as exc:
+                    await self.__aexit__(type(exc), exc, None)
+                    raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None,
@@ -128,7 +132,11 @@ class MsgHub:
         if not (self._kept and self._epoch):
             self._opened(the_hubs().open(self.name, self._opening()))
             if self.announcement is not None:
-                self.broadcast(self.announcement)
+                try:
+                    self.broadcast(self.announcement)
+                except BaseException as exc:
+                    self.__exit__(type(exc), exc, None)
+                    raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None,
