@@ -375,6 +375,39 @@ def test_a_global_prefix(server, bench):
     assert all(key.startswith("here:") for key in client.scan_iter())
 
 
+@pytest.mark.parametrize("prefix", ["", "here:"])
+def test_what_is_put_away_comes_back_whole_and_in_its_order(server, bench, prefix):
+    queue, client = name(), server.client()
+    ours = bench(server.url, queue, global_keyprefix=prefix, prefetch=3, eta_horizon=1).consume()
+    body, later = {"text": "ä\"headers\": {", "data": "x" * 100_000}, time.time() + 1.5
+    for _ in range(2):
+        ours.send(queue, body, priority=6)
+    ours.send(queue, {"other": 1}, priority=6)
+    ours.drain(3)
+    # Two messages of one task, the second of them to come back first.
+    assert ours.channel.put_away(ours.messages[0].delivery_tag, "task", later + 1)
+    assert ours.channel.put_away(ours.messages[1].delivery_tag, "task", later)
+    assert ours.channel.put_away(ours.messages[2].delivery_tag, "third", time.time() + 3600)
+    assert not ours.channel.put_away("unknown", "task", later)
+    wait_for(lambda: not client.hlen(f"{prefix}unacked"), what="none under delivery")
+    assert registered(client, f"{prefix}unacked") == (0, 0, 0)
+    assert client.zcard(f"{prefix}unacked_later") == client.hlen(f"{prefix}unacked_later_messages") == 2
+    ours.messages.clear()
+    assert ours.drain(1, 10) == [body]
+    assert time.time() >= later
+    assert ours.drain(2, 10) == [body, body]
+    for message in ours.messages:
+        assert (message.delivery_info.get("redelivered"), message.headers.get("deliveries")) == (None, 1)
+        assert message.properties["priority"] == 6
+        message.ack()
+
+    ours.channel.ledger.later.revoke(["third", "nobody"])
+    assert ours.drain(3)[2] == {"other": 1}
+    assert ours.messages[2].headers["revoked"] is True
+    ours.close()
+    assert not client.exists(f"{prefix}unacked_later", f"{prefix}unacked_later_messages")
+
+
 def test_two_consumers_share_what_comes(server, bench):
     queue = name()
     two = [bench(server.url, queue, prefetch=10).consume() for _ in range(2)]

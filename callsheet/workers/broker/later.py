@@ -125,7 +125,7 @@ class Later:
                 return float(following) if following else None
 
     def _run(self) -> None:
-        me = self._thread
+        me = threading.current_thread()
         while not self._stopping and self._thread is me:
             self._wake.clear()
             pause = self.lead / 2

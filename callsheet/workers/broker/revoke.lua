@@ -13,7 +13,9 @@ for i = 2, #ARGV do
             local _, brace = string.find(entry[3], '"headers"%s*:%s*{')
             local message = entry[3]
             if brace then
-                message = string.sub(message, 1, brace) .. ARGV[1] .. ', ' .. string.sub(message, brace + 1)
+                local rest = string.sub(message, brace + 1)
+                local comma = string.find(rest, '^%s*}') and '' or ', '
+                message = string.sub(message, 1, brace) .. ARGV[1] .. comma .. rest
             end
             redis.call('RPUSH', entry[2], message)
         end
