@@ -1,5 +1,6 @@
 """The autoscaler on real workers: it follows the load, keeps to its bounds, and says what it decides."""
 
+import json
 import os
 import re
 import subprocess
@@ -15,10 +16,13 @@ import psutil
 import pytest
 from celery import Celery
 from celery.concurrency import thread
+from celery.events.state import State
+from flower.events import EventsState
 
 from callsheet import Msg
 from callsheet.errors import SettingsError
 from callsheet.models import OpenAIChatModel
+from callsheet.scaling import Limits, Load, Policy
 from callsheet.settings import use_settings
 from callsheet.tasks.app import make_app
 from callsheet.workers.autoscaler import AT_WORK, LoadAutoscaler
@@ -262,6 +266,16 @@ def test_bounds_without_a_size_between_them_are_refused_in_code_too(most: int, l
 
 def test_processes_are_not_added_so_fast_that_celery_gives_the_pool_up() -> None:
     assert ProcessGauge.most_added / AT_WORK < 100  # Celery's limit in a second, restarts and new ones together
+
+
+def test_the_event_is_one_that_flower_and_celerys_own_monitors_take() -> None:
+    told = Policy(Limits(minimum=1, maximum=5)).decide(Load(size=1, busy=1, backlog=9), 0.0).to_dict()
+    fields = {"hostname": "w@h", "timestamp": time.time(), "local_received": time.time(), "clock": 1}
+    for state in (State(), EventsState()):
+        state.event({"type": "worker-online", "active": 3, "processed": 7, **fields})
+        state.event({"type": "worker-autoscaled", "autoscale": json.loads(json.dumps(told)), **fields})
+        seen = state.workers["w@h"]
+        assert (seen.alive, seen.active, seen.processed) == (True, 3, 7)
 
 
 # Measures
