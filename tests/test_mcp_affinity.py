@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -71,13 +72,19 @@ def test_calls_go_where_the_session_is(pair: Pair) -> None:
     home, other = pair.of(first[2])
     wait_for(lambda: "mcp_sent_on" in other.log, 10, "the other worker to have sent calls on")
     assert "mcp_home clients=bad" in home.log and "mcp_home clients" not in other.log
+    sent_on = re.findall(r"mcp_sent_on .*call=(\S+)", home.log + other.log)
+    assert len(sent_on) == len(set(sent_on))
 
 
 def test_two_clients_with_homes_of_their_own_come_together(pair: Pair) -> None:
-    pids = {"bad": count(browser("bad"))[2], "other": count(browser("other"))[2]}
-    while pids["bad"] == pids["other"]:  # until they are two
-        pair.redis.client().delete("callsheet:home:other")
+    pids = {"bad": count(browser("bad"))[2]}
+    home, _ = pair.of(pids["bad"])
+    home.send_signal(signal.SIGSTOP)  # so that the other one takes the call
+    try:
         pids["other"] = count(browser("other"))[2]
+    finally:
+        home.send_signal(signal.SIGCONT)
+    assert pids["bad"] != pids["other"]
     agent = browser("bad")
     agent.second = StdIOStatefulClient("other", affinity=True)  # type: ignore[attr-defined]
     at = count(agent)[2]

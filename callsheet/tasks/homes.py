@@ -122,8 +122,8 @@ class Homes:
     async def _send_on(self, task: Any, request: Any, other: str, label: str) -> None:
         *args, data = request.args
         args.append({**data, _SENT_ON: data.get(_SENT_ON, 0) + 1})
-        signature = task.signature_from_request(request, args=tuple(args), retries=request.retries, exchange="",
-                                                routing_key=other, **{KEEP_SENT: True})
+        signature = task.signature_from_request(request, args=tuple(args), retries=request.retries, queue=other,
+                                                **{KEEP_SENT: True})
         logger.info("mcp_sent_on agent=%s call=%s to=%s", label, request.id, other)
         await Publisher(self._app, self._settings)([json.dumps(signature, default=str)])
 
