@@ -60,9 +60,9 @@ class Pool:
                                              reply=True, timeout=5, limit=1)
         return answers[0][self.process.name]
 
-    def unacked(self) -> int:
-        """Of this queue: a killed worker of another test may have left some on the server that they share."""
-        return sum(json.loads(entry)[2] == self.queue for entry in self.redis.hvals("unacked"))
+    def unacked(self, queue: str = "") -> int:
+        """Of this queue, or another: a killed worker of another test may have left some on the server that they share."""
+        return sum(json.loads(entry)[2] == (queue or self.queue) for entry in self.redis.hvals("unacked"))
 
     def holds(self, count: int, key: str, gate: str):
         """Calls that hold their slots until the gate opens."""

@@ -131,11 +131,11 @@ def test_a_queue_is_left_and_taken_up_again_while_others_go_on(own_redis):
         wait_for(lambda: {queue["name"] for queue in pool.inspect("active_queues")} == {pool.queue, other}, what="both")
         held = [a.hold.apply_async((key, gate), queue=other) for _ in range(6)]
         pool.wait_notes(f"{key}:in", 2)
-        wait_for(lambda: pool.unacked() == 4, what="two that wait behind those that run")
+        wait_for(lambda: pool.unacked(other) == 4, what="two that wait behind those that run")
         assert "ok" in pool.control("cancel_consumer", queue=other)
         wait_for(lambda: [queue["name"] for queue in pool.inspect("active_queues")] == [pool.queue], what="one left")
         pool.open(gate)
-        wait_for(lambda: pool.unacked() == 0, what="all that had been taken to end")
+        wait_for(lambda: pool.unacked(other) == 0, what="all that had been taken to end")
         taken = pool.notes(f"{key}:out")
         assert 2 <= taken <= 4 and pool.redis.llen(other) == 6 - taken  # what was taken was run or given back
         more = [a.add.apply_async((1, 2), queue=other) for _ in range(5)]
