@@ -61,7 +61,7 @@ class Pool:
         return answers[0][self.process.name]
 
     def unacked(self, queue: str = "") -> int:
-        """Of this queue, or another: a killed worker of another test may have left some on the server that they share."""
+        """Of this queue, or another: a killed worker of another test may have left some on the server they share."""
         return sum(json.loads(entry)[2] == (queue or self.queue) for entry in self.redis.hvals("unacked"))
 
     def holds(self, count: int, key: str, gate: str):
