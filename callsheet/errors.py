@@ -156,8 +156,8 @@ class ObserveFailed(HubError):
     """
 
     def __init__(self, message: str = "", members: dict[str, str] | None = None) -> None:
-        super().__init__(message, dict(members or {}))
-        self.members = dict(members or {})
+        super().__init__(message, members or {})
+        self.members = dict(members) if isinstance(members, dict) else {}
 
     def __str__(self) -> str:
         return str(self.args[0])
