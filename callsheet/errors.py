@@ -155,8 +155,8 @@ class ObserveFailed(HubError):
         members: of those that raised, by agent id: the error's class and text.
     """
 
-    def __init__(self, message: str = "", members: dict[str, str] | None = None) -> None:
-        super().__init__(message, members or {})
+    def __init__(self, message: str = "", members: dict[str, str] | None = None, *more: Any) -> None:
+        super().__init__(message, members or {}, *more)
         self.members = dict(members) if isinstance(members, dict) else {}
 
     def __str__(self) -> str:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from callsheet.cli.main import main
 from callsheet.models.stub import StubModelServer
 from callsheet.settings import use_settings
 from tests.agents.basic import Echo
+from tests.cli_process import environment
 from tests.fleet import Fleet
 from tests.services import RedisServer, free_port
 
@@ -251,10 +254,11 @@ def test_the_command_ends_with_1_where_something_failed_and_with_strict_where_it
     assert code == 1 and {"fail"} == {line["level"] for line in lines if line["subject"] == "eviction"}
 
 
-def test_settings_that_are_wrong_are_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CALLSHEET_LEASE", "0")
-    result = CliRunner().invoke(main, ["doctor"])
-    assert result.exit_code == 1 and "CALLSHEET_LEASE" in result.output and "✗ settings" in result.output
+def test_settings_that_are_wrong_are_a_finding() -> None:
+    # A process of its own: this one has read its settings.
+    done = subprocess.run([sys.executable, "-m", "callsheet.cli.main", "doctor"], env=environment(CALLSHEET_LEASE="0"),
+                          capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "CALLSHEET_LEASE" in done.stdout and "✗ settings" in done.stdout
 
 
 def test_a_redis_that_is_away_leaves_the_rest_to_be_looked_at() -> None:

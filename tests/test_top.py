@@ -52,7 +52,7 @@ def test_a_frame_tells_queues_workers_and_agents_while_a_job_runs(fleet: Fleet, 
     assert set(one.workers) >= {fleet.io.name, fleet.cpu.name}
     assert one.waiting["tops"] == 1 and one.readers("tops") == 0 and one.readers("io") == 1
     assert one.held >= 2 and one.agents()["Compute(c)"][0] >= 1
-    text = drawn(one)
+    text = drawn(one, lines=1000)  # others have called many agents there
     for word in ("no worker reads it", fleet.io.name, fleet.cpu.name, "asyncio", "prefork", "Compute(c)"):
         assert word in text
     assert "a prompt" not in text and max(map(len, text.splitlines())) <= 140
@@ -88,7 +88,7 @@ def test_failures_stand_out(fleet: Fleet) -> None:
     wait_for(lambda: job.done, what="its end")
     one = wait_for(lambda: (found := look(fleet.settings)).agents().get("Failing(top)", [0, 0])[1] and found,
                    what="the count")
-    assert "(100%)" in next(line for line in drawn(one).splitlines() if "Failing(top)" in line)
+    assert "(100%)" in next(line for line in drawn(one, lines=1000).splitlines() if "Failing(top)" in line)
 
 
 def test_a_frame_of_limits_breakers_and_hubs() -> None:
