@@ -133,7 +133,8 @@ def test_a_job_that_failed_or_was_cancelled_tells_why_and_what_did_not_run(stage
     held.cancel()
     with pytest.raises(JobCancelled):
         held.get(timeout=20)
-    wait_for(lambda: call(stage.tree(held), "Waits(held)").status == "REVOKED", what="the call's end")
+    wait_for(lambda: (one := call(stage.tree(held), "Waits(held)")).status == "REVOKED" and one.worker,
+             what="the call's end, as its worker tells it")
     tree = stage.tree(held)
     assert tree.status == "REVOKED" and call(tree, "Waits(held)").worker == stage.io.name
 
