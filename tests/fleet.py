@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -52,9 +53,10 @@ def client_settings(server: RedisServer, **changes: object) -> Settings:
     return Settings.load(**{"redis_url": server.url, "queues": "extra,nobody", **changes})
 
 
-@pytest.fixture(scope="session")
-def fleet_workers(redis_server: RedisServer) -> Iterator[Fleet]:
-    server = RedisServer()  # its own: other tests may flush the shared one
+@contextmanager
+def fleet_of_its_own() -> Iterator[Fleet]:
+    """New workers with a new Redis."""
+    server = RedisServer()  # other tests may flush the shared one
     env = {"CALLSHEET_MODULES": MODULES, "CALLSHEET_RETRY_BACKOFF": "0.05", "CALLSHEET_QUEUES": "extra,nobody"}
     try:
         with worker("callsheet.workers.io", server.url, "--autoscale=50,5", env=env) as io, \
@@ -62,6 +64,12 @@ def fleet_workers(redis_server: RedisServer) -> Iterator[Fleet]:
             yield Fleet(server, io, cpu, client_settings(server))
     finally:
         server.remove()
+
+
+@pytest.fixture(scope="session")
+def fleet_workers(redis_server: RedisServer) -> Iterator[Fleet]:
+    with fleet_of_its_own() as found:
+        yield found
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,21 +24,23 @@ from callsheet.settings import use_settings
 from tests.agents.basic import Compute, Echo, Failing
 from tests.agents.orchestra import Waits
 from tests.cli_process import environment
-from tests.fleet import Fleet
+from tests.fleet import Fleet, fleet_of_its_own
 from tests.services import RedisServer, free_port, wait_for
 
 HELLO = Msg("u", "a prompt that stays here", "user")
+
+
+@pytest.fixture(scope="module")
+def fleet_workers(redis_server: RedisServer) -> Iterator[Fleet]:
+    """Not those that other tests call: of over a hundred agents a worker tells only the classes."""
+    with fleet_of_its_own() as found:
+        yield found
 
 
 def drawn(one: Look, rates: Rates | None = None, width: int = 140, lines: int = 12) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(frame(one, rates or Rates(), lines))
     return console.export_text()
-
-
-def told(one: Look, cls: str, name: str) -> str:
-    """An agent, or its class alone: a worker that has seen many agents tells no more of them apart."""
-    return full if (full := f"{cls}({name})") in one.agents() else cls
 
 
 def test_a_frame_tells_queues_workers_and_agents_while_a_job_runs(fleet: Fleet, tmp_path: Path) -> None:
@@ -51,15 +54,14 @@ def test_a_frame_tells_queues_workers_and_agents_while_a_job_runs(fleet: Fleet, 
     def busy() -> Look | None:
         one = look(settings)
         used = one.workers.get(fleet.io.name, {}).get("slots", {}).get("slots_used", 0)
-        return one if used >= 2 and one.agents().get(told(one, "Compute", "c"), [0])[0] >= 1 else None
+        return one if used >= 2 and one.agents().get("Compute(c)", [0])[0] >= 1 else None
 
     one = wait_for(busy, what="two calls that run, and one that a process has counted")
     assert set(one.workers) >= {fleet.io.name, fleet.cpu.name}
     assert one.waiting["tops"] == 1 and one.readers("tops") == 0 and one.readers("io") == 1
-    assert one.held >= 2 and one.agents()[told(one, "Compute", "c")][0] >= 1
-    text = drawn(one, lines=1000)  # others have called many agents there
-    for word in ("no worker reads it", fleet.io.name, fleet.cpu.name, "asyncio", "prefork",
-                 told(one, "Compute", "c")):
+    assert one.held >= 2 and one.agents()["Compute(c)"][0] >= 1
+    text = drawn(one)
+    for word in ("no worker reads it", fleet.io.name, fleet.cpu.name, "asyncio", "prefork", "Compute(c)"):
         assert word in text
     assert "a prompt" not in text and max(map(len, text.splitlines())) <= 140
     gate.touch()
@@ -92,10 +94,9 @@ def test_rates_are_between_two_looks_and_unknown_after_a_worker_began_anew(fleet
 def test_failures_stand_out(fleet: Fleet) -> None:
     job = Failing("top").submit(HELLO)
     wait_for(lambda: job.done, what="its end")
-    one = wait_for(lambda: (found := look(fleet.settings)).agents().get(told(found, "Failing", "top"), [0, 0])[1]
-                   and found, what="the count")
-    name = told(one, "Failing", "top")
-    assert "(100%)" in next(line for line in drawn(one, lines=1000).splitlines() if name in line)
+    one = wait_for(lambda: (found := look(fleet.settings)).agents().get("Failing(top)", [0, 0])[1] and found,
+                   what="the count")
+    assert "(100%)" in next(line for line in drawn(one).splitlines() if "Failing(top)" in line)
 
 
 def test_a_frame_of_limits_breakers_and_hubs() -> None:
