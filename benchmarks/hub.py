@@ -185,7 +185,7 @@ def hired(url: str) -> Iterator[Any]:
 
 def conversation() -> int:
     """Messages that are not once, and in order, in a member's history."""
-    server = RedisServer("--appendonly", "yes")
+    server = RedisServer("--appendonly", "yes", "--appendfsync", "always")
     try:
         settings = Settings.load(redis_url=server.url, turn_lease=2)
         with use_settings(settings), hired(server.url) as hire:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import redis
 
 import callsheet
 from callsheet import Msg, MsgHub
@@ -24,7 +25,7 @@ from tests.services import RedisServer, wait_for
 @pytest.fixture
 def lasting(redis_server: RedisServer) -> Iterator[RedisServer]:
     """A server that keeps what it holds through a restart."""
-    server = RedisServer("--appendonly", "yes")
+    server = RedisServer("--appendonly", "yes", "--appendfsync", "always")
     yield server
     server.remove()
 
@@ -141,6 +142,35 @@ def test_a_listener_misses_nothing_when_its_connection_is_cut_and_redis_restarts
         assert found == ["first", *map(str, range(100))]
     finally:
         proxy.close()
+
+
+def test_a_listener_hears_what_is_said_after_redis_came_back_without_the_last_messages(own_redis):
+    with use_settings(client_settings(own_redis)):
+        raw = redis.Redis.from_url(own_redis.url)
+        hub = MsgHub.open("back", (), Msg("host", "0", "user"))
+        heard: list[str] = []
+
+        async def hear() -> None:
+            async for event in callsheet.hub.listen("back"):
+                heard.append(event.msg.content)
+
+        thread = threading.Thread(target=lambda: asyncio.run(hear()), daemon=True)
+        thread.start()
+        hub.broadcast(Msg("host", "1", "user"))
+        wait_for(lambda: heard == ["0", "1"], what="the first two")
+        kept = {key: raw.dump(key) for key in raw.scan_iter("callsheet:hub*")}
+        for text in "abc":
+            hub.broadcast(Msg("host", text, "user"))
+        wait_for(lambda: heard[2:] == ["a", "b", "c"], what="three more")
+        for key, value in kept.items():
+            raw.restore(key, 0, value, replace=True)
+        hub.broadcast(Msg("host", "2", "user"))
+        wait_for(lambda: heard[5:] == ["2"], what="what is said next")
+        for text in "3456":
+            hub.broadcast(Msg("host", text, "user"))
+        hub.close()
+        thread.join(20)
+    assert heard == [*"01abc23456"]
 
 
 def test_a_listener_that_is_slow_gets_all_and_is_told_what_is_gone(own_redis):

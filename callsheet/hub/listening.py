@@ -185,10 +185,9 @@ class _Events:
     def _next_pushed(self) -> list[HubEvent]:
         found: list[HubEvent] = []
         while self._pushed:
-            number = number_of(self._after)
-            entry = self._pushed[0]
-            if entry.number > number + 1:
-                self._look = True  # some are missing: they are in the log
+            number, entry = number_of(self._after), self._pushed[0]
+            if entry.number != number + 1 and (entry.number > number or time_of(entry.id) > time_of(self._after)):
+                self._look = True  # some are missing, or Redis came back without the last ones: the log has it
                 break
             self._pushed.popleft()
             if entry.number == number + 1:
@@ -198,23 +197,27 @@ class _Events:
 
     async def _read(self) -> list[HubEvent]:
         assert self._info is not None
-        closed, self._look = self._closed, False
+        closed, self._look, waiting = self._closed, False, len(self._pushed)
         try:
             entries = await self._hubs.read(self._info.epoch, self._after, _PAGE)
             info = await self._hubs.info(self._name) if not entries else None
+            if info is not None and self._ahead(info):  # said meanwhile, or no longer kept
+                entries = await self._hubs.read(self._info.epoch, self._after, _PAGE)
         except (RedisError, RedisUnavailable, OSError):
             self._look = True
             await asyncio.sleep(_READ_AGAIN)
             return []
-        if len(entries) == _PAGE:
-            self._look = True
+        if entries:
+            self._look = True  # there may be more, and whether the hub is closed is asked when there is none
         if not entries and info is not None and info.epoch == self._info.epoch:
             self._closed = closed or info.closed is not None
-            if number_of(info.last) > number_of(self._after):
+            if self._ahead(info):
                 return self._missed(number_of(info.last), info.last)
         elif not entries:
             self._closed = True  # a life of the hub that is over
         if not entries:
+            for _ in range(waiting):
+                self._pushed.popleft()  # the log does not have them either: Redis lost them as it went down
             return []
         found = []
         if entries[0].number > number_of(self._after) + 1:
@@ -223,6 +226,10 @@ class _Events:
         found += [HubEvent(self._name, entry) for entry in entries]
         self._after = entries[-1].id
         return found
+
+    def _ahead(self, info: HubInfo) -> bool:
+        assert self._info is not None
+        return info.epoch == self._info.epoch and number_of(info.last) > number_of(self._after)
 
     def _missed(self, last: int, entry_id: str) -> list[HubEvent]:
         first = number_of(self._after) + 1

@@ -11,10 +11,11 @@ from typing import Any
 
 import redis
 import redis.asyncio
+import redis.asyncio.retry
 import redis.asyncio.sentinel
+import redis.retry
 import redis.sentinel
 from kombu.exceptions import OperationalError
-from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
 from callsheet.errors import RedisUnavailable
@@ -25,6 +26,10 @@ from callsheet.settings.celery import CONNECT_TIMEOUT, TIMEOUT
 from callsheet.settings.sentinels import Sentinels
 
 _MOST = 32  # connections of an async client
+# A command goes once more over a new connection, should one have broken since it was used; after a timeout nobody
+# knows what has arrived. What must not take effect twice names itself to its script.
+_ONCE_MORE: dict[str, Any] = {"backoff": ConstantBackoff(0.05), "retries": 1,
+                              "supported_errors": (redis.ConnectionError,)}
 _Sentinel: Any = redis.sentinel.Sentinel  # untyped, as is the next
 _AsyncSentinel: Any = redis.asyncio.Sentinel
 
@@ -44,22 +49,18 @@ class _SentinelClient(redis.asyncio.Redis):
 
 @functools.lru_cache(maxsize=8)
 def _sync(url: str, sentinels: Sentinels | None, pid: int) -> Any:
+    waits: dict[str, Any] = {"socket_connect_timeout": CONNECT_TIMEOUT, "socket_timeout": TIMEOUT,
+                             "retry": redis.retry.Retry(**_ONCE_MORE)}
     if sentinels is None:
-        return redis.Redis.from_url(url, socket_connect_timeout=CONNECT_TIMEOUT, socket_timeout=TIMEOUT)
-    manager = _Sentinel(sentinels.hosts, sentinel_kwargs=sentinels.own_options,
-                        socket_connect_timeout=CONNECT_TIMEOUT, socket_timeout=TIMEOUT, **sentinels.server_options)
+        return redis.Redis.from_url(url, **waits)
+    manager = _Sentinel(sentinels.hosts, sentinel_kwargs=sentinels.own_options, **waits, **sentinels.server_options)
     return manager.master_for(sentinels.master)
 
 
 def _async(settings: Settings, listens: bool = False) -> Any:
-    waits: dict[str, Any] = {"socket_connect_timeout": CONNECT_TIMEOUT}
-    if listens:
-        waits["socket_timeout"] = None
-    else:
-        # Once more over a new connection, should one have broken since it was used; after a timeout nobody knows what
-        # has arrived.
-        once = Retry(ConstantBackoff(0.05), 1, supported_errors=(redis.ConnectionError,))
-        waits |= {"socket_timeout": 2 * TIMEOUT, "retry": once}
+    waits: dict[str, Any] = {"socket_connect_timeout": CONNECT_TIMEOUT, "socket_timeout": 2 * TIMEOUT}
+    if not listens:  # what listens begins anew by itself
+        waits["retry"] = redis.asyncio.retry.Retry(**_ONCE_MORE)
     sentinels = settings.sentinels
     if sentinels is None:
         pool = redis.asyncio.BlockingConnectionPool.from_url(settings.redis_url.get_secret_value(),

@@ -66,20 +66,24 @@ class Subscriptions:
             pubsub = client.pubsub()
             try:
                 await self._serve(pubsub)
-            except (RedisError, OSError) as exc:
+            except Exception as exc:  # whatever it was, those who listen wait for it to come back
                 pause = _SHORTEST_RETRY if self.healthy else min(pause * 2, _SLOWEST_RETRY)
                 self.healthy = False
-                # Where nobody waits, Redis may well have been stopped on purpose.
-                waited_for = any(listeners - self._quiet for listeners in self._listeners.values())
-                level = logging.WARNING if waited_for else logging.DEBUG
-                logger.log(level, "The subscription broke (%s); it is opened again in %.1f s.",
-                           type(exc).__name__, pause)
+                self._tell(exc, pause)
                 await self._rest(pause)
             finally:
                 await _closed(pubsub, client)
             if not self._listeners:
                 return  # the next `add` begins anew
             self._new |= set(self._listeners)
+
+    def _tell(self, exc: Exception, pause: float) -> None:
+        # Where nobody waits, Redis may well have been stopped on purpose.
+        waited_for = any(listeners - self._quiet for listeners in self._listeners.values())
+        usual = isinstance(exc, RedisError | OSError)
+        logger.log(logging.WARNING if waited_for or not usual else logging.DEBUG,
+                   "The subscription broke (%s); it is opened again in %.1f s.", type(exc).__name__, pause,
+                   exc_info=None if usual else exc)
 
     async def _rest(self, seconds: float) -> None:
         """Wait before the next try; less where somebody begins to listen."""
@@ -140,7 +144,7 @@ async def _closed(pubsub: Any, client: Any) -> None:
     try:
         await pubsub.aclose()
         await client.aclose()
-    except (RedisError, OSError) as exc:
+    except Exception as exc:
         logger.debug("closing a broken subscription: %s", exc)
 
 

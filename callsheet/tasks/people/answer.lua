@@ -2,8 +2,9 @@
 -- KEYS: questions(job), answers(job), waiting()
 -- ARGV: question's id, answer, member of waiting(), ms that answers are kept, channel of answers
 -- Gives 'taken'; 'answered' if it was before; 'gone' if nobody asks it.
-if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then
-  return 'answered'
+local before = redis.call('HGET', KEYS[2], ARGV[1])
+if before then -- the same one again is one that was sent twice, as its connection broke; it has the time in it
+  return before == ARGV[2] and 'taken' or 'answered'
 end
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
   return 'gone'
