@@ -30,6 +30,10 @@ class Runs:
     def ended(self):
         return sum(what == "end" for what, _ in self.read())
 
+    def of(self):
+        """The tasks that have run to their end."""
+        return {task for what, task in self.read() if what == "end"}
+
     def most_at_once(self):
         now, most = collections.Counter(), 0
         for what, task in self.read():
@@ -48,6 +52,22 @@ def kill_connections(server, kinds):
                 if int(found["addr"].rpartition(":")[2]) not in ours:
                     killed += client.client_kill_filter(_id=found["id"])
     return killed
+
+
+def send_again_what_kombu_lost(pool, runs, sent):
+    """What its own transport had popped when its connection broke never reaches the worker: see test_transport.
+
+    What did reach it must run, whatever it lost.
+    """
+    last = pool.send(a.run_once, 0).id
+    wait_for(lambda: last in runs.of(), 30, "the last to run, so that nothing is under way to the worker")
+    lost = [task for task in sent if task not in pool.process.log]
+    assert len(lost) <= KILLS, "one connection pops"
+    for tag, entry in pool.redis.hgetall("unacked").items():
+        if any(task in entry for task in lost):  # noted, but not delivered: kombu gives it back in an hour
+            pool.redis.hdel("unacked", tag)
+    for task in lost:
+        pool.send(a.run_once, 0.05, task_id=task)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +94,9 @@ def test_loaded_worker_survives_the_loss_of_its_connections(server, tmp_path, pa
             enough = min(before + 10, len(sent))
             wait_for(lambda enough=enough: runs.ended() >= enough, 20,
                      f"work after loss {number + 1} of {kinds}\n{pool.process.log[-3000:]}")
-        wait_for(lambda: {task for what, task in runs.read() if what == "end"} >= set(sent), 30, "all to have run")
+        if parts == "stock":
+            send_again_what_kombu_lost(pool, runs, sent)
+        wait_for(lambda: runs.of() >= set(sent), 30, "all to have run")
         wait_for(lambda: pool.redis.llen(pool.queue) == 0 and pool.unacked() == 0, what="all acknowledged")
         assert runs.most_at_once() == 1
         # Celery's own backend gives up on a result when its connection is lost.

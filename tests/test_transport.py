@@ -20,6 +20,7 @@ import redis
 from kombu import Connection, Consumer, Exchange, Producer, Queue
 
 from callsheet.workers import transport as module
+from tests.proxy import Proxy
 from tests.services import RedisServer, free_port, redis_binary, wait_for
 
 BATCHED = "callsheet.workers.transport:Transport"
@@ -452,6 +453,27 @@ def test_a_lost_connection_loses_nothing(server, bench):
             break
     assert sorted(got) == list(range(200))
     assert registered(client) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("transport", "kept"), [(BATCHED, True), (None, False)])
+def test_what_was_on_its_way_when_the_connection_broke_is_kept(server, bench, transport, kept):
+    queue, client, proxy = name(), server.client(), Proxy(server.port)
+    try:
+        options = {"lease": 1} if transport else {}
+        receiver = bench(proxy.url, queue, transport=transport, **options).consume()
+        receiver.nothing_more()
+        with contextlib.suppress(redis.ConnectionError, OSError):
+            proxy.delay = 1.5
+            bench(server.url, transport=None).send(queue, {"on": "its way"})
+            threading.Thread(target=lambda: (wait_for(lambda: not client.llen(queue)), proxy.cut()), daemon=True).start()
+            receiver.drain(1, 20)
+        assert not receiver.messages
+        again = bench(server.url, queue, transport=transport, **options).consume()
+        # Stock kombu pops a message, and notes who has it only when it has come.
+        assert again.drain(1, 10 if kept else 0.5) == ([{"on": "its way"}] if kept else [])
+        assert kept or (client.llen(queue), *registered(client)) == (0, 0, 0, 0)
+    finally:
+        proxy.close()
 
 
 def test_another_server_is_left_to_stock_kombu(own_redis, bench, caplog):
