@@ -458,6 +458,11 @@ def test_a_lost_connection_loses_nothing(server, bench):
 @pytest.mark.parametrize(("transport", "kept"), [(BATCHED, True), (None, False)])
 def test_what_was_on_its_way_when_the_connection_broke_is_kept(server, bench, transport, kept):
     queue, client, proxy = name(), server.client(), Proxy(server.port)
+
+    def cut_when_popped() -> None:
+        wait_for(lambda: not client.llen(queue), what="the message to be taken")
+        proxy.cut()
+
     try:
         options = {"lease": 1} if transport else {}
         receiver = bench(proxy.url, queue, transport=transport, **options).consume()
@@ -465,7 +470,7 @@ def test_what_was_on_its_way_when_the_connection_broke_is_kept(server, bench, tr
         with contextlib.suppress(redis.ConnectionError, OSError):
             proxy.delay = 1.5
             bench(server.url, transport=None).send(queue, {"on": "its way"})
-            threading.Thread(target=lambda: (wait_for(lambda: not client.llen(queue)), proxy.cut()), daemon=True).start()
+            threading.Thread(target=cut_when_popped, daemon=True).start()
             receiver.drain(1, 20)
         assert not receiver.messages
         again = bench(server.url, queue, transport=transport, **options).consume()
