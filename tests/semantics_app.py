@@ -302,9 +302,9 @@ async def until_broken_off(key, seconds=30):
     started = time.monotonic()
     try:
         await asyncio.sleep(seconds)
-    except SoftTimeLimitExceeded:
+    except SoftTimeLimitExceeded as exc:
         note(key, "soft")
-        return ["soft", time.monotonic() - started]
+        return ["soft", time.monotonic() - started, *exc.args]  # with the limit that struck
     except asyncio.CancelledError:
         note(key, "hard")
         raise

@@ -274,18 +274,21 @@ def test_code_that_blocks_the_loop_is_logged_with_its_stack(pool):
 
 def test_acknowledged_at_once(pool):
     """Not with the hub's next poll, up to a second later."""
-    slowest = 0.0
-    for _ in range(5):
+    times = []
+    for _ in range(9):
         pool.run(a.add, 1, 2)
         started = time.monotonic()
         wait_for(lambda: pool.unacked() == 0, every=0.002, what="the acknowledgement")
-        slowest = max(slowest, time.monotonic() - started)
-    assert slowest < 0.3
+        times.append(time.monotonic() - started)
+    # One that is late tells of a busy machine; the hub's poll would delay them all.
+    assert sorted(times)[4] < 0.3, times
 
 
 def test_idle_worker_is_idle(pool):
     wait_for(lambda: pool.info()["running"] == 0, what="an idle pool")
-    assert psutil.Process(pool.process.process.pid).cpu_percent(interval=1.5) < 2
+    process = psutil.Process(pool.process.process.pid)
+    # One that spins or polls never comes to rest; a timer's turn or two may fall into a single look.
+    wait_for(lambda: process.cpu_percent(interval=1.5) < 2, what="a process at rest")
 
 
 def test_garbage_collector_is_made_to_run_seldom():

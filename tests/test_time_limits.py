@@ -19,8 +19,8 @@ def pool(redis_server):
 
 def test_the_workers_limits_hold_for_tasks_without_any(pool):
     key = unique()
-    kind, seconds = pool.run(s.unlimited, key)
-    assert kind == "soft" and 0.5 < seconds < 10
+    kind, seconds, limit = pool.run(s.unlimited, key)
+    assert (kind, limit) == ("soft", 0.6) and 0.5 < seconds < 10
     assert pool.run(s.unlimited_thread, key) == "soft"
     with pytest.raises(TimeLimitExceeded):
         pool.run(a.stubborn_for, key, 2.0)
@@ -28,14 +28,14 @@ def test_the_workers_limits_hold_for_tasks_without_any(pool):
 
 
 def test_the_tasks_limits_come_before_the_workers(pool):
-    kind, seconds = pool.run(s.limited, unique())
-    assert kind == "soft" and 0.1 < seconds < 0.6
+    kind, seconds, limit = pool.run(s.limited, unique())
+    assert (kind, limit) == ("soft", 0.2) and 0.1 < seconds < 10
 
 
 def test_the_calls_limits_come_before_all_others(pool):
     key = unique()
-    kind, seconds = pool.run(s.limited, key, soft_time_limit=0.05)
-    assert kind == "soft" and seconds < 0.2
+    kind, seconds, limit = pool.run(s.limited, key, soft_time_limit=0.05)
+    assert (kind, limit) == ("soft", 0.05) and 0.04 < seconds < 10
     assert pool.run(s.limited, key, 1.0, soft_time_limit=20)[0] == "over"
     with pytest.raises(TimeLimitExceeded):
         pool.run(s.limited, unique(), soft_time_limit=20, time_limit=0.1)

@@ -87,13 +87,14 @@ def test_a_killed_workers_calls_are_back_within_the_lease(fleet_on, pool):
             fleet_on.wait_notes("k", 4)
             wait_for(lambda: fleet_on.redis.hlen("unacked") == 8, what="the prefetched messages")
             victim.kill()
+        seconds, micros = fleet_on.redis.time()
+        ends = [score for _, score in fleet_on.redis.zrange("unacked_lease", 0, -1, withscores=True)]
+        assert len(ends) == 8 and max(ends) <= seconds + micros / 1e6 + 1.5  # the rest of the 2 s is for the sweep
         survivor.send_signal(signal.SIGCONT)
-        started = time.monotonic()
         fleet_on.redis.delete("k")
         wait_for(lambda: fleet_on.redis.llen(QUEUE) + len(fleet_on.notes("k")) >= 8, what="the messages to be back")
         fleet_on.redis.set("gate", 1)
         fleet_on.wait_notes("k", 12)
-        assert time.monotonic() - started < 4
         if pool != "prefork":
             assert sorted(fleet_on.notes("k")) == ["1 0 False"] * 4 + ["2 1 True"] * 8
         fleet_on.wait_idle()
@@ -303,8 +304,11 @@ def test_idle_workers_neither_poll_nor_spin(fleet_on):
         def use() -> float:
             return sum(watched.cpu_times()[:2])
 
-        before, calls = use(), fleet_on.redis.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
-        end = time.monotonic() + 3
-        wait_for(lambda: time.monotonic() > end)
-        assert (use() - before) / 3 < 0.02
-        assert fleet_on.redis.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0) - calls <= 3
+        def scripts() -> int:
+            return int(fleet_on.redis.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
+
+        before, calls, began = use(), scripts(), time.monotonic()
+        wait_for(lambda: time.monotonic() > began + 3)
+        used, ran, seconds = use() - before, scripts() - calls, time.monotonic() - began
+        assert used / seconds < 0.02
+        assert ran <= seconds
