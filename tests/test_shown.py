@@ -1,9 +1,7 @@
 """What logs, `inspect` and Flower show of calls: agents, short arguments and replies without secrets, families."""
 
 import json
-import threading
 import time
-from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
@@ -18,6 +16,7 @@ from callsheet.tasks.shown import Reply, hidden, shown
 from tests.agents.basic import Echo
 from tests.agents.family import Child, CpuParent, Parent, Spills
 from tests.agents.gated import CpuGated, Gated
+from tests.celery_events import events
 from tests.services import wait_for
 
 BLOCKS = [{"type": "text", "text": "Look  at\nthis"}, {"type": "image", "source": {"type": "url", "url": "https://x"}},
@@ -165,24 +164,6 @@ def test_logs_show_replies_short_and_without_secrets(fleet):
     assert "sk-abcdefgh12345678" in job.get(timeout=30).get_text_content()  # the reply itself is whole
     line = wait_for(lambda: next((line for line in fleet.io.log.splitlines() if job.id in line and "succ" in line), ""))
     assert 'e: "e:the token is *** and more' in line and len(line) < 300
-
-
-@contextmanager
-def events(app):
-    """The events of tasks, as they arrive."""
-    seen = []
-    with app.connection_for_read() as connection:
-        receiver = app.events.Receiver(connection, handlers={"*": seen.append})
-        thread = threading.Thread(target=receiver.capture, kwargs={"wakeup": False}, daemon=True)
-        thread.start()
-        try:
-            # The first ones prove that the next ones are heard.
-            wait_for(lambda: app.control.enable_events() or seen, every=0.2, what="a worker's events")
-            yield seen
-        finally:
-            receiver.should_stop = True
-            thread.join(10)
-    app.control.disable_events()
 
 
 def of_kind(seen, kind):

@@ -15,6 +15,7 @@ from callsheet.tasks.shown import hidden
 
 _PROCESSES = 1 << 32  # pids of processes are below, those of calls on the asyncio pool above
 _REPLY = "callsheet.reply"
+_TELLING = ("exception", "traceback")
 _LOST = (WorkerLostError, SystemExit, KeyboardInterrupt)
 
 
@@ -78,10 +79,11 @@ class SecondChanceRequest(Request):
 
     def send_event(self, type: str, **fields: Any) -> None:
         """Celery's; errors without secrets."""
-        for name in ("exception", "traceback"):
-            if name in fields:
-                fields[name] = hidden(fields[name])
-        super().send_event(type, **fields)
+        if self._eventer and self._eventer.enabled and self.task.send_events:
+            for name in _TELLING:
+                if name in fields:
+                    fields[name] = hidden(fields[name])
+            self._eventer.send(type, uuid=self.id, **fields)
 
     @property
     def agent(self) -> str:

@@ -75,6 +75,7 @@ def _app(settings: Settings | None, queue: str) -> Celery:
     settings = settings or get_settings()
     app = make_app(settings, queue, f"callsheet.workers.{queue}")
     app.conf.worker_consumer = "callsheet.workers.consumer:Consumer"
+    app.events_cls = "callsheet.workers.events:Events"
     app.conf.worker_autoscaler = AUTOSCALER
     app.user_options["worker"].add(CheckedAutoscale())
     app.steps["consumer"].add(ReadRevoked)

@@ -18,6 +18,7 @@ from callsheet.resources.trouble import refusal
 from callsheet.tasks.patience import trouble
 from callsheet.workers.broker.layout import OVERSIZE
 from callsheet.workers.broker.ledger import begin_shutdown
+from callsheet.workers.events import PAUSE, EventDispatcher
 from callsheet.workers.handback import hand_back, unbegun
 from callsheet.workers.later import Waiting
 
@@ -35,6 +36,8 @@ class Consumer(consumer.Consumer):
     with the connection, and end the next worker. Here it is refused: logged, dropped, and where its id can be read,
     the refusal is stored as the call's result, so that nobody waits for one that never comes.
     """
+
+    _events_sent = 0.0  # when, on the monotonic clock
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """Celery's handler, with an end for what it does not expect."""
@@ -63,8 +66,26 @@ class Consumer(consumer.Consumer):
         waiting = unbegun(self) if leaving else []
         if leaving:
             begin_shutdown()
+            if isinstance(self.event_dispatcher, EventDispatcher):
+                self.event_dispatcher.at_once()
         super().on_close()
         hand_back(waiting)
+
+    def on_send_event_buffered(self) -> None:
+        """An event waits for others: for the end of this turn of the loop, or where many come, a little longer."""
+        if self.hub:
+            self.hub.call_soon(self._send_events_soon)  # timers are the hub's own thread's
+
+    def _send_events_soon(self) -> None:
+        rest = self._events_sent + PAUSE - time.monotonic()
+        if rest > 0:
+            self.hub.call_later(rest, self._flush_events)
+        else:
+            self._flush_events()
+
+    def _flush_events(self) -> None:
+        self._events_sent = time.monotonic()
+        super()._flush_events()
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Celery's; a broker that answers, and refuses, is not asked again at once."""

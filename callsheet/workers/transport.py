@@ -27,6 +27,7 @@ from callsheet.workers.broker.message import Message
 from callsheet.workers.broker.poller import CLAIM, Poller
 from callsheet.workers.broker.qos import QoS
 from callsheet.workers.broker.scripts import CLAIM as CLAIM_SCRIPT
+from callsheet.workers.broker.stock import json
 from callsheet.workers.broker.stock import redis as stock
 
 logger = logging.getLogger(__name__)
@@ -155,6 +156,18 @@ class Channel(stock.Channel):
         self.ledger.later.put_away(delivery, task_id, at)
         self.qos.let_go(tag)
         return True
+
+    # Publishing
+
+    def _put_fanout(self, exchange: str, message: dict[str, Any], routing_key: str, **kwargs: Any) -> None:
+        """Kombu's; a body in base64 is not searched for what JSON escapes, which took longer than all the rest."""
+        if "_publish_batch" in kwargs or message["properties"].get("body_encoding") != "base64":
+            super()._put_fanout(exchange, message, routing_key, **kwargs)
+            return
+        payload = json.dumps({**message, "body": ""}).replace('"body": ""', f'"body": "{message["body"]}"', 1)
+        with self.conn_or_acquire() as client:
+            for topic in self._get_publish_topics(exchange, routing_key):
+                client.publish(topic, payload)
 
     # Connections
 
