@@ -13,14 +13,28 @@ import pytest
 from celery import chain
 
 import callsheet
-from callsheet import AgentFailed, FanoutPipeline, Job, Msg, SequentialPipeline
+from callsheet import AgentFailed, FanoutPipeline, Job, Msg, MsgHub, SequentialPipeline
 from callsheet.errors import AgentTimeout, RedisUnavailable, ResultTimeout
+from callsheet.hub.place import the_hubs
 from callsheet.resources import redis as clients
 from callsheet.settings import celery as config
 from callsheet.settings import use_settings
 from callsheet.tasks.app import current_app
 from tests.agents.basic import Compute, Echo
-from tests.agents.gated import Asks, CpuGated, CpuKeeps, FailsOnce, Gated, Keeps, Prints, Stuck, Ticks
+from tests.agents.gated import (
+    Asks,
+    Convenes,
+    CpuConvenes,
+    CpuGated,
+    CpuKeeps,
+    FailsOnce,
+    Gated,
+    GatedGroup,
+    Keeps,
+    Prints,
+    Stuck,
+    Ticks,
+)
 from tests.agents.work import Known
 from tests.fleet import client_settings
 from tests.proxy import Proxy
@@ -304,6 +318,34 @@ def test_all_that_a_call_writes_waits(scene, folder, kind):
     wait_for(own.ready, 30, "the chain")
     wait_for(scene.idle, 20, "all acknowledged")
     assert folder.lines("started") == sorted(["large", "prints", "asks", "again", "again", "first", "second"])
+
+
+@pytest.mark.parametrize("kind", ["oom", "away"])
+@pytest.mark.parametrize("agent", [Convenes, CpuConvenes])
+def test_what_a_call_does_to_a_hub_waits_also_where_it_is_not_awaited(scene, folder, agent, kind):
+    job = agent(str(folder), f"{agent.__name__} {kind}").submit(HELLO)
+    folder.wait("started", 1)
+    with Trouble(scene.server, kind):
+        folder.open()
+        folder.wait("ended", 1)
+        outlast(LEASE)
+    assert job.get(30).content == "1 False"
+    members = asyncio.run(the_hubs().members(f"of {agent.__name__} {kind}"))
+    assert [(member.label, member.behind) for member in members] == [("Talker(stays)", 1)]
+    assert folder.lines("started") == [f"{agent.__name__} {kind}"]
+
+
+@pytest.mark.parametrize("kind", ["oom", "away"])
+def test_an_elastic_group_that_hands_out_work_waits(scene, folder, kind):
+    group = GatedGroup(str(folder))
+    with MsgHub([group]) as hub:
+        hub.broadcast_nowait([HELLO, HELLO])
+        folder.wait("started", 1)
+        with Trouble(scene.server, kind):
+            folder.open()
+            folder.wait("ended", 1)
+            outlast(LEASE)
+        assert group.join(30).done == 2
 
 
 @pytest.mark.parametrize("kind", ["oom", "readonly", "away"])

@@ -15,6 +15,7 @@ from callsheet.agents import AgentBase, CallOptions
 from callsheet.agents.dispatch import dispatcher
 from callsheet.errors import HubMissing, ResultTimeout, SettingsError, UsageError
 from callsheet.hub.ledger import Ledger, Piece
+from callsheet.hub.patience import patient
 from callsheet.hub.place import on_loop, the_hubs
 from callsheet.hub.records import REPLICA, Seat
 from callsheet.hub.shift import NOTICE, Shift, notice
@@ -282,7 +283,7 @@ class ElasticGroup(AgentBase, observe="eager"):
 async def _aside(work: Callable[[], Any]) -> None:
     """Run what takes a blocking trip to Redis; inline there is none, and calls belong to the loop that runs."""
     if the_hubs().remote:
-        await asyncio.to_thread(work)
+        await patient(lambda: asyncio.to_thread(work))
     else:
         work()
 

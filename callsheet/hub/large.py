@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from callsheet.hub.patience import patient, patiently
 from callsheet.hub.records import Entry
 from callsheet.hub.wire import gap
 from callsheet.resources.redis import async_client, sync_client, translated
@@ -40,19 +41,26 @@ def _put(pipe: Any, blobs: Blobs, settings: Settings) -> None:
 
 def store(blobs: Blobs, settings: Settings) -> None:
     """Write them to Redis."""
-    if blobs:
-        with translated(settings), sync_client(settings).pipeline(transaction=False) as pipe:
+    def put() -> None:
+        with sync_client(settings).pipeline(transaction=False) as pipe:
             _put(pipe, blobs, settings)
             pipe.execute()
+
+    if blobs:
+        with translated(settings):
+            patiently(put)
 
 
 async def astore(blobs: Blobs, settings: Settings) -> None:
     """As `store`, in async code."""
+    async def put() -> None:
+        async with async_client(settings).pipeline(transaction=False) as pipe:
+            _put(pipe, blobs, settings)
+            await pipe.execute()
+
     if blobs:
         with translated(settings):
-            async with async_client(settings).pipeline(transaction=False) as pipe:
-                _put(pipe, blobs, settings)
-                await pipe.execute()
+            await patient(put)
 
 
 def any_large(entries: Sequence[Entry]) -> bool:

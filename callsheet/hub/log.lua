@@ -110,14 +110,30 @@ local function hub_heard(seats, field, cursor)
   end
 end
 
+-- The hub of a seat, if what the agent replies is said there.
+local function hub_hears(seat)
+  local hub = seat.u == '' and hub_of(seat.h)
+  return hub and hub.epoch == seat.e and hub.auto == '1' and hub.closed == '' and hub
+end
+
+-- Names of the hubs with eager members that hear what an agent replies.
+local function hub_eager(seats)
+  local eager, all = {}, redis.call('HGETALL', seats)
+  for i = 1, #all, 2 do
+    local hub = hub_hears(cjson.decode(all[i + 1]))
+    if hub and tonumber(hub.eager) > 0 then eager[#eager + 1] = hub.name end
+  end
+  return eager
+end
+
 -- Broadcasts messages of an agent to the hubs that it sits in; gives the names of those with eager members.
 local function hub_said(seats, agent, texts, now)
   local eager = {}
   local all = #texts > 0 and redis.call('HGETALL', seats) or {}
   for i = 1, #all, 2 do
     local seat = cjson.decode(all[i + 1])
-    local hub = seat.u == '' and hub_of(seat.h)
-    if hub and hub.epoch == seat.e and hub.auto == '1' and hub.closed == '' then
+    local hub = hub_hears(seat)
+    if hub then
       local before = hub.last
       for _, text in ipairs(texts) do hub_append(hub, agent, text) end
       hub_touch(hub, nil, now)

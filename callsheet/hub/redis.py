@@ -1,13 +1,14 @@
 """Hubs in Redis."""
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 from callsheet.errors import HubMismatch
 from callsheet.hub.large import filled
+from callsheet.hub.patience import patient, patiently
 from callsheet.hub.records import Entry, Hear, HubInfo, Member, Opened, Opening, Pushed, Seat, number_of
 from callsheet.hub.refusals import differs, missing
 from callsheet.hub.together import together
@@ -17,26 +18,11 @@ from callsheet.resources.subscriptions import subscriptions
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
 
-T = TypeVar("T")
 LIBRARY = Path(__file__).with_name("log.lua")
 _SCRIPT = Script(Path(__file__).with_name("hub.lua"), LIBRARY)
 _MOST_EXPIRED = 10  # hubs that one opening looks after
 _AUTO = {True: "1", False: "", None: "?"}
 _FIELDS = ("epoch", "auto", "kept", "created", "touched", "seq", "last", "openers", "closed", "members", "eager")
-
-Patient = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
-
-
-async def _at_once(work: Callable[[], Awaitable[Any]]) -> Any:
-    return await work()
-
-
-_patient: list[Patient] = [_at_once]
-
-
-def provide_patience(patient: Patient) -> None:
-    """Say how a worker waits for a Redis in trouble; called once by the layer above, at import."""
-    _patient[:] = [patient]
 
 
 class RedisHubs:
@@ -58,8 +44,9 @@ class RedisHubs:
         return [self._keys.hub(name), self._keys.hubs()], [action, name, epoch, *args]
 
     def _run(self, action: str, name: str, epoch: str, *args: Any) -> list[Any]:
+        command = self._command(action, name, epoch, args)
         with translated(self._settings):
-            return _answer(name, _SCRIPT.run(sync_client(self._settings), *self._command(action, name, epoch, args)))
+            return _answer(name, patiently(lambda: _SCRIPT.run(sync_client(self._settings), *command)))
 
     async def _arun(self, action: str, name: str, epoch: str, *args: Any) -> list[Any]:
         keys, given = self._command(action, name, epoch, args)
@@ -68,7 +55,7 @@ class RedisHubs:
             return await _SCRIPT.arun(async_client(self._settings), keys, given)
 
         with translated(self._settings):
-            return _answer(name, await _patient[0](run))
+            return _answer(name, await patient(run))
 
     def _opening(self, name: str, opening: Opening) -> list[Any]:
         epoch, k, s = uuid4().hex, self._keys, self._settings
@@ -83,10 +70,13 @@ class RedisHubs:
 
     def open(self, name: str, opening: Opening) -> Opened:
         """See Hubs."""
-        with translated(self._settings):
+        def stale() -> Any:
             client = sync_client(self._settings)
-            for stale in client.zrange(*self._stale(client.time()), byscore=True, offset=0, num=_MOST_EXPIRED):
-                self._run("expired", stale.decode(), "")
+            return client.zrange(*self._stale(client.time()), byscore=True, offset=0, num=_MOST_EXPIRED)
+
+        with translated(self._settings):
+            for one in patiently(stale):
+                self._run("expired", one.decode(), "")
         return _opened(self._run("open", name, "", *self._opening(name, opening)))
 
     async def aopen(self, name: str, opening: Opening) -> Opened:
@@ -96,7 +86,7 @@ class RedisHubs:
             return await client.zrange(*self._stale(await client.time()), byscore=True, offset=0, num=_MOST_EXPIRED)
 
         with translated(self._settings):
-            for one in await _patient[0](stale):
+            for one in await patient(stale):
                 await self._arun("expired", one.decode(), "")
         return _opened(await self._arun("open", name, "", *self._opening(name, opening)))
 
@@ -128,7 +118,7 @@ class RedisHubs:
             return await together(_SCRIPT, self._settings).run(keys, given)
 
         with translated(self._settings):
-            entry_id, eager = _answer(name, await _patient[0](run))
+            entry_id, eager = _answer(name, await patient(run))
         return entry_id.decode(), int(eager)
 
     def leave(self, name: str, epoch: str, opener: str, agent_ids: Sequence[str]) -> None:
@@ -151,16 +141,18 @@ class RedisHubs:
         return found[0] if found else None
 
     async def _infos(self, names: Sequence[str]) -> list[HubInfo]:
-        client = async_client(self._settings)
-        with translated(self._settings):
-            async with client.pipeline(transaction=False) as pipe:
+        async def look() -> tuple[list[tuple[str, dict[str, str]]], list[int]]:
+            async with async_client(self._settings).pipeline(transaction=False) as pipe:
                 for name in names:
                     pipe.hmget(self._keys.hub(name), *_FIELDS)
                 found = [(name, dict(zip(_FIELDS, [(value or b"").decode() for value in values], strict=True)))
                          for name, values in zip(names, await pipe.execute(), strict=True) if values[0]]
                 for _, hub in found:
                     pipe.hlen(hub["members"])
-                counts = await pipe.execute() if found else []
+                return found, await pipe.execute() if found else []
+
+        with translated(self._settings):
+            found, counts = await patient(look)
         return [HubInfo(name=name, epoch=hub["epoch"], auto=hub["auto"] == "1", kept=hub["kept"] == "1",
                         created=int(hub["created"]) / 1000, used=int(hub["touched"]) / 1000, messages=int(hub["seq"]),
                         last=hub["last"], members=count, openers=int(hub["openers"]),
@@ -169,7 +161,7 @@ class RedisHubs:
 
     async def _records(self, info: HubInfo) -> dict[str, dict[str, Any]]:
         with translated(self._settings):
-            found = await async_client(self._settings).hgetall(self._keys.hub_members(info.epoch))
+            found = await patient(lambda: async_client(self._settings).hgetall(self._keys.hub_members(info.epoch)))
         return {agent.decode(): json.loads(text) for agent, text in found.items()}
 
     async def _open_info(self, name: str) -> HubInfo:
@@ -182,13 +174,18 @@ class RedisHubs:
         """See Hubs."""
         info = await self._open_info(name)
         records = await self._records(info)
-        with translated(self._settings):
+
+        async def look() -> list[bytes | None]:
             async with async_client(self._settings).pipeline(transaction=False) as pipe:
                 for record in records.values():
                     pipe.hget(record["seats"], record["seat"])
-                seats = [json.loads(text) if text else {"c": info.last} for text in await pipe.execute()]
+                return list(await pipe.execute())
+
+        with translated(self._settings):
+            seats = [json.loads(text) if text else {"c": info.last} for text in await patient(look)]
+        # What was heard since the look at the hub is no news of it.
         return [Member(id=agent, label=record["label"], eager=bool(record.get("eager")),
-                       behind=0 if "d" in seat else info.messages - number_of(seat["c"]))
+                       behind=0 if "d" in seat else max(0, info.messages - number_of(seat["c"])))
                 for (agent, record), seat in zip(records.items(), seats, strict=True)]
 
     async def eager(self, name: str) -> list[Seat]:
@@ -200,7 +197,7 @@ class RedisHubs:
     async def listed(self, most: int) -> list[HubInfo]:
         """See Hubs."""
         with translated(self._settings):
-            names = await async_client(self._settings).zrevrange(self._keys.hubs(), 0, most - 1)
+            names = await patient(lambda: async_client(self._settings).zrevrange(self._keys.hubs(), 0, most - 1))
         return [info for info in await self._infos([name.decode() for name in names]) if info.closed is None]
 
     async def read(self, epoch: str, after: str, most: int) -> list[Entry]:
@@ -215,7 +212,7 @@ class RedisHubs:
     async def recent(self, epoch: str, most: int) -> list[Entry]:
         """See Hubs."""
         with translated(self._settings):
-            found = await async_client(self._settings).xrevrange(self._keys.hub_log(epoch), count=most)
+            found = await patient(lambda: async_client(self._settings).xrevrange(self._keys.hub_log(epoch), count=most))
         return _entries(found)[::-1]
 
     def listen(self, name: str, hear: Hear) -> Callable[[], None]:

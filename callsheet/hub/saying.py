@@ -4,6 +4,7 @@ from typing import Any
 from uuid import uuid4
 
 from callsheet.hub.large import astore, parted, store
+from callsheet.hub.patience import patiently
 from callsheet.hub.place import on_loop, the_hubs
 from callsheet.hub.refusals import checked_name
 from callsheet.hub.telling import atell, raise_failed, tell
@@ -43,7 +44,7 @@ def say_nowait(name: str, epoch: str, texts: list[str]) -> str:
     """Broadcast without waiting for eager members; blocks for a trip to Redis."""
     entry_id, eager = the_hubs().say(name, epoch, *_named(_stored(texts)))
     if eager:
-        tell(name)
+        patiently(lambda: tell(name))
     return entry_id
 
 
@@ -51,7 +52,7 @@ def say_plain(name: str, epoch: str, texts: list[str]) -> str:
     """Broadcast, and wait for eager members."""
     entry_id, eager = the_hubs().say(name, epoch, *_named(_stored(texts)))
     if eager:
-        raise_failed(name, tell(name).get())
+        raise_failed(name, patiently(lambda: tell(name)).get())
     return entry_id
 
 

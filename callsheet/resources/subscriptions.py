@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from callsheet.settings import Settings
 
 logger = logging.getLogger(__name__)
 _SHORTEST_RETRY, _SLOWEST_RETRY = 0.1, 5.0  # seconds
-_SIGN_OF_LIFE = 30.0  # seconds between two pings of a silent connection
+_SIGN_OF_LIFE = 30.0  # seconds between two pings
 Listener = Callable[[bytes], None]
 
 
@@ -95,7 +96,7 @@ class Subscriptions:
 
     async def _serve(self, pubsub: Any) -> None:
         await pubsub.connect()
-        self._heard = True
+        self._heard, ask_at = True, time.monotonic() + _SIGN_OF_LIFE
         reader: asyncio.Task[None] | None = None
         try:
             while True:
@@ -109,12 +110,13 @@ class Subscriptions:
                 if reader is None:
                     reader = asyncio.get_running_loop().create_task(self._read(pubsub))
                 waker = asyncio.get_running_loop().create_task(self._wake.wait())
-                done, _ = await asyncio.wait({waker, reader}, timeout=_SIGN_OF_LIFE,
-                                             return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({waker, reader}, timeout=max(0.0, ask_at - time.monotonic()),
+                                   return_when=asyncio.FIRST_COMPLETED)
                 waker.cancel()
                 if reader.done():
                     reader.result()
-                if not done:
+                if time.monotonic() >= ask_at:  # also where somebody begins or ends to listen all the time
+                    ask_at = time.monotonic() + _SIGN_OF_LIFE
                     await self._ask_for_life(pubsub)
         finally:
             if reader is not None:

@@ -28,6 +28,11 @@ _LOOK_EVERY = 10  # results taken between two such looks at least
 _COLLECTED = (JobError, PayloadExpired)  # what may go wrong with one input and not with the rest
 
 
+async def _looked_ahead(task_ids: list[str]) -> int:
+    """On the process's loop."""
+    return await waiter(get_settings()).look_ahead(task_ids)
+
+
 class Batch:
     """Results of many inputs, in the order of the inputs; iterate with `for`, or with `async for` in async code.
 
@@ -86,7 +91,7 @@ class Batch:
                     return
                 job = self._waiting.popleft()
                 if ids := self._to_look_for(job):
-                    found = wait_on_process_loop(waiter(get_settings()).look_ahead(ids))
+                    found = wait_on_process_loop(_looked_ahead(ids))
                     self._taken_before_look = max(found, _LOOK_EVERY)
                 try:
                     result = job.get() if isinstance(job, Job) else job
@@ -106,7 +111,7 @@ class Batch:
                     return
                 job = self._waiting.popleft()
                 if ids := self._to_look_for(job):
-                    found = await on_process_loop(waiter(get_settings()).look_ahead(ids))
+                    found = await on_process_loop(_looked_ahead(ids))
                     self._taken_before_look = max(found, _LOOK_EVERY)
                 try:
                     result = await job if isinstance(job, Job) else job

@@ -22,7 +22,7 @@ from celery.backends.redis import RedisBackend
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import worker_init
 
-from callsheet.hub.redis import provide_patience
+from callsheet.hub.patience import provide_patience
 from callsheet.resources.redis import sync_client
 from callsheet.resources.trouble import in_words, is_trouble
 from callsheet.settings import Settings, get_settings
@@ -223,7 +223,7 @@ async def trouble_over(exc: BaseException, tries: int) -> None:
     await asyncio.sleep(_pause(tries))
 
 
-provide_patience(patient)
+provide_patience(patient, patiently)
 
 
 @contextmanager

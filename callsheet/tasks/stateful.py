@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 from celery import states
@@ -181,11 +182,14 @@ class StatefulCall:
         """
         if not (self._request.delivery_info or {}).get("redelivered"):
             backend = self._task.backend
-            stored = await asyncio.to_thread(backend.get, backend.get_key_for_task(self.claim.call_id))
+            key = backend.get_key_for_task(self.claim.call_id)
+            stored = await patient(lambda: asyncio.to_thread(backend.get, key))
             if stored and ready(parse(stored)):
                 raise Ignore
         told = json.loads(before.text)
         if "error" not in told:
+            if before.eager:  # whoever ran it may have died before it did
+                await _told(before.eager)
             return told["out"]
         error = failure(told["error"], self.claim.label, self._call.job)
         setattr(error, FINAL, True)
@@ -203,7 +207,7 @@ class StatefulCall:
         except TurnLost as exc:
             await self._lost(exc)
         if turn.eager:
-            await asyncio.to_thread(tell_eager, turn.eager)
+            await _told(turn.eager)
         return out
 
     async def _lost(self, exc: TurnLost) -> None:
@@ -234,3 +238,8 @@ class StatefulCall:
     async def _release(self, taken: Taken) -> None:
         """Nothing is kept of the turn; in spite of a cancellation."""
         await asyncio.shield(asyncio.ensure_future(self.desk.release(self.claim, taken.granted.token)))
+
+
+async def _told(hubs: Sequence[str]) -> None:
+    """Have the eager members of hubs told; in spite of a cancellation."""
+    await asyncio.shield(asyncio.ensure_future(tell_eager(hubs)))

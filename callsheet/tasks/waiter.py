@@ -116,14 +116,15 @@ class Waiter:
                     self._take(task_id, parse(text))
 
 
-_waiters: dict[tuple[int, str], Waiter] = {}
+_waiters: dict[tuple[int, str], tuple[asyncio.AbstractEventLoop, Waiter]] = {}
 
 
 def waiter(settings: Settings) -> Waiter:
     """This process's waiter; to be used on the process's loop only."""
-    key = (os.getpid(), settings.redis_url.get_secret_value())
-    if key not in _waiters:
+    key, loop = (os.getpid(), settings.redis_url.get_secret_value()), asyncio.get_running_loop()
+    found = _waiters.get(key)
+    if found is None or found[0] is not loop:  # a process may have another loop after a while, as a pool stops
         for stale in [old for old in _waiters if old[0] != key[0]]:
             del _waiters[stale]
-        _waiters[key] = Waiter(settings)
-    return _waiters[key]
+        found = _waiters[key] = loop, Waiter(settings)
+    return found[1]

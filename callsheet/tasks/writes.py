@@ -99,7 +99,7 @@ class GatheredWrites:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._waiting.append((entry, future))
-        if self._writing is None:
+        if self._writing is None or self._writing.done():  # cancelled before it began, as a loop ended
             self._writing = loop.create_task(self._write_all(), name="callsheet-results")
         return future
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from celery import shared_task
 
-from callsheet import AgentBase, Msg
+from callsheet import AgentBase, ElasticGroup, Msg, MsgHub
+from callsheet.hub.shift import NOTICE
 from tests.agents.basic import Echo
+from tests.agents.hubs import Talker
 
 
 def mark(folder: str, what: str, name: str) -> None:
@@ -65,6 +67,46 @@ class Prints(Gated):
         out = await Gated.reply(self, msg)
         await self.print(out)
         return out
+
+
+class Convenes(Gated):
+    """Once through, changes a hub in the ways that are not awaited."""
+
+    async def reply(self, msg: Any = None) -> Msg:
+        hub = MsgHub.open(f"of {self.name}")
+        await Gated.reply(self, msg)
+        return convened(hub)
+
+
+class CpuConvenes(CpuGated):
+    """The same in plain code."""
+
+    def reply(self, msg: Any = None) -> Msg:
+        hub = MsgHub.open(f"of {self.name}")
+        CpuGated.reply(self, msg)
+        return convened(hub)
+
+
+def convened(hub: MsgHub) -> Msg:
+    stays, goes = Talker("stays"), Talker("goes")
+    hub.add([stays, goes])
+    hub.broadcast_nowait(Msg("host", "welcome " + "x" * 100_000, "user"))
+    hub.set_auto_broadcast(False)
+    hub.delete(goes)
+    return Msg("host", f"{len(hub.participants)} {hub.enable_auto_broadcast}", "assistant")
+
+
+class GatedGroup(ElasticGroup):
+    """Hears once it is through that a piece of work was done."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(Talker("rev"), max=1)
+        self.folder = folder
+
+    async def reply(self, msg: Any = None) -> Any:
+        if "ended" in msg.metadata[NOTICE]:
+            await Gated(self.folder, "group").reply()
+        return await super().reply(msg)
 
 
 class FailsOnce(Gated):

@@ -1,5 +1,6 @@
 """What an agent hears before its reply: everything that was said in its hubs since its last turn, once, in order."""
 
+import asyncio
 import heapq
 import inspect
 import logging
@@ -72,11 +73,11 @@ def speak(turn: Turn, reply: Any) -> dict[str, bytes]:
     return blobs
 
 
-def tell_eager(names: Sequence[str]) -> None:
-    """Have the eager members of hubs told what was said; blocks. What goes wrong is logged: they hear it later."""
+async def tell_eager(names: Sequence[str]) -> None:
+    """Have the eager members of hubs told what was said. What goes wrong is logged: they hear it later."""
     for name in names:
         try:
-            tell(name)
+            await patient(lambda name=name: asyncio.to_thread(tell, name))  # type: ignore[misc]
         except Exception:
             logger.exception("hub_tell hub=%s: its eager members hear the last message with their next calls", name)
 

@@ -87,9 +87,15 @@ class Ended(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Replied:
-    """The call has been run before; what came of it, as JSON."""
+    """The call has been run before.
+
+    Attributes:
+        text: what came of it, as JSON.
+        eager: hubs whose eager members may not have been told.
+    """
 
     text: str
+    eager: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

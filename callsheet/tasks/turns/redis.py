@@ -74,7 +74,7 @@ class RedisStore:
         if kind == b"turn":
             return await self._granted(claim, here, *answer[1:])
         if kind == b"replied":
-            return Replied(answer[1].decode())
+            return Replied(answer[1].decode(), [name.decode() for name in answer[2]])
         if kind in (b"busy", b"pause"):
             return Busy(int(answer[1]) / 1000 if kind == b"pause" else None)
         raise _refusal(claim, kind.decode(), answer[1].decode())
@@ -84,8 +84,7 @@ class RedisStore:
         found = [(path.decode(), text.decode()) for _, path, text in entries]
         more = entries
         while len(more) == _PAGE:
-            page = await async_client(self._settings).xrange(self._keys.memory(claim.agent_id),
-                                                             min=b"(" + more[-1][0], count=_PAGE)
+            page = await self._page(self._keys.memory(claim.agent_id), more[-1][0])
             more = [(entry, data[b"p"], data[b"c"]) for entry, data in page]
             found += [(path.decode(), text.decode()) for _, path, text in more]
         names, values = fields[::2], fields[1::2]
@@ -102,12 +101,16 @@ class RedisStore:
             found, begin = [entry for entry in pushed if not is_own(entry.sender, agent_id)], pushed[0].id
         found += [Entry(*(part.decode() for part in other)) for other in others]
         while count == _PAGE:
-            page = await async_client(self._settings).xrange(log, min=b"(" + last, max=upto, count=_PAGE)
+            page = await self._page(log, last, upto)
             found += [Entry(entry.decode(), sender, data[b"m"].decode()) for entry, data in page
                       if not is_own(sender := data[b"s"].decode(), agent_id)]
             count, last = len(page), page[-1][0] if page else last
         return News(seat=seat.decode(), hub=hub.decode(), epoch=life, cursor=heard, upto=until, first=begin,
                     entries=found)
+
+    async def _page(self, stream: str | bytes, after: bytes, upto: bytes | str = "+") -> list[Any]:
+        return await self._persistently(lambda: async_client(self._settings).xrange(
+            stream, min=b"(" + after, max=upto, count=_PAGE))
 
     async def end(self, claim: Claim, token: int, changes: Changes = NOTHING, reply: str | None = None) -> Ended:
         """See Store. While Redis is away, it is tried again for about half a minute."""

@@ -113,13 +113,13 @@ end
 --       10 message to park, 11 ms when it expires or "", 12 ms that the turn's key is kept, 13 entries at most,
 --       14 the jobs in whose course it was made, 15 "<microseconds> <id>": when the call that its sender sent before it
 --       was sent, and its id; or "", then what hub_news says of what the caller has
---   {"replied", text} {"class", its} {"format", its} {"busy", ms} {"pause", ms} {"waits", job}
+--   {"replied", text, hubs with eager members} {"class", its} {"format", its} {"busy", ms} {"pause", ms} {"waits", job}
 --   {"turn", token, version, "1" if what is known must be forgotten, {field, value ...}, {{id, path, change} ...}, what hub_news gives}
 if action == 'take' then
   local replied = replied_to(ARGV[8])
   if replied then
     leave(call)
-    return {'replied', replied, publish}
+    return {'replied', replied, hub_eager(SEATS), publish}
   end
   local stored = redis.call('HMGET', STATE, 'class', 'format', 'version', 'base', 'epoch')
   if (stored[1] or '') ~= '' and ARGV[5] ~= '' and stored[1] ~= ARGV[5] then return {'class', stored[1], publish} end
@@ -188,7 +188,9 @@ if action == 'end' then
   local mine = tonumber(ARGV[5])
   if holder ~= call or token ~= mine or called then
     local replied, by = replied_to(string.match(ARGV[10], '^%d+ (%d+)') or '')
-    if by == mine then return {'ok', tonumber(redis.call('HGET', STATE, 'version') or 0), {}, publish} end
+    if by == mine then  -- its answer was lost
+      return {'ok', tonumber(redis.call('HGET', STATE, 'version') or 0), hub_eager(SEATS), publish}
+    end
     local elsewhere = replied or holder == call or redis.call('ZSCORE', LINE, call)
     return {'lost', elsewhere and 1 or 0, publish}
   end

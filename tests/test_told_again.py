@@ -1,0 +1,160 @@
+"""What is told over Redis is told again, and heard, whatever breaks meanwhile."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from callsheet import Msg, MsgHub, Settings, get_settings
+from callsheet.resources import subscriptions as module
+from callsheet.resources.subscriptions import Subscriptions, subscriptions
+from callsheet.settings import use_settings
+from callsheet.tasks import patience
+from callsheet.tasks.loop import LoopThread, adopt, process_loop, wait_on_process_loop
+from callsheet.tasks.turns.hearing import tell_eager
+from callsheet.tasks.turns.records import COLD, Changes, Claim, Granted, Replied
+from callsheet.tasks.turns.redis import RedisStore
+from callsheet.tasks.waiter import waiter
+from tests.agents.basic import Echo
+from tests.agents.hubs import Watcher
+from tests.fleet import client_settings
+from tests.proxy import Proxy
+from tests.services import RedisServer
+
+HELLO = Msg("u", "x", "user")
+
+
+@pytest.fixture
+def durable(redis_server: RedisServer) -> Iterator[RedisServer]:
+    """A redis-server that keeps all that it was told."""
+    server = RedisServer("--appendonly", "yes", "--appendfsync", "always")
+    yield server
+    server.remove()
+
+
+def away(server: RedisServer, seconds: float) -> None:
+    """It stops now, and starts again a while later."""
+    server.stop()
+    threading.Timer(seconds, server.start).start()
+
+
+# Subscriptions
+
+async def found_silent(settings: Settings, proxy: Proxy) -> None:
+    listening, heard, number = Subscriptions(settings), [], 0
+    listening.add("news", heard.append)
+    while not heard:
+        await asyncio.sleep(0.01)
+    proxy.silence()
+    while listening.healthy:
+        number += 1
+        listening.add(f"more {number}", heard.append)
+        await asyncio.sleep(0.02)
+    proxy.cut()
+    proxy.speak()
+    heard.clear()
+    while len(heard) <= number:
+        await asyncio.sleep(0.01)
+    listening._tasks[0].cancel()
+    await asyncio.wait(listening._tasks)
+
+
+def test_a_silent_subscription_is_opened_again_also_where_somebody_begins_to_listen_all_the_time(
+        redis_server, monkeypatch):
+    monkeypatch.setattr(module, "_SIGN_OF_LIFE", 0.2)
+    proxy = Proxy(redis_server.port)
+    try:
+        asyncio.run(asyncio.wait_for(found_silent(client_settings(redis_server, redis_url=proxy.url), proxy), 20))
+    finally:
+        proxy.close()
+
+
+# Results
+
+async def one_subscription() -> bool:
+    settings = get_settings()
+    return waiter(settings).subscriptions is subscriptions(settings)
+
+
+def test_results_are_waited_for_on_the_loop_that_the_process_has_now(fleet):
+    """Waiting at what belongs to the loop before would raise at once, again and again, and keep a core busy."""
+    before = process_loop()
+    try:
+        for _ in range(2):
+            thread = LoopThread().start()
+            adopt(thread.loop)
+            assert Echo("e").submit(HELLO).get(20).content == "e:x"
+            assert wait_on_process_loop(one_subscription())
+            assert thread.stop()
+    finally:
+        adopt(before)
+
+
+# Turns
+
+CLAIM = Claim(agent_id="told", call_id="call", cls="tests:Agent", sent=1_000_000)
+
+
+async def nothing_sent(messages: list[str]) -> None:
+    raise AssertionError(messages)
+
+
+async def ended_twice(settings: Settings) -> list[Any]:
+    store = RedisStore(settings, nothing_sent)
+    granted = await store.take(CLAIM, COLD)
+    assert isinstance(granted, Granted)
+    changes, reply = Changes(said=['{"said": 1}']), json.dumps({"out": "said"})
+    return [(await store.end(CLAIM, granted.token, changes, reply)).eager,
+            (await store.end(CLAIM, granted.token, changes, reply)).eager, await store.take(CLAIM, COLD)]
+
+
+def test_whoever_ends_a_turn_whose_end_was_kept_already_learns_which_eager_members_to_tell(redis_server):
+    settings = client_settings(redis_server)
+    with use_settings(settings):
+        member, watcher = Watcher("member", ""), Watcher("watcher", "")
+        claim = CLAIM.agent_id
+        with MsgHub([member.with_id(claim), watcher], name="told again"), MsgHub([member.with_id(claim)]):
+            first, again, delivered = asyncio.run(ended_twice(settings))
+    assert len(first) == 2 and first == again
+    assert isinstance(delivered, Replied) and sorted(delivered.eager) == sorted(first)
+
+
+class Leaves(RedisStore):
+    """Its server goes away for a moment when a turn was given."""
+
+    server: RedisServer
+
+    async def _patiently(self, agent_id: str, action: str, claim: Claim, args: Any) -> list[Any]:
+        answer = await super()._patiently(agent_id, action, claim, args)
+        if action == "take":
+            await asyncio.to_thread(away, self.server, 0.5)
+        return answer
+
+
+async def long_memory(server: RedisServer, settings: Settings) -> int:
+    store, leaves = RedisStore(settings, nothing_sent), Leaves(settings, nothing_sent)
+    leaves.server = server
+    granted = await store.take(CLAIM, COLD)
+    assert isinstance(granted, Granted)
+    await store.end(CLAIM, granted.token, Changes(entries=[("memory", "{}")] * 1500))
+    again = await leaves.take(CLAIM, COLD)
+    assert isinstance(again, Granted)
+    return len(again.entries)
+
+
+def test_a_long_memory_is_read_to_its_end_though_redis_restarts_meanwhile(durable):
+    assert asyncio.run(long_memory(durable, client_settings(durable))) == 1500
+
+
+def test_eager_members_are_told_as_soon_as_redis_is_back(durable, monkeypatch):
+    with use_settings(client_settings(durable)):
+        hub = MsgHub.open("told late", [Watcher("watcher", "")])
+        monkeypatch.setattr(patience, "_serves", True)
+        away(durable, 0.5)
+        asyncio.run(tell_eager(["told late"]))
+        assert durable.client().llen("io") == 1
+        hub.broadcast_nowait(HELLO)
+        assert durable.client().llen("io") == 2
