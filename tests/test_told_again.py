@@ -35,10 +35,12 @@ def durable(redis_server: RedisServer) -> Iterator[RedisServer]:
     server.remove()
 
 
-def away(server: RedisServer, seconds: float) -> None:
-    """It stops now, and starts again a while later."""
+def away(server: RedisServer, seconds: float) -> threading.Timer:
+    """It stops now, and starts again a while later; to be joined."""
     server.stop()
-    threading.Timer(seconds, server.start).start()
+    back = threading.Timer(seconds, server.start)
+    back.start()
+    return back
 
 
 # Subscriptions
@@ -126,11 +128,12 @@ class Leaves(RedisStore):
     """Its server goes away for a moment when a turn was given."""
 
     server: RedisServer
+    back: threading.Timer
 
     async def _patiently(self, agent_id: str, action: str, claim: Claim, args: Any) -> list[Any]:
         answer = await super()._patiently(agent_id, action, claim, args)
         if action == "take":
-            await asyncio.to_thread(away, self.server, 0.5)
+            self.back = await asyncio.to_thread(away, self.server, 0.5)
         return answer
 
 
@@ -141,6 +144,7 @@ async def long_memory(server: RedisServer, settings: Settings) -> int:
     assert isinstance(granted, Granted)
     await store.end(CLAIM, granted.token, Changes(entries=[("memory", "{}")] * 1500))
     again = await leaves.take(CLAIM, COLD)
+    await asyncio.to_thread(leaves.back.join)
     assert isinstance(again, Granted)
     return len(again.entries)
 
@@ -153,8 +157,9 @@ def test_eager_members_are_told_as_soon_as_redis_is_back(durable, monkeypatch):
     with use_settings(client_settings(durable)):
         hub = MsgHub.open("told late", [Watcher("watcher", "")])
         monkeypatch.setattr(patience, "_serves", True)
-        away(durable, 0.5)
+        back = away(durable, 0.5)
         asyncio.run(tell_eager(["told late"]))
+        back.join()
         assert durable.client().llen("io") == 1
         hub.broadcast_nowait(HELLO)
         assert durable.client().llen("io") == 2
