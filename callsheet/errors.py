@@ -46,6 +46,7 @@ Each message says what was wrong, where, and the remedy. Each class survives pic
 its positional arguments, and nothing else.
 """
 
+import re
 from typing import Any
 
 
@@ -292,7 +293,8 @@ class AgentFailed(JobError):
         self.job_id = job_id
 
     def __str__(self) -> str:
-        trace = f"\n\nRemote traceback:\n{self.remote_traceback}" if self.remote_traceback else ""
+        """The message, and the traceback from where the agent's own code begins."""
+        trace = f"\n\nRemote traceback:\n{_from_the_agent(self.remote_traceback)}" if self.remote_traceback else ""
         return f"{self.message}{trace}"
 
 
@@ -311,6 +313,23 @@ class BranchFailed(AgentFailed):
                  remote_traceback: str = "", agent: str = "", job_id: str = "", branch: str = "") -> None:
         super().__init__(message, remote_type, remote_message, remote_traceback, agent, job_id, branch)
         self.branch = branch
+
+
+_PLUMBING = re.compile(
+    r'(?<=Traceback \(most recent call last\):\n)'
+    r'(?:  File "[^"\n]*[/\\](?:celery[/\\]app[/\\]trace|asyncio[/\\]threads|concurrent[/\\]futures[/\\]thread|'
+    r'callsheet[/\\](?:tasks|messages|agents[/\\](?:running|hooks)))[\w/\\]*\.py", '
+    r'line .*\n(?:    .*\n)*)+(?=  File ")')
+"""The frames that lead to an agent's code, or to the one that raised where there is none of it."""
+
+
+def _from_the_agent(trace: str) -> str:
+    def note(found: re.Match[str]) -> str:
+        count = found[0].count('  File "')
+        return (f"  ... {count} frames of Celery's and Callsheet's are left out; `remote_traceback` has them\n"
+                if count > 1 else found[0])
+
+    return _PLUMBING.sub(note, trace)
 
 
 def _classes() -> dict[str, type[CallsheetError]]:

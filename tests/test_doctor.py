@@ -26,7 +26,7 @@ from callsheet.settings import use_settings
 from tests.agents.basic import Echo
 from tests.cli_process import environment
 from tests.fleet import Fleet
-from tests.services import RedisServer, free_port
+from tests.services import RedisServer, free_port, worker
 
 SECRET = "sk-the-key-that-nobody-may-see"
 
@@ -174,6 +174,17 @@ def test_workers_with_other_versions_and_modules_are_told(fleet: Fleet, monkeypa
     assert not any("tests.agents.basic" in finding.text for finding in modules)  # under an allowed one
 
 
+def test_what_workers_build_agents_from_is_told_where_no_modules_are_named_here(
+        fleet: Fleet, own_redis: RedisServer) -> None:
+    found = check_fleet(Settings.load(redis_url=fleet.server.url))
+    modules = [finding for finding in found if finding.subject == "modules"]
+    assert [finding.level for finding in modules] == ["ok", "ok"]
+    assert f"{fleet.io.name} builds agents from tests.agents" in " ".join(finding.text for finding in modules)
+    with worker("callsheet.workers.io", own_redis.url, env={"CALLSHEET_MODULES": ""}) as bare:
+        finding = of(check_fleet(Settings.load(redis_url=own_redis.url)), "modules")
+        assert finding.level == "warn" and bare.name in finding.text and "CALLSHEET_MODULES=" in finding.remedy
+
+
 def test_no_worker_is_a_warning_and_no_wait(own_redis: RedisServer) -> None:
     found = check_fleet(Settings.load(redis_url=own_redis.url))
     assert of(found, "workers").level == "warn" and "callsheet up" in of(found, "workers").remedy
@@ -187,6 +198,7 @@ def test_modules_are_imported_as_a_worker_would(tmp_path: Path, monkeypatch: pyt
     assert [finding.level for finding in found] == ["ok", "fail", "fail"]
     assert "RuntimeError: no licence" in found[1].text and "PYTHONPATH" in found[2].remedy
     assert [finding.level for finding in check_modules(Settings.load())] == ["warn"]
+    assert not list(check_modules(Settings.load(), told=True))
 
 
 # Endpoints ----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from callsheet import Settings
 from callsheet.errors import SettingsError
 from callsheet.settings import Endpoint
 from callsheet.settings.endpoints import Price, price_of
+from callsheet.settings.providers import address_variable
 
 AT = "http://h/v1"
 
@@ -33,6 +34,18 @@ def test_policies_come_from_variables_and_from_toml(tmp_path: Path, monkeypatch:
     assert (a.retry.attempts, a.breaker.cooldown, a.fallback, b.fallback) == (7, 3, ("b",), ("a", "openai"))
     assert price_of("small-2", a.prices, settings.prices) == Price(input=1, output=2)
     assert price_of("big", a.prices, settings.prices) == Price(input=10, output=20)
+
+
+def test_the_variable_to_correct_is_the_one_that_holds_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = "CALLSHEET_ENDPOINTS__OPENAI__BASE_URL"
+    assert address_variable("openai", "https://api.openai.com/v1") == own
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:8808/v1/")
+    assert address_variable("openai", Settings.load().endpoints["openai"].base_url) == "OPENAI_BASE_URL"
+    monkeypatch.setenv("OLLAMA_HOST", "gpu-box")
+    assert address_variable("ollama", Settings.load().endpoints["ollama"].base_url) == "OLLAMA_HOST"
+    monkeypatch.setenv(own, "http://elsewhere/v1")  # beats it
+    assert address_variable("openai", Settings.load().endpoints["openai"].base_url) == own
+    assert address_variable("mine", "http://h/v1") == "CALLSHEET_ENDPOINTS__MINE__BASE_URL"
 
 
 @pytest.mark.parametrize(("variable", "value", "said"), [

@@ -65,6 +65,32 @@ def test_an_agents_error_tells_what_happened_there(cls: type[AgentFailed]) -> No
     assert cls("only this").remote_type == ""
 
 
+def frame(path: str, name: str) -> str:
+    return f'  File "{path}", line 7, in {name}\n    {name}()\n    ^^^^^^\n'
+
+
+def test_a_message_shows_the_remote_traceback_from_where_the_agents_code_begins() -> None:
+    ours = [frame("/venv/celery/app/trace.py", "trace_task"), frame("/venv/callsheet/tasks/reply.py", "run"),
+            frame("/venv/callsheet/agents/running.py", "run_reply")]
+    begin, users, react = "Traceback (most recent call last):\n", frame("/home/me/agents.py", "reply"), frame(
+        "/venv/callsheet/agents/react.py", "reply")
+    end = "ValueError: no luck\n"
+
+    def shown(*parts: str) -> str:
+        error = AgentFailed("the message", "builtins.ValueError", "no luck", "".join(parts))
+        assert error.remote_traceback == "".join(parts)  # all of it, for whoever wants it
+        return str(error).partition("Remote traceback:\n")[2]
+
+    note = "  ... 3 frames of Celery's and Callsheet's are left out; `remote_traceback` has them\n"
+    assert shown(begin, *ours, users, end) == begin + note + users + end
+    assert shown(begin, *ours, react, ours[2], users, end) == begin + note + react + ours[2] + users + end
+    cause = begin + users + "KeyError: 1\n\nThe above exception was the direct cause of the following exception:\n\n"
+    assert shown(cause, begin, *ours, users, end) == cause + begin + note + users + end
+    # Where Callsheet itself raised, the place is shown.
+    assert shown(begin, *ours, end) == begin + note.replace("3", "2") + ours[2] + end
+    assert shown(begin, users, end) == begin + users + end
+
+
 def test_a_job_error_has_its_message() -> None:
     assert JobError("gone").message == "gone"
     assert JobError().message == ""

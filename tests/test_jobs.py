@@ -149,6 +149,7 @@ def test_a_failure_tells_what_where_and_with_which_traceback(fleet):
     error = caught.value
     assert (error.remote_type, error.remote_message) == ("builtins.ValueError", "no luck today")
     assert (error.agent, "basic.py" in error.remote_traceback) == ("Failing(f)", True)
+    assert "celery/app/trace.py" in error.remote_traceback and "celery/app/trace.py" not in str(error)
     assert error.job_id
 
 
@@ -298,7 +299,7 @@ except JobCancelled:
 def test_an_id_that_nobody_knows_is_pending(fleet):
     job = Job.from_id("no-such-job")
     assert (job.status, job.done) == ("PENDING", False)
-    with pytest.raises(ResultTimeout, match="no-such-job"):
+    with pytest.raises(ResultTimeout, match=r"no-such-job.*Nothing is kept .*compare the id with job.id"):
         job.get(0.05)
 
 

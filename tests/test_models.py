@@ -220,7 +220,7 @@ ERROR = json.dumps({"error": {"message": "Incorrect key sk-secret given", "type"
 
 
 @pytest.mark.parametrize(("handler", "status", "retryable", "parts"), [
-    (says(ERROR, 401), 401, False, ["Incorrect key [key] given", "OPENAI_API_KEY"]),
+    (says(ERROR, 401), 401, False, ["Incorrect key [key] given. Set a valid key", "OPENAI_API_KEY"]),
     (says("no such model", 404), 404, False, ["no such model", "Check the model's name"]),
     (says("", 503, Retry_After="2"), 503, True, ["(no text)", "Try again later"]),
     (says('{"error":{"message":"slow down"}}', 429), 429, True, ["slow down", "less often"]),

@@ -59,7 +59,7 @@ def _findings(ask: bool) -> list[Finding]:
             found += check_fleet(settings)
         except RedisUnavailable as exc:  # since then
             found.append(fail("redis", str(exc), "Ask again when it answers."))
-    found += check_modules(settings)
+    found += check_modules(settings, told=any(finding.subject == "modules" for finding in found))
     return found + (check_endpoints(settings) if ask else [])
 
 

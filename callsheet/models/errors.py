@@ -13,6 +13,7 @@ from callsheet.errors import ModelError
 from callsheet.resources.endpoints import shown_url
 from callsheet.resources.verdict import RETRIED, SPENT, asked_delay, of_error
 from callsheet.settings import Endpoint
+from callsheet.settings.providers import address_variable
 
 SHOWN = 500
 """Characters of a server's own words that a message quotes."""
@@ -91,8 +92,8 @@ class Failures:
         retryable = status in RETRIED and not spent
         remedy = "Pay for more with the provider." if spent else self._remedy(status, headers)
         return EndpointError(
-            f"{self.where} refused a call of {self.model!r} with status {status}: {self.clean(said)} {remedy}",
-            self.name, status, retryable, asked_delay(headers) if retryable else None)
+            f"{self.where} refused a call of {self.model!r} with status {status}: {_sentence(self.clean(said))} "
+            f"{remedy}", self.name, status, retryable, asked_delay(headers) if retryable else None)
 
     def told(self, error: Any, status: int) -> EndpointError:
         """An error inside an answer whose status was fine."""
@@ -107,6 +108,7 @@ class Failures:
     def transport(self, exc: httpx.HTTPError | TimeoutError, begun: bool = False) -> EndpointError:
         """What httpx raised; `begun`: part of the answer had come."""
         prefix = f"CALLSHEET_ENDPOINTS__{self.name.upper()}__"
+        address = address_variable(self.name, self.endpoint.base_url)
         if isinstance(exc, httpx.ConnectTimeout):
             what = f"No connection to {self.where} within {self.endpoint.connect_timeout:g} s."
             remedy = f"Check the address and the network, or raise {prefix}CONNECT_TIMEOUT."
@@ -119,14 +121,14 @@ class Failures:
             remedy = f"Correct {prefix}PROXY, or HTTPS_PROXY where the endpoint has none of its own."
         elif isinstance(exc.__cause__, aiohttp.ClientSSLError):
             return EndpointError(f"{self.where} shows a certificate that is not trusted: {self.clean(str(exc))}. Name "
-                                 f"the file of its issuer's certificate in {prefix}CA_FILE, or correct {prefix}"
-                                 "BASE_URL.", self.name)
+                                 f"the file of its issuer's certificate in {prefix}CA_FILE, or correct {address}.",
+                                 self.name)
         elif isinstance(exc, httpx.ConnectError):
             what = f"{self.where} cannot be reached: {self.clean(str(exc))}."
-            remedy = f"Start the server, or correct {prefix}BASE_URL."
+            remedy = f"Start the server, or correct {address}."
         elif isinstance(exc, httpx.UnsupportedProtocol | httpx.DecodingError):
             return EndpointError(f"{self.where} cannot be spoken to: {self.clean(str(exc))}. "
-                                 f"Correct {prefix}BASE_URL.", self.name)
+                                 f"Correct {address}.", self.name)
         else:
             what = f"{self.where} broke off {'its answer' if begun else 'the call'}: {self.clean(str(exc))}."
             remedy = "Try again; if it stays so, look into the server's log."
@@ -160,6 +162,10 @@ class Failures:
 _KEYED = ("https://api.openai.com", "https://api.anthropic.com", "https://generativelanguage.googleapis.com",
           "https://dashscope", "https://api.deepseek.com", "https://ollama.com")
 _EXAMPLE = "https://api.openai.com/v1"
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?", "…", ":")) else f"{text}."
 
 
 def server_message(body: bytes) -> tuple[str, str]:

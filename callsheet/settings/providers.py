@@ -4,6 +4,9 @@ import os
 from typing import Any
 
 OLLAMA_PORT = 11434
+_ADDRESSES = {"openai": "OPENAI_BASE_URL", "anthropic": "ANTHROPIC_BASE_URL", "gemini": "GOOGLE_GEMINI_BASE_URL",
+              "dashscope": "DASHSCOPE_BASE_URL", "deepseek": "DEEPSEEK_BASE_URL", "ollama": "OLLAMA_HOST",
+              "azure": "AZURE_OPENAI_ENDPOINT"}
 
 
 def default_endpoints() -> dict[str, Any]:
@@ -11,18 +14,30 @@ def default_endpoints() -> dict[str, Any]:
     env = os.environ
     google = "GOOGLE_API_KEY" if "GOOGLE_API_KEY" in env and "GEMINI_API_KEY" not in env else "GEMINI_API_KEY"
     found = {
-        "openai": _at("OPENAI_BASE_URL", "https://api.openai.com/v1", "OPENAI_API_KEY"),
-        "anthropic": _at("ANTHROPIC_BASE_URL", "https://api.anthropic.com", "ANTHROPIC_API_KEY"),
-        "gemini": _at("GOOGLE_GEMINI_BASE_URL", "https://generativelanguage.googleapis.com", google),
-        "dashscope": _at("DASHSCOPE_BASE_URL", "https://dashscope.aliyuncs.com/compatible-mode/v1",
-                         "DASHSCOPE_API_KEY"),
-        "deepseek": _at("DEEPSEEK_BASE_URL", "https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
-        "ollama": {"base_url": ollama_url(env.get("OLLAMA_HOST") or ""), "api_key_env": "OLLAMA_API_KEY"},
+        "openai": _at("openai", "https://api.openai.com/v1", "OPENAI_API_KEY"),
+        "anthropic": _at("anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY"),
+        "gemini": _at("gemini", "https://generativelanguage.googleapis.com", google),
+        "dashscope": _at("dashscope", "https://dashscope.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY"),
+        "deepseek": _at("deepseek", "https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
+        "ollama": {"base_url": ollama_url(env.get(_ADDRESSES["ollama"]) or ""), "api_key_env": "OLLAMA_API_KEY"},
     }
-    azure = env.get("AZURE_OPENAI_ENDPOINT")  # each customer has an address of their own
+    azure = env.get(_ADDRESSES["azure"])  # each customer has an address of their own
     if azure:
         found["azure"] = {"base_url": f"{azure.rstrip('/')}/openai/v1", "api_key_env": "AZURE_OPENAI_API_KEY"}
     return found
+
+
+def address_variable(name: str, base_url: str) -> str:
+    """The environment variable that an endpoint's address stands in, or that would beat where it stands.
+
+    Args:
+        name: the endpoint's.
+        base_url: its address, as in its settings.
+    """
+    given = _ADDRESSES.get(name, "")
+    if os.environ.get(given) and default_endpoints()[name]["base_url"].rstrip("/") == base_url:
+        return given
+    return f"CALLSHEET_ENDPOINTS__{name.upper()}__BASE_URL"
 
 
 def ollama_url(host: str) -> str:
@@ -41,5 +56,5 @@ def ollama_url(host: str) -> str:
     return f"{scheme or 'http'}://{address}{path}/v1"
 
 
-def _at(address: str, otherwise: str, key: str) -> dict[str, Any]:
-    return {"base_url": os.environ.get(address) or otherwise, "api_key_env": key}
+def _at(name: str, otherwise: str, key: str) -> dict[str, Any]:
+    return {"base_url": os.environ.get(_ADDRESSES[name]) or otherwise, "api_key_env": key}

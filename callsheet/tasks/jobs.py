@@ -260,7 +260,7 @@ class Job:
         found = backlogs(queues, sync_client(self._settings))
         waiting = {queue: backlog for queue, backlog in found.items() if backlog}
         if not waiting:
-            return "It is running, or waits for its time; wait on with job.get(timeout=...)."
+            return self._not_waiting()
         served = self._app().control.inspect(timeout=1.0).active_queues() or {}
         read = {queue["name"] for queues in served.values() for queue in queues}
         for queue in sorted(set(waiting) - read):
@@ -270,6 +270,16 @@ class Job:
                     f"celery -A callsheet.workers.{module} worker{extra}")
         queue, backlog = max(waiting.items(), key=lambda item: item[1])
         return f"Workers are busy: {backlog} messages wait in the queue {queue!r}. Start more workers."
+
+    def _not_waiting(self) -> str:
+        # Of a job made here it is known that there is one; so it is of each that left something in Redis.
+        known = self._queues or sync_client(self._settings).exists(
+            f"celery-task-meta-{self.id}", Keys(self._settings.key_prefix).job(self.id))
+        if known:
+            return "It is running, or waits for its time; wait on with job.get(timeout=...)."
+        return (f"Nothing is kept of a job of this id at {self._settings.redis_address}: it is a single call whose "
+                "reply has not ended, its result has expired, or there never was one. `callsheet show` tells whether a "
+                "worker has it; if none has, compare the id with job.id, and CALLSHEET_REDIS_URL with its sender's.")
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.label}>"

@@ -1,7 +1,10 @@
 """The Celery apps of the workers."""
 
+import contextlib
 import importlib
 import logging
+import sys
+from pathlib import Path
 from typing import Any
 
 from celery import Celery
@@ -12,6 +15,7 @@ from celery.signals import (
     import_modules,
     worker_init,
     worker_process_shutdown,
+    worker_ready,
 )
 
 from callsheet.errors import SettingsError
@@ -28,6 +32,8 @@ from callsheet.workers.metrics.step import ServeMetrics
 from callsheet.workers.revoked import ReadRevoked
 from callsheet.workers.steps import AttachPool
 from callsheet.workers.turns import PassTurnsOn
+
+logger = logging.getLogger(__name__)
 
 TRANSPORT = "callsheet.workers.transport:Transport"
 WORKER = "callsheet.workers.controller:Worker"
@@ -71,6 +77,13 @@ def cpu_app(settings: Settings | None = None) -> Celery:
     return app
 
 
+def _look_here() -> None:
+    """Import from the working directory, as with `callsheet up` and `python -m celery`: `celery` forgets it again."""
+    with contextlib.suppress(FileNotFoundError):  # the folder is gone
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.insert(0, here)
+
+
 def _app(settings: Settings | None, queue: str) -> Celery:
     settings = settings or get_settings()
     app = make_app(settings, queue, f"callsheet.workers.{queue}")
@@ -86,13 +99,14 @@ def _app(settings: Settings | None, queue: str) -> Celery:
 
     @import_modules.connect(sender=app, weak=False)
     def _import(**_: object) -> None:
+        _look_here()
         for name in settings.modules:
             try:
                 importlib.import_module(name)
             except ImportError as exc:
                 raise SettingsError(
-                    f"CALLSHEET_MODULES names {name!r}, which cannot be imported here: {exc}. Install it, or put the "
-                    "folder that holds it on PYTHONPATH.") from exc
+                    f"CALLSHEET_MODULES names {name!r}, which cannot be imported here: {exc}. Correct the name, "
+                    "install it, start the worker in the folder that holds it, or put that on PYTHONPATH.") from exc
 
     @worker_init.connect(weak=False)
     def _serve(sender: object = None, **_: object) -> None:
@@ -102,6 +116,12 @@ def _app(settings: Settings | None, queue: str) -> Celery:
         # Not before: Flower, which loads this app too, knows brokers by the name of a stock transport.
         if settings.transport == "batched" and app.conf.broker_transport is None:
             app.conf.broker_transport = TRANSPORT if settings.sentinels is None else SENTINEL_TRANSPORT
+
+    @worker_ready.connect(weak=False)
+    def _say_what_it_builds(sender: Any = None, **_: object) -> None:
+        if getattr(sender, "app", None) is app and not settings.modules:
+            logger.warning("CALLSHEET_MODULES names no modules: calls of your agents will fail here. Name those that "
+                           "define them, e.g. CALLSHEET_MODULES=myproject.agents")
 
     worker_process_shutdown.connect(_close_sessions, weak=False)
 

@@ -76,6 +76,10 @@ def _worker_modules(ours: Mapping[str, Any], settings: Settings) -> Iterator[Fin
     wanted = set(settings.modules)
     for name, one in sorted(ours.items()):
         lacking = sorted(module for module in wanted if not _covered(module, one["modules"]))
+        if not wanted:  # where they were started, others may be named than here
+            yield (ok("modules", f"{name} builds agents from {', '.join(one['modules'])}") if one["modules"] else
+                   warn("modules", f"{name} builds no agents of yours: its CALLSHEET_MODULES names none.",
+                        "Start it with the modules that define them: CALLSHEET_MODULES=myproject.agents"))
         if lacking:
             yield fail("modules", f"{name} does not allow {', '.join(lacking)}.", "Start it with CALLSHEET_MODULES="
                        f"{','.join(settings.modules)}, so that it can build their agents.")
@@ -104,13 +108,18 @@ def _messages(count: int) -> str:
     return "1 message waits" if count == 1 else f"{count:,} messages wait"
 
 
-def check_modules(settings: Settings) -> Iterator[Finding]:
-    """Whether the modules in the settings can be imported here, as a worker would from this folder."""
-    if not settings.modules:
+def check_modules(settings: Settings, told: bool = False) -> Iterator[Finding]:
+    """Whether the modules in the settings can be imported here, as a worker would from this folder.
+
+    Args:
+        settings: that name them.
+        told: whether workers said which they have; it is nothing then that none is named here.
+    """
+    if not settings.modules and not told:
         yield warn("modules", "CALLSHEET_MODULES names none: workers build no agents of yours.",
                    "Name the modules that define them: CALLSHEET_MODULES=myproject.agents")
     if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)  # as `celery` and `callsheet up` do
+        sys.path.insert(0, here)  # as workers do
     for name in settings.modules:
         try:
             importlib.import_module(name)
