@@ -198,9 +198,29 @@ def test_there_is_never_more_than_one_probe(steps: list[tuple[str, float]]) -> N
 
 # As a transport ---------------------------------------------------------------------------------------------------
 
-def endpoint(url: str, **breaker: Any) -> Endpoint:
-    return Endpoint(base_url=url, timeout=0.5, retry={"attempts": 1},
+def endpoint(url: str, timeout: float = 0.5, **breaker: Any) -> Endpoint:
+    return Endpoint(base_url=url, timeout=timeout, retry={"attempts": 1},
                     breaker={"minimum": 3, "window": 10, "cooldown": 60, **breaker})
+
+
+def own_breaker(at: Endpoint) -> tuple[Breaker, LocalBoard]:
+    """This process's own, of an endpoint that has been called."""
+    found = next(found for found in breaker_module._kept.values() if found._policy == at.breaker
+                 and isinstance(found._board, LocalBoard) and found.name == at.base_url)
+    assert isinstance(found._board, LocalBoard)
+    return found, found._board
+
+
+async def opened(at: Endpoint) -> None:
+    """Wait until the breaker has heard of the failures, which are reported off the calls' path."""
+    await until(lambda: not own_breaker(at)[0].closed)
+
+
+def pass_time(at: Endpoint, seconds: float) -> None:
+    """As if so much of the cooldown had passed."""
+    for one in own_breaker(at):
+        assert one._until is not None
+        one._until -= seconds
 
 
 async def get(at: Endpoint) -> int | str:
@@ -218,7 +238,7 @@ def test_what_counts_as_failure(part: Part, told: int | str) -> None:
         async with Playing(part) as server:
             at = endpoint(server.url)
             assert [await get(at) for _ in range(3)] == [told] * 3
-            await asyncio.sleep(0.01)
+            await opened(at)
             assert await get(at) == "CircuitOpen"
             assert len(server.requests) == 3  # refused without a request
             assert server.url in snapshot()["left_alone"]
@@ -239,7 +259,7 @@ def test_nobody_there_counts_and_a_breaker_that_is_off_does_not() -> None:
     async def main() -> None:
         at = endpoint(f"http://127.0.0.1:{free_port()}")
         assert [await get(at) for _ in range(3)] == ["ConnectError"] * 3
-        await asyncio.sleep(0.01)
+        await opened(at)
         assert await get(at) == "CircuitOpen"
         off = endpoint(f"http://127.0.0.1:{free_port()}", enabled=False)
         assert [await get(off) for _ in range(10)] == ["ConnectError"] * 10
@@ -250,14 +270,16 @@ def test_nobody_there_counts_and_a_breaker_that_is_off_does_not() -> None:
 def test_it_closes_again_and_logs_what_it_does(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async with Playing(*[answer(500)] * 4, answer()) as server:
-            at = endpoint(server.url, cooldown=0.2)
+            at = endpoint(server.url, cooldown=600)
             assert [await get(at) for _ in range(3)] == [500] * 3
-            await asyncio.sleep(0.01)
+            await opened(at)
             assert await get(at) == "CircuitOpen"
-            await asyncio.sleep(0.25)
+            pass_time(at, 300)
+            assert await get(at) == "CircuitOpen"
+            pass_time(at, 300)
             assert await get(at) == 500  # the probe
             assert await get(at) == "CircuitOpen"
-            await asyncio.sleep(0.25)
+            pass_time(at, 600)
             assert [await get(at) for _ in range(3)] == [200] * 3
 
     with caplog.at_level(logging.WARNING):
@@ -267,16 +289,22 @@ def test_it_closes_again_and_logs_what_it_does(caplog: pytest.LogCaptureFixture)
 
 
 def test_one_of_many_probes_while_the_others_are_refused() -> None:
-    async def slow(request: Any) -> Any:
-        await asyncio.sleep(0.1)
-        return await answer()(request)
-
     async def main() -> None:
+        refused = asyncio.Event()
+
+        async def slow(request: Any) -> Any:
+            await refused.wait()
+            return await answer()(request)
+
         async with Playing(*[answer(500)] * 3, slow) as server:
-            at = endpoint(server.url, cooldown=0.2)
+            at = endpoint(server.url, timeout=60)
             assert [await get(at) for _ in range(3)] == [500] * 3
-            await asyncio.sleep(0.25)
-            answers = await asyncio.gather(*(get(at) for _ in range(20)))
+            await opened(at)
+            pass_time(at, 60)
+            calls = [asyncio.create_task(get(at)) for _ in range(20)]
+            await until(lambda: sum(call.done() for call in calls) == 19)
+            refused.set()
+            answers = await asyncio.gather(*calls)
             assert sorted(map(str, answers)) == ["200"] + ["CircuitOpen"] * 19
             assert len(server.requests) == 4
 
@@ -286,9 +314,10 @@ def test_one_of_many_probes_while_the_others_are_refused() -> None:
 def test_a_probe_that_is_cancelled_makes_room_for_another() -> None:
     async def main() -> None:
         async with Playing(*[answer(500)] * 3, silence, answer()) as server:
-            at = endpoint(server.url, cooldown=0.05)
+            at = endpoint(server.url, timeout=60)
             assert [await get(at) for _ in range(3)] == [500] * 3
-            await asyncio.sleep(0.1)
+            await opened(at)
+            pass_time(at, 60)
             probe = asyncio.create_task(get(at))
             await until(lambda: len(server.requests) == 4)
             probe.cancel()
@@ -346,6 +375,15 @@ class Process:
 def fleet(own_redis: RedisServer, **policy: Any) -> tuple[Settings, BreakerPolicy]:
     given = {"minimum": 4, "window": 10.0, "cooldown": 0.3, **policy}
     return Settings.load(redis_url=own_redis.url), BreakerPolicy(**given)
+
+
+async def probing(process: Process) -> str | None:
+    """Wait for the end of the cooldown."""
+    async with asyncio.timeout(10):
+        while True:
+            with contextlib.suppress(CircuitOpen):
+                return await process.breaker.admit()
+            await asyncio.sleep(0.005)
 
 
 def trips(own_redis: RedisServer) -> int:
@@ -406,8 +444,7 @@ def test_the_fleet_probes_with_one_request(own_redis: RedisServer) -> None:
         processes = [await Process(*fleet(own_redis)).ready() for _ in range(5)]
         await processes[0].fail(4)
         await until(lambda: not any(process.breaker.closed for process in processes))
-        await asyncio.sleep(0.35)
-        tokens = []
+        tokens = [(processes[0], await probing(processes[0]))]
         for process in processes * 3:
             with contextlib.suppress(CircuitOpen):
                 tokens.append((process, await process.breaker.admit()))
@@ -422,12 +459,12 @@ def test_the_fleet_probes_with_one_request(own_redis: RedisServer) -> None:
 
 def test_a_long_probe_stays_the_only_one(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (boards, breaker_module):
-        monkeypatch.setattr(module, "LEASE", 0.3)
+        monkeypatch.setattr(module, "LEASE", 1.0)
 
     async def main() -> None:
         one, two = [await Process(*fleet(own_redis, cooldown=0.05)).ready() for _ in range(2)]
         await one.fail(4)
-        await asyncio.sleep(0.1)
+        await until(lambda: not two.breaker.closed)
         release, began = asyncio.Event(), asyncio.Event()
 
         async def answers(request: httpx.Request) -> httpx.Response:
@@ -436,10 +473,19 @@ def test_a_long_probe_stays_the_only_one(own_redis: RedisServer, monkeypatch: py
             return httpx.Response(200)
 
         inner = httpx.MockTransport(answers)
-        probe = asyncio.create_task(Breaking(inner, lambda _: one.breaker).handle_async_request(
-            httpx.Request("GET", "http://e")))
+
+        async def send() -> httpx.Response:
+            async with asyncio.timeout(10):
+                while True:
+                    with contextlib.suppress(CircuitOpen):  # until its cooldown is over
+                        return await Breaking(inner, lambda _: one.breaker).handle_async_request(
+                            httpx.Request("GET", "http://e"))
+                    await asyncio.sleep(0.005)
+
+        probe = asyncio.create_task(send())
         await began.wait()
-        for _ in range(10):
+        end = asyncio.get_running_loop().time() + 2.0  # it was renewed meanwhile
+        while asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.1)
             with pytest.raises(CircuitOpen):
                 await two.breaker.admit()
@@ -499,8 +545,7 @@ def test_while_redis_is_gone_each_process_decides_by_itself(own_redis: RedisServ
         own_redis.stop()
         await process.fail(4)
         assert not process.breaker.closed
-        await asyncio.sleep(0.25)
-        token = await process.breaker.admit()
+        token = await probing(process)
         assert token is not None
         await process.breaker.settle(token, "ok")
         assert process.breaker.closed

@@ -9,6 +9,7 @@ import pytest
 import callsheet
 from callsheet import AgentBase, AgentFailed, Msg, MsgHub
 from callsheet.errors import HubMismatch, HubMissing, MessageError, ObserveFailed, PayloadTooLarge, UsageError
+from callsheet.hub.listening import _Events
 from callsheet.settings import use_settings
 from tests.agents.basic import Echo
 from tests.agents.hubs import (
@@ -397,7 +398,21 @@ def test_plain_with_in_async_code_is_refused(anywhere):
 # Listening ---------------------------------------------------------------------------------------------
 
 
-def test_listening_from_the_start_from_now_and_after_an_event(anywhere):
+def test_listening_from_the_start_from_now_and_after_an_event(anywhere, monkeypatch):
+    begun: list[str] = []
+    begin = _Events._begin
+
+    async def noted(events: _Events) -> None:
+        await begin(events)
+        begun.append(events._since)
+
+    monkeypatch.setattr(_Events, "_begin", noted)
+
+    async def listening(count: int) -> None:
+        async with asyncio.timeout(10):
+            while len(begun) < count:
+                await asyncio.sleep(0.01)
+
     async def talk() -> None:
         alice = Talker("alice")
         async with MsgHub([alice], announcement=said("one"), name=f"listen-{anywhere}") as hub:
@@ -405,14 +420,14 @@ def test_listening_from_the_start_from_now_and_after_an_event(anywhere):
             now = asyncio.ensure_future(collected(hub.name, 2, "now"))
             start = asyncio.ensure_future(collected(hub.name, 4))
             after = asyncio.ensure_future(collected(hub.name, 2, second))
-            await asyncio.sleep(0.2)
+            await listening(3)
             await alice(say("three"))
             await hub.broadcast(said("four"))
             assert await asyncio.wait_for(now, 10) == ["three", "four"]
             assert await asyncio.wait_for(start, 10) == ["one", "two", "three", "four"]
             assert await asyncio.wait_for(after, 10) == ["three", "four"]
             rest = asyncio.ensure_future(collected(hub.name, 99))
-            await asyncio.sleep(0.1)
+            await listening(4)
         assert len(await asyncio.wait_for(rest, 10)) == 4, "it ends with the hub"
         assert len(await asyncio.wait_for(collected(hub.name, 99), 10)) == 4, "and can be listened to afterwards"
 

@@ -19,9 +19,11 @@ from callsheet.errors import LimiterUnavailable, RateLimited, SettingsError, Usa
 from callsheet.resources import client, context, record, transport
 from callsheet.resources.context import CallContext, call_context
 from callsheet.resources.limits import gate as gates
+from callsheet.resources.limits.gates import _gates
 from callsheet.resources.limits.reported import Reported, reported
 from callsheet.resources.record import CallRecord
 from callsheet.settings import Settings, use_settings
+from callsheet.settings.keys import Keys
 from tests.agents.basic import Echo
 from tests.agents.calls import Calls
 from tests.provider import Provider
@@ -84,16 +86,26 @@ async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
         await asyncio.sleep(0.01)
 
 
+def gate_of(call: Caller) -> gates.Gate:
+    return next(gate for gate in list(_gates.values()) if gate.name == call.name)
+
+
+def in_line(call: Caller) -> int:
+    """Calls of which the limiter has said that they have to wait."""
+    return len(gate_of(call)._in_line)
+
+
 def test_calls_beyond_the_limit_wait_for_their_turn(settings: Settle) -> None:
     async def main() -> None:
-        async with provider(window=3, requests=20) as (server, url):
+        # On a busy machine requests are late by different times: the server's window is narrower by so much.
+        async with provider(window=2.5, requests=20) as (server, url):
             call = Caller(url, settings, rpm=400, window=3, burst=0.5)
-            began = time.monotonic()
+            began, at = time.monotonic(), time.time()
             answers = await asyncio.gather(*(call() for _ in range(40)))
             assert {one.status_code for one in answers} == {200}
             # 20 in the first window; the others when that has passed, and not much later.
             assert 3 <= time.monotonic() - began < 8
-            assert len(server.log) == 40
+            assert len(server.log) == 40 and sorted(server.log)[20][0] >= at + 3
 
     run(main())
 
@@ -107,8 +119,8 @@ def test_calls_under_way_are_bounded_and_free_their_place(settings: Settle) -> N
             hanging = [asyncio.create_task(call(seconds=60)) for _ in range(3)]
             await until(lambda: server.under_way == 3)
             waiting = asyncio.create_task(call())
-            await asyncio.sleep(0.2)
-            assert not waiting.done()
+            await until(lambda: in_line(call) == 1)
+            assert not waiting.done() and server.under_way == 3
             hanging[0].cancel()
             assert (await asyncio.wait_for(waiting, 5)).status_code == 200
             for one in hanging:
@@ -307,7 +319,7 @@ def test_priorities_go_first_and_tenants_take_turns(settings: Settle) -> None:
             for who, given in [*[("small", {"tenant": "small"})] * 6, *[("big", {"tenant": "big"})] * 6,
                                  *[("last", {"priority": 9})] * 2, *[("first", {"priority": 0})] * 2]:
                 waiting.append(asyncio.create_task(one(who, **given)))
-                await asyncio.sleep(0.02)
+                await until(lambda: in_line(call) == len(waiting))
             hanging.cancel()
             await asyncio.wait_for(asyncio.gather(*waiting), 10)
         assert order[:2] == ["first"] * 2 and order[-2:] == ["last"] * 2
@@ -447,8 +459,10 @@ def test_without_limits_there_is_no_trip_and_with_them_there_are_two(own_redis: 
     async def main() -> None:
         async with provider() as (_, url):
             free = Caller(url, {"redis_url": own_redis.url})
+            start = evals(own_redis)
             await free()
-            await asyncio.sleep(0.3)  # one exchange asks whether the endpoint is paused
+            # One exchange asks whether the endpoint is paused.
+            await until(lambda: evals(own_redis) > start and gate_of(free)._running is None)
             before = evals(own_redis)
             for _ in range(20):
                 await free()
@@ -470,7 +484,7 @@ def test_a_thousand_waiting_calls_make_few_trips(own_redis: RedisServer) -> None
             waiting = [asyncio.create_task(call()) for _ in range(1000)]
             await until(lambda: len(server.log) > 10)
             before, sent, began = evals(own_redis), len(server.log), time.monotonic()
-            await asyncio.sleep(3)
+            await until(lambda: len(server.log) >= sent + 30)
             trips, seconds = evals(own_redis) - before, time.monotonic() - began
             assert trips <= 2.5 * (len(server.log) - sent) + 2 * seconds
             assert len(server.log) - sent >= 8 * seconds
@@ -487,10 +501,12 @@ def test_a_flushed_script_and_even_a_flushed_server_are_survived(own_redis: Redi
             hanging = [asyncio.create_task(call(seconds=60)) for _ in range(2)]
             await until(lambda: server.under_way == 2)
             waiting = [asyncio.create_task(call()) for _ in range(4)]
-            await asyncio.sleep(0.2)
-            own_redis.client().script_flush()
-            own_redis.client().flushall()
-            await asyncio.sleep(1.5)  # the gate has looked meanwhile, and told again what it holds
+            await until(lambda: in_line(call) == 4)
+            redis, queue = own_redis.client(), Keys("callsheet:").limits(call.name, 60, "queue")
+            assert redis.zcard(queue) == 4
+            redis.script_flush()
+            redis.flushall()
+            await until(lambda: redis.zcard(queue) == 4)  # the gate has looked, and told again what it holds
             assert server.under_way == 2 and not any(one.done() for one in waiting)
             hanging[0].cancel()
             assert {one.status_code for one in await asyncio.wait_for(asyncio.gather(*waiting), 10)} == {200}
@@ -509,7 +525,7 @@ def test_calls_wait_for_a_redis_that_comes_back(own_redis: RedisServer) -> None:
             with pytest.raises(LimiterUnavailable, match="in Redis, which does not answer"):
                 await call(timeout=1)
             waiting = [asyncio.create_task(call()) for _ in range(5)]
-            await asyncio.sleep(0.3)
+            await until(lambda: gate_of(call).waiting == 5 and gate_of(call).failing_since)
             await asyncio.to_thread(own_redis.start)
             assert {one.status_code for one in await asyncio.wait_for(asyncio.gather(*waiting), 15)} == {200}
 

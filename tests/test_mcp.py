@@ -64,6 +64,14 @@ async def ask(client: MCPClientBase, tool: str, /, timeout: float | None = None,
     return "".join(block.get("text", f"<{block['type']}>") for block in response.content)
 
 
+async def under_way(client: MCPClientBase) -> "asyncio.Task[str]":
+    """A long call that the server has begun: it has answered one that was sent behind it."""
+    await client.list_tools()  # so that neither has to ask first
+    long = asyncio.create_task(ask(client, "trigger-long-running-operation", duration=60, steps=2))
+    assert await asyncio.create_task(ask(client, "echo", message="behind")) == "Echo: behind"
+    return long
+
+
 def children() -> list[int]:
     """Servers that speak over pipes to this process."""
     found = []
@@ -158,8 +166,7 @@ def test_a_program_that_was_killed_is_started_again(main_file: str) -> None:
     async def main() -> None:
         async with connected(StdIOStatefulClient("everything", "node", [main_file, "stdio"])) as client:
             assert await ask(client, "echo", message="before") == "Echo: before"
-            long = asyncio.create_task(ask(client, "trigger-long-running-operation", duration=60, steps=2))
-            await asyncio.sleep(0.2)
+            long = await under_way(client)
             (pid,) = children()
             os.kill(pid, signal.SIGKILL)
             with pytest.raises(McpUnavailable, match=r"lost in the middle of a call: it ended with exit code -9"):
@@ -175,8 +182,7 @@ def test_a_program_that_was_killed_is_started_again(main_file: str) -> None:
 def test_a_call_ends_when_its_server_is_killed(transport: str, servers: dict[str, HttpServer], main_file: str) -> None:
     async def main() -> None:
         async with connected(client_of(transport, servers, main_file)) as client:
-            long = asyncio.create_task(ask(client, "trigger-long-running-operation", duration=60, steps=2))
-            await asyncio.sleep(0.3)
+            long = await under_way(client)
             servers[transport].restart()
             with pytest.raises(McpUnavailable, match=r"lost in the middle of a call"):
                 await asyncio.wait_for(long, 20)

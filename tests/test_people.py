@@ -187,7 +187,7 @@ def test_an_agent_with_state_keeps_its_turn_while_a_person_thinks(fleet):
     agent = Remembers("r").with_id(fleet.key("r"))
     first, second = agent.submit(say("one")), agent.submit(say("two"))
     asked(first)
-    time.sleep(0.3)
+    wait_for(lambda: fleet.redis.zcard(f"callsheet:line:{agent.id}") == 1, what="the second in line")
     assert second.questions() == []
     first.answer("1")
     assert first.get(10).content == "one 1"

@@ -192,9 +192,10 @@ def test_a_call_that_expires_in_line_says_so(at):
     agent = Clerk().with_id("expires")
     job = agent.submit(say("wait", gate="gate-e", note="begun-e"))
     at.wait_notes("begun-e", 1)
-    in_line = [agent.submit(say("short"), expires=1.0), agent.submit(say("long"))]
+    in_line = [agent.submit(say("short"), expires=2.0), agent.submit(say("long"))]
+    expired = time.time() + 2.1
     wait_for(lambda: at.redis.zcard("callsheet:line:expires") == 2, what="calls in line")
-    time.sleep(1.1)
+    wait_for(lambda: time.time() > expired, what="the end of its time")
     at.redis.set("gate-e", 1)
     assert (job.get(20).content, in_line[1].get(20).content) == ("1:0", "2:2")
     with pytest.raises(JobExpired):
