@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -101,6 +102,23 @@ def test_the_image_holds_what_the_services_run() -> None:
     copied = [part.removeprefix("./") for line in lines if line.startswith("COPY") for part in line.split()[1:-1]]
     assert {"pyproject.toml", "README.md", "LICENSE", "callsheet"} <= set(copied)
     assert all((ROOT / part).exists() for part in copied)
+
+
+@pytest.mark.parametrize(("extras", "installed"), [("", "."), ("mcp,anthropic", ".[mcp,anthropic]")])
+def test_the_image_is_built_with_the_extras_that_are_named(extras: str, installed: str, tmp_path: Path) -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    run = next(line for line in lines if line.startswith("RUN pip install"))
+    assert lines.index('ARG EXTRAS=""') < lines.index(run)
+    for name in ("pip", "useradd"):  # in place of the image's: they say what they were told
+        (tmp_path / name).write_text('#!/bin/sh\nfor word; do echo "$word"; done\n')
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(["sh", "-ec", run.removeprefix("RUN ")], capture_output=True, text=True, check=True,
+                          env={"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "EXTRAS": extras}, cwd=tmp_path)
+    assert done.stdout.splitlines()[:3] == ["install", "--no-cache-dir", installed]
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(filter(None, extras.split(","))) <= set(known)
+    for service in ("io", "cpu", "flower"):
+        assert SERVICES[service]["build"] == {"context": ".", "args": {"EXTRAS": "${CALLSHEET_EXTRAS:-}"}}
 
 
 def test_the_redis_command_serves_with_an_append_only_file(tmp_path: Path) -> None:
