@@ -9,6 +9,7 @@ import pytest
 
 import callsheet
 from callsheet import errors
+from tests.services import ROOT
 
 NAMES = [
     "AgentBase", "AgentFailed", "AgentTimeout", "AudioBlock", "Base64Source", "BranchFailed", "CallOptions",
@@ -25,6 +26,13 @@ def test_the_public_names_are_these() -> None:
     assert list(callsheet.__all__) == sorted(callsheet.__all__)
     for name in NAMES:
         assert getattr(callsheet, name) is not None
+
+
+def test_what_the_documents_import_in_place_of_agentscopes_is_there() -> None:
+    text = (ROOT / "docs" / "agents.md").read_text().partition("## Coming from AgentScope")[2]
+    block = text.partition("```python\n")[2].partition("```")[0]
+    assert block.count("import") >= 11
+    exec(block, {})
 
 
 def test_star_import_gives_them() -> None:

@@ -37,6 +37,7 @@ def invoke(*args: str) -> Any:
 def test_version_and_help() -> None:
     assert callsheet.__version__ in invoke("--version").output
     overview = invoke("--help").output
+    assert "..." not in overview.partition("Commands:")[2]  # each is told in one line
     for name in COMMANDS:
         assert name in overview
         shown = invoke(name, "--help")
@@ -50,6 +51,11 @@ def test_wrong_usage_is_exit_code_2() -> None:
                  ["run", "no-such-file.py", "--input", "."], ["run"]):
         done = invoke(*args)
         assert done.exit_code == 2 and "Error: " in done.output, args
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest() -> None:
+    assert "No such command 'sessions'. Did you mean 'session'?" in invoke("sessions", "list").output
+    assert "Did you mean" not in invoke("no-such-command").output
 
 
 def test_an_error_of_ours_is_one_message_unless_debug(monkeypatch: pytest.MonkeyPatch) -> None:

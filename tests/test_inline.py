@@ -261,6 +261,10 @@ def test_what_cannot_be_sent_is_refused_before_anything_runs() -> None:
         first.submit(lambda: 1)
     with pytest.raises(UsageError, match=r"Echo\.reply cannot be called so: .*'hint'.* It takes msg"):
         first.submit(say("x"), hint="no such parameter")
+    with pytest.raises(UsageError, match=r"It takes msg.* Did you mean the option timeout of the call\?"):
+        first.submit(say("x"), timeuot=3)
+    with pytest.raises(UsageError, match=r"no such option.* Did you mean the option retries of the call\?"):
+        first.options(retrys=3)
     for lost in (first, SequentialPipeline([Echo("b"), first])):
         with pytest.raises(UnknownQueue, match=r"'gpu' of Echo.*known are io, cpu.*CALLSHEET_QUEUES"):
             lost.submit(say("x"), queue="gpu")

@@ -137,6 +137,15 @@ def test_max_iters_is_a_positive_number(wrong: Any) -> None:
         agent_with([], max_iters=wrong)
 
 
+@pytest.mark.parametrize(("model", "formatter", "said"), [
+    ("gpt-4o-mini", OpenAIChatFormatter(), "model='gpt-4o-mini': a chat model is needed"),
+    (ScriptedModel([]), None, "formatter=None: the formatter of the model's provider is needed.*OpenAIChatFormatter"),
+])
+def test_what_is_no_model_or_formatter_is_refused_where_it_is_given(model: Any, formatter: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        ReActAgent("friday", "You help.", model, formatter)
+
+
 def test_an_error_of_the_model_is_raised_and_the_next_reply_finds_a_valid_history() -> None:
     agent = agent_with([tool_call("add", a=1), EndpointError("busy"), "Back."], add)
     with pytest.raises(EndpointError):

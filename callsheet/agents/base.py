@@ -14,7 +14,7 @@ from callsheet.agents.console import print_to_console
 from callsheet.agents.dispatch import dispatcher
 from callsheet.agents.hooks import Hooked
 from callsheet.agents.naming import checked_id
-from callsheet.agents.options import OPTION_NAMES, CallOptions
+from callsheet.agents.options import OPTION_NAMES, CallOptions, meant
 from callsheet.errors import UsageError
 from callsheet.messages import Msg, Recorded, StateModule
 from callsheet.messages.allow import AllowList
@@ -244,7 +244,8 @@ class AgentBase(Hooked, StateModule, Recorded):
             signature.bind(None, *args, **kwargs)
         except TypeError as exc:
             takes = ", ".join(map(str, list(signature.parameters.values())[1:])) or "no arguments"
-            raise UsageError(f"{cls.__name__}.reply cannot be called so: {exc}. It takes {takes}.") from None
+            near = meant(name for name in kwargs if name not in signature.parameters)
+            raise UsageError(f"{cls.__name__}.reply cannot be called so: {exc}. It takes {takes}.{near}") from None
 
     @property
     def label(self) -> str:

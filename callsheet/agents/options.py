@@ -1,7 +1,8 @@
 """How one call is to be made: the options that `submit` takes beside the agent's own arguments."""
 
+import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -87,7 +88,7 @@ class CallOptions:
         unknown = given.keys() - OPTION_NAMES
         if unknown:
             raise UsageError(f"{', '.join(sorted(unknown))}: no such option of a call. There are "
-                             f"{', '.join(sorted(OPTION_NAMES))}.")
+                             f"{', '.join(sorted(OPTION_NAMES))}.{meant(sorted(unknown))}")
         return cls(**given)
 
     def queue_for(self, default: str, label: str, known: Sequence[str]) -> str:
@@ -114,6 +115,12 @@ class CallOptions:
         if self.countdown:
             return datetime.now(UTC) + timedelta(seconds=self.countdown)
         return self.eta
+
+
+def meant(names: Iterable[str]) -> str:
+    """The options that misspelt names may be meant for, as a sentence to follow another; "" if none is near."""
+    near = [found for name in names for found in difflib.get_close_matches(name, sorted(OPTION_NAMES), 1, 0.7)]
+    return f" Did you mean the option{'s'[:len(near) > 1]} {', '.join(near)} of the call?" if near else ""
 
 
 OPTION_NAMES = frozenset(field.name for field in fields(CallOptions))

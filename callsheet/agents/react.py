@@ -56,6 +56,11 @@ class ReActAgent(AgentBase):
                  parallel_tool_calls: bool = False, print_hint_msg: bool = False, max_iters: int = 10) -> None:
         if not isinstance(max_iters, int) or isinstance(max_iters, bool) or max_iters < 1:
             raise UsageError(f"max_iters={max_iters!r}: a whole number, 1 or more, is needed.")
+        if not callable(model):
+            raise UsageError(f"model={model!r}: a chat model is needed, e.g. OpenAIChatModel(\"gpt-4o-mini\").")
+        if not callable(getattr(formatter, "format", None)):
+            raise UsageError(f"formatter={formatter!r}: the formatter of the model's provider is needed, e.g. "
+                             "OpenAIChatFormatter() of callsheet.formatters.")
         self.name = name
         self._sys_prompt = sys_prompt
         self.model = model

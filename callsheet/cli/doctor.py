@@ -15,7 +15,7 @@ _WIDEST = 110  # columns
 _SUBJECT = 24  # of what a line is about, at most
 
 
-@click.command(epilog="""\b
+@click.command(short_help="What is wrong with Redis, workers or endpoints, and the remedy.", epilog="""\b
 Examples:
   callsheet doctor
   callsheet doctor --no-endpoints          ask nobody but Redis and the workers

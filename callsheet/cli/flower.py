@@ -23,7 +23,7 @@ Examples:
               help="Address to listen on; anything but loopback needs CALLSHEET_FLOWER_AUTH.")
 @click.option("--port", default=5555, show_default=True, type=click.IntRange(0, 65535), envvar="FLOWER_PORT",
               show_envvar=True, help="Port; 0: any free one.")
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS OF FLOWER]")
 def flower(address: str, port: int, options: tuple[str, ...]) -> None:
     """Watch and steer workers and calls in Flower.
 

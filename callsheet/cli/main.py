@@ -1,5 +1,6 @@
 """The `callsheet` command."""
 
+import difflib
 import importlib
 import os
 from typing import Any
@@ -39,6 +40,15 @@ class Commands(click.Group):
         module, name = COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
+
+    def resolve_command(self, ctx: click.Context,
+                        args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is meant by the first of the arguments; a misspelt one fails with the nearest."""
+        name = args[0]
+        near = difflib.get_close_matches(name, COMMANDS, 1) if name not in COMMANDS else []
+        if near:
+            ctx.fail(f"No such command {name!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error of Callsheet's becomes its message and exit code 1."""

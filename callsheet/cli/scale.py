@@ -58,7 +58,7 @@ def checked(options: tuple[str, ...]) -> None:
                                      param_hint="OPTIONS")
 
 
-@click.command(epilog="""\b
+@click.command(short_help="Start and drain whole workers of this machine by their load.", epilog="""\b
 Examples:
   callsheet scale io --min 1 --max 4 -- --autoscale=500,20
   callsheet scale cpu --min 0 --max 8
@@ -68,7 +68,7 @@ Examples:
 @click.option("--max", "maximum", required=True, type=click.IntRange(1), help="Workers at most.")
 @click.option("--data", default=None, type=click.Path(file_okay=False, path_type=Path),
               help="Folder of their logs.  [default: .callsheet/scale-KIND]")
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS OF CELERY WORKER]")
 def scale(kind: str, minimum: int, maximum: int, data: Path | None, options: tuple[str, ...]) -> None:
     """Start and drain whole workers of this machine by the load on their queues.
 

@@ -11,7 +11,7 @@ from callsheet import sessions
 from callsheet.messages import Msg
 
 
-@click.group(epilog="""\b
+@click.group(short_help="What agents remember, by id: list, show, copy, delete.", epilog="""\b
 Examples:
   callsheet session list
   callsheet session show user-42

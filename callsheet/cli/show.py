@@ -12,7 +12,7 @@ PIPED = 160
 """Columns where the output is no terminal, and so has no edge."""
 
 
-@click.command(epilog="""\b
+@click.command(short_help="A job's calls as a tree: where, how long, tokens, cost, errors.", epilog="""\b
 Examples:
   callsheet show 4f1c2f6e-0a2b-4d0e-9a55-5f6a2f0c1d3e
   callsheet show JOB --html job.html       a page with a time line, which needs nothing else

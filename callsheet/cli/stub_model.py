@@ -12,7 +12,7 @@ from callsheet.models.stub.behaviour import Behaviour
 from callsheet.models.stub.server import start
 
 
-@click.command("stub-model", epilog="""\b
+@click.command("stub-model", short_help="Serve a stub model that needs no key: works by extraction.", epilog="""\b
 Examples:
   callsheet stub-model
   callsheet stub-model --latency 0.05 --tokens-per-second 0 --error-rate 0.1

@@ -13,7 +13,7 @@ PIPED = 140
 """Columns where the output is no terminal, and so has no edge."""
 
 
-@click.command(epilog="""\b
+@click.command(short_help="Watch queues, workers, agents, limits and hubs; Ctrl-C ends.", epilog="""\b
 Examples:
   callsheet top
   callsheet top --once                 one frame, for a pipe or a log

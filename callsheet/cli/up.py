@@ -31,7 +31,7 @@ def module_names(ctx: click.Context, param: click.Parameter, value: str | None) 
 PORT = click.IntRange(0, 65535)
 
 
-@click.command(epilog="""\b
+@click.command(short_help="Redis, an io worker, a cpu worker and Flower on this machine.", epilog="""\b
 Examples:
   callsheet up --modules myproject.agents
   callsheet up --modules agents --io 2000,50 --cpu 4,1 --redis-port 0
