@@ -7,7 +7,7 @@ behind it.
 """
 
 import asyncio
-import json
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -17,15 +17,18 @@ from celery.backends.redis import SentinelBackend
 from celery.exceptions import TaskRevokedError
 from kombu.exceptions import EncodeError
 from kombu.utils import json as kombu_json
+from pydantic_core import PydanticSerializationError, to_json
 
 import callsheet.errors as errors_module
 from callsheet.errors import AgentFailed, AgentTimeout, CallRefused, CallsheetError, JobCancelled, JobError, JobExpired
+from callsheet.messages.quick import loads
 from callsheet.resources.redis import async_client
 from callsheet.settings import get_settings
 from callsheet.tasks.bridge import drive, in_strand
 from callsheet.tasks.chords import ChordBackend
 from callsheet.tasks.patience import PatientBackend
 from callsheet.tasks.records import noted
+from callsheet.tasks.shown import Reply
 from callsheet.tasks.subscriptions import LateConsumer
 from callsheet.tasks.writes import Entry
 
@@ -125,6 +128,10 @@ class ResultBackend(PatientBackend, ChordBackend):
         """Celery's encoding of a result."""
         if not self._plain:
             return super().encode(data)
+        reply = data.get("result") if isinstance(data, dict) else None
+        if type(reply) is Reply:  # plain data, and so is all the rest
+            with suppress(PydanticSerializationError):  # such as half a character
+                return to_json({**data, "result": reply.data}).decode()
         try:
             return _to_json(data)
         except Exception as exc:
@@ -151,7 +158,7 @@ def ready(meta: dict[str, Any]) -> bool:
 
 def parse(text: bytes | str) -> dict[str, Any]:
     """A stored result as Celery wrote it."""
-    meta: dict[str, Any] = json.loads(text)
+    meta: dict[str, Any] = loads(text)
     return meta
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from callsheet.messages.quick import loads
 from callsheet.workers.broker.stock import json as kombu_json
 from callsheet.workers.broker.stock import redis as stock
 
@@ -151,10 +152,10 @@ def read(text: bytes, most: int | None = None) -> Any:
         body = _BODY.search(text, 0, len(text))
         size = (body.end() - body.start()) * 3 // 4 if body else 0
         if body and size > most:
-            rest = json.loads(b"".join((text[:body.start()], b'"body": ""', text[body.end():])))
+            rest = loads(b"".join((text[:body.start()], b'"body": ""', text[body.end():])))
             (rest[0] if isinstance(rest, list) else rest)["headers"][OVERSIZE] = size
             return rest
-    return kombu_json.loads(text.decode()) if b'"__type__"' in text else json.loads(text)
+    return kombu_json.loads(text.decode()) if b'"__type__"' in text else loads(text)
 
 
 def mark_redelivered(payload: dict[str, Any]) -> dict[str, Any]:

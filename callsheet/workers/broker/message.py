@@ -1,9 +1,9 @@
 """A message as our consumers get it."""
 
 import contextlib
-import json
 from typing import Any
 
+from callsheet.messages.quick import loads
 from callsheet.workers.broker.stock import virtual
 
 _JSON = "application/json"
@@ -18,5 +18,5 @@ class Message(virtual.Message):
             marked = b'"__type__"' in body if isinstance(body, bytes) else '"__type__"' in (body or "")
             if not marked:
                 with contextlib.suppress(ValueError, TypeError, RecursionError):  # then kombu raises as expected
-                    return json.loads(body)
+                    return loads(body)
         return super()._decode()
