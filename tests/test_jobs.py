@@ -518,10 +518,10 @@ def test_redis_restarted_while_jobs_are_awaited():
             jobs = [Sleeper(0.5, str(i)).submit(HELLO) for i in range(6)]
 
             async def main():
-                waits = [asyncio.create_task(job._wait()) for job in jobs]
+                waits, held = [asyncio.create_task(job._wait()) for job in jobs], waiter(settings).subscriptions
                 await asyncio.to_thread(wait_for, lambda: client.hlen("unacked") >= 4, 10, "calls to run")
                 await asyncio.to_thread(server.stop)
-                await asyncio.to_thread(wait_for, lambda: not waiter(settings).subscriptions.healthy, what="the loss")
+                await asyncio.to_thread(wait_for, lambda: not held.healthy, what="the loss")
                 await asyncio.to_thread(server.start)
                 return await asyncio.wait_for(asyncio.gather(*waits), 40)
 
