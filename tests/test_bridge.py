@@ -376,9 +376,10 @@ def test_process_loop_from_anywhere():
 
 
 def test_cancelling_on_process_loop_cancels_the_work():
-    cancelled = threading.Event()
+    begun, cancelled = threading.Event(), threading.Event()
 
     async def work():
+        begun.set()
         try:
             await asyncio.sleep(30)
         finally:
@@ -386,7 +387,7 @@ def test_cancelling_on_process_loop_cancels_the_work():
 
     async def main():
         task = asyncio.create_task(loops.on_process_loop(work))
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(begun.wait, 20)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

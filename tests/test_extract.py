@@ -179,9 +179,9 @@ def test_a_schema_that_contains_itself_ends() -> None:
 
 def test_a_book_takes_seconds_at_most() -> None:
     book = "\n\n".join(f"Chapter {n} tells of whales and ships. The sea was {n} fathoms deep." for n in range(5000))
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert len(extract.summarise(book, 10)) == 10
-    assert time.perf_counter() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 def test_hints() -> None:

@@ -1,5 +1,6 @@
 """A hub's fanout exchange, as kombu's consumers see it."""
 
+import contextlib
 from typing import Any
 
 from kombu import Connection, Consumer, Exchange, Queue
@@ -7,6 +8,7 @@ from kombu import Connection, Consumer, Exchange, Queue
 from callsheet import Msg, MsgHub
 from tests.agents.hubs import Talker
 from tests.office import say
+from tests.services import wait_for
 
 
 def test_a_kombu_consumer_gets_what_is_said(at):
@@ -16,17 +18,20 @@ def test_a_kombu_consumer_gets_what_is_said(at):
     queue = Queue("listener", Exchange(f"callsheet:hub-exchange:{hub.name}", type="fanout"), exclusive=True,
                   auto_delete=True)
 
+    before = at.redis.pubsub_numpat()
+
     def heard(body: Any, message: Any) -> None:
         got.append((body, message.headers))
 
     try:
         with Connection(at.server.url) as connection, Consumer(connection, queue, callbacks=[heard], no_ack=True,
                                                                accept=["json"]):
-            for _ in range(3):  # the subscription begins with the first look
-                try:
-                    connection.drain_events(timeout=0.2)
-                except TimeoutError:
-                    continue
+            def subscribed() -> bool:
+                with contextlib.suppress(TimeoutError):
+                    connection.drain_events(timeout=0.05)  # the subscription begins with the first look
+                return at.redis.pubsub_numpat() > before
+
+            wait_for(subscribed, what="the subscription")
             entry = hub.broadcast(Msg("host", "a / \"quoted\" é \\ text", "user"))
             alice.submit(say("x")).get(20)
             while len(got) < 2:

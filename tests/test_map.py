@@ -81,7 +81,7 @@ def test_no_more_than_the_window_is_under_way(fleet):
     async def watched():
         running = asyncio.create_task(main())
         await asyncio.to_thread(fleet.wait_notes, notes, 4)
-        await asyncio.sleep(0.1)
+        await Echo("e")(inputs(1)[0])  # behind whatever was sent before
         assert fleet.notes(notes) == ["g began"] * 4
         fleet.open(gate)
         await running

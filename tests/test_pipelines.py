@@ -184,9 +184,9 @@ def test_a_failing_reducer_fails_the_job(fleet):
 def test_a_branch_ended_by_its_timeout(fleet):
     branches = [Sleeper(0.01), Sleeper(60, "long")]
     with pytest.raises(BranchFailed, match=r"branch 2 of 2, Sleeper\(long\).*timeout") as caught:
-        FanoutPipeline(branches).submit(HELLO, timeout=0.5).get(15)
+        FanoutPipeline(branches).submit(HELLO, timeout=1.5).get(15)
     assert caught.value.remote_type.endswith("SoftTimeLimitExceeded")
-    collected = FanoutPipeline(branches, on_error="collect").submit(HELLO, timeout=0.5).get(15)
+    collected = FanoutPipeline(branches, on_error="collect").submit(HELLO, timeout=1.5).get(15)
     assert collected[0].content == "awake"
     assert collected[1].metadata["error"]["agent"] == "Sleeper(long)"
     with pytest.raises(AgentTimeout):

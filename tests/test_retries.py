@@ -138,7 +138,7 @@ def test_what_the_server_may_have_begun_is_sent_again_only_where_that_is_wanted(
         part: Part, expected: type[Exception]) -> None:
     async def main(after_sent: bool) -> int:
         async with Playing(part, answer()) as server:
-            asked = client(endpoint(server.url, timeout=0.3, after_sent=after_sent)).post("x", content=b"ask")
+            asked = client(endpoint(server.url, timeout=1.0, after_sent=after_sent)).post("x", content=b"ask")
             if after_sent:
                 assert (await asked).status_code == 200
             else:

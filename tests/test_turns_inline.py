@@ -57,18 +57,26 @@ def test_a_failed_reply_keeps_what_it_added_and_a_retried_one_does_not(inline):
     assert users("fails") == ["bad", "good", "third"]
 
 
-def test_a_cancelled_call_leaves_nothing_and_one_that_is_interrupted_its_answer():
+def test_a_cancelled_call_leaves_nothing_and_one_that_is_interrupted_its_answer(inline):
+    inline.delete("inline-begun")
+
+    async def noted(count):
+        async with asyncio.timeout(20):
+            while inline.llen("inline-begun") < count:
+                await asyncio.sleep(0.01)
+
     async def main():
         agent = Clerk().with_id("alice")
-        job, line = agent.submit(say("one", gate="never")), [agent.submit(say(str(number))) for number in range(3)]
-        await asyncio.sleep(0.05)
+        job = agent.submit(say("one", gate="never", note="inline-begun"))
+        line = [agent.submit(say(str(number))) for number in range(3)]
+        await noted(1)
         line[0].cancel()
         job.cancel()
         with pytest.raises(JobCancelled):
             await job
         told = [(await one).content for one in line[1:]]
-        job = agent.submit(say("talk", gate="never"))
-        await asyncio.sleep(0.05)
+        job = agent.submit(say("talk", gate="never", note="inline-begun"))
+        await noted(2)
         assert job.interrupt()
         return told, (await job).content, (await agent(say("next"))).content
 
