@@ -597,7 +597,8 @@ def test_agents_on_workers_use_the_fleets_breaker_and_others_their_own(own_redis
             http = client("e", settings)
             for _ in range(3):
                 await http.get("x")
-            await asyncio.sleep(0.05)
+            own = next(one for key, one in breaker_module._kept.items() if at.base_url in str(key))
+            await until(lambda: not own.closed)
             assert own_redis.client().keys("*") == []
             with call_context(CallContext(job="j", call="c")):
                 response = await http.get("x")

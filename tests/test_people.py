@@ -309,7 +309,7 @@ def test_it_waits_without_a_slot_and_without_the_workers_time_limits(office):
         asked(job)
     assert (active(worker, settings)["running"], active(worker, settings)["parked"]) == (0, 5)
     assert Echo("e").submit(ASK).get(10)
-    time.sleep(2.5)
+    time.sleep(2.5)  # longer than both limits
     for job in jobs:
         job.answer("tea")
     assert [job.get(10).content for job in jobs] == ["tea"] * 3
@@ -464,7 +464,7 @@ def test_a_wait_may_be_longer_than_results_are_kept(office):
         asked(job)
         while time.monotonic() < began + 5:
             assert job.questions(), "it waits"
-            time.sleep(0.5)
+            time.sleep(0.5)  # each look in turn, for longer than results are kept
         job.answer("tea")
         assert job.get(10).content == "3 messages, the first 3"
 

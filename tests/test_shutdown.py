@@ -41,7 +41,7 @@ def _nothing_left_over(redis_server):
 @pytest.mark.parametrize("parts", ["callsheet", "stock"])
 def test_soft_shutdown_keeps_what_ends_in_time_and_gives_back_the_rest(redis_server, parts):
     quick, slow, soon, never = unique(), unique(), unique("gate"), unique("gate")
-    with pool_worker(redis_server, "-c", "4", PARTS=parts, PREFETCH="2", SOFT_SHUTDOWN="2") as pool:
+    with pool_worker(redis_server, "-c", "4", PARTS=parts, PREFETCH="2", SOFT_SHUTDOWN="4") as pool:
         fast = [*pool.holds(2, quick, soon), pool.send(a.in_thread, soon)]
         pool.wait_notes(f"{soon}:in")
         pool.wait_notes(f"{quick}:in", 2)
