@@ -1,18 +1,29 @@
 """Agents whose MCP session must stay with one process: on two real io workers."""
 
+import asyncio
 import contextlib
 import json
+import logging
 import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from callsheet import Settings
 from callsheet.mcp import StdIOStatefulClient
 from callsheet.settings import use_settings
+from callsheet.tasks import homes as module
+from callsheet.tasks.app import current_app
+from callsheet.tasks.homes import Homes
+from callsheet.tasks.loop import wait_on_process_loop
 from tests.agents.mcp import Caller
 from tests.mcp_servers import BAD
 from tests.services import ROOT, RedisServer, Worker, wait_for, worker
@@ -118,3 +129,54 @@ def test_a_session_moves_when_its_worker_stops_or_dies(pair: Pair) -> None:
     assert len({server for _, server in said}) == 1
     other.wait_log(f"mcp_home_moved clients=bad from={home.name}.dq2 to={other.name}.dq2")
     wait_for(lambda: gone(moved), 15, "the dead worker's server to end")
+
+
+class SlowRelease(Homes):
+    """Gives homes up after another has been claimed, if that is possible."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, None, "w@test", "io")
+        self._listens = True
+        self.releases, self.claimed = threading.Event(), threading.Event()
+
+    def run(self, what: str, names: tuple[str, ...], *words: str) -> Any:
+        if what == "release":
+            self.releases.set()
+            self.claimed.wait(0.5)
+        found = super().run(what, names, *words)
+        if what == "claim":
+            self.claimed.set()
+        return found
+
+
+def test_a_home_that_is_claimed_again_as_it_is_given_up_stays(redis_server: RedisServer) -> None:
+    settings = Settings.load(redis_url=redis_server.url, modules="tests.agents", turn_lease=1)
+    with use_settings(settings):
+        homes = SlowRelease(settings)
+        other = Homes(settings, None, "other@test", "io")
+
+        async def both() -> Any:
+            request = SimpleNamespace(args=({},))
+            async with homes.at(None, request, ("page",), "an agent"):
+                homes.claimed.clear()
+            await asyncio.to_thread(homes.releases.wait, 10)
+            async with homes.at(None, request, ("page",), "an agent"):
+                await asyncio.sleep(0.8)
+                return await asyncio.to_thread(other.run, "claim", ("page",), "0")
+
+        assert wait_on_process_loop(both(), 20) == [0, homes.direct.encode()]
+
+
+def test_a_home_that_could_not_ask_to_be_heard_asks_again(
+        own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(module, "_LISTENS_WITHIN", 0.1)
+    settings = Settings.load(redis_url=own_redis.url, modules="tests.agents")
+    with use_settings(settings):
+        homes = Homes(settings, current_app(settings), "w@test", "io")
+        own_redis.stop()
+        with pytest.raises((OperationalError, OSError, RedisError)):
+            wait_on_process_loop(homes._listen(), 20)
+        own_redis.start()
+        with caplog.at_level(logging.WARNING):
+            wait_on_process_loop(homes._listen(), 20)
+    assert "mcp_home_unheard" in caplog.text

@@ -1,14 +1,16 @@
 """What is told over Redis is told again, and heard, whatever breaks meanwhile."""
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
-from callsheet import Msg, MsgHub, Settings, get_settings
+from callsheet import Job, Msg, MsgHub, Settings, get_settings
 from callsheet.resources import subscriptions as module
 from callsheet.resources.subscriptions import Subscriptions, subscriptions
 from callsheet.settings import use_settings
@@ -93,6 +95,28 @@ def test_results_are_waited_for_on_the_loop_that_the_process_has_now(fleet):
             assert thread.stop()
     finally:
         adopt(before)
+
+
+async def broken_off(job: Job, after: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(after):
+            async for _ in job.stream():
+                pass
+
+
+async def all_broken_off(job: Job) -> None:
+    for _ in range(3):
+        await asyncio.gather(*(broken_off(job, 0.01 + number / 250) for number in range(40)))
+
+
+def test_a_stream_can_be_broken_off_at_any_time(redis_server):
+    proxy = Proxy(redis_server.port)
+    proxy.delay = 0.05  # so that connections are being opened meanwhile
+    try:
+        with use_settings(client_settings(redis_server, redis_url=proxy.url)):
+            asyncio.run(all_broken_off(Job.from_id(uuid4().hex)))
+    finally:
+        proxy.close()
 
 
 # Turns

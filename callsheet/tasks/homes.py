@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,7 @@ class Homes:
         self._held: set[str] = set()
         self._keeping = False
         self._listens = False
+        self._changing = asyncio.Lock()  # claims and releases are one after the other
 
     @asynccontextmanager
     async def at(self, task: Any, request: Any, names: tuple[str, ...], label: str) -> AsyncIterator[None]:
@@ -100,7 +101,12 @@ class Homes:
         """
         # Two clients with homes of their own would send a call to and fro.
         anyway = "1" if request.args[-1].get(_SENT_ON, 0) >= _MOST_SENT_ON else "0"
-        claimed, other = await patient(lambda: self._run("claim", names, anyway))
+        async with self._changing:
+            claimed, other = await patient(lambda: self._run("claim", names, anyway))
+            if claimed:
+                held = self._held.issuperset(names)
+                self._under_way.update(names)
+                self._held.update(names)
         other = other.decode() if isinstance(other, bytes) else other
         if not claimed:
             await self._send_on(task, request, other, label)
@@ -108,10 +114,8 @@ class Homes:
         if other:
             logger.warning("mcp_home_moved clients=%s from=%s to=%s agent=%s: the worker that held the session is "
                            "gone; a new session is opened here", ",".join(names), other, self.direct, label)
-        elif not self._held.issuperset(names):
+        elif not held:
             logger.info("mcp_home clients=%s at=%s agent=%s", ",".join(names), self.direct, label)
-        self._under_way.update(names)
-        self._held.update(names)
         try:
             self._keep()
             await self._listen()
@@ -131,12 +135,14 @@ class Homes:
         """Have this worker consume its direct queue."""
         if self._listens:
             return
-        self._listens = True
-        answers = await asyncio.to_thread(
-            self._app.control.add_consumer, self.direct, destination=[self._hostname], reply=True,
-            timeout=_LISTENS_WITHIN, limit=1)
+        self._listens, answers = True, None
+        try:
+            answers = await patient(lambda: asyncio.to_thread(
+                self._app.control.add_consumer, self.direct, destination=[self._hostname], reply=True,
+                timeout=_LISTENS_WITHIN, limit=1))
+        finally:
+            self._listens = bool(answers)
         if not answers:
-            self._listens = False
             logger.warning("mcp_home_unheard queue=%s: the worker did not begin to consume it within %g s; calls that "
                            "are sent there wait", self.direct, _LISTENS_WITHIN)
 
@@ -151,16 +157,20 @@ class Homes:
             while self._held:
                 await asyncio.sleep(self._lease / 3000)
                 opened = await open_names()
-                stay = tuple(name for name in self._held if self._under_way[name] > 0 or name in opened)
-                leave = tuple(self._held.difference(stay))
-                with suppress(RedisError, OSError, CallsheetError):
-                    if stay:
-                        await self._run("renew", stay)
-                    if leave:
-                        await self._run("release", leave)
-                        self._held.difference_update(leave)
+                async with self._changing:
+                    await self._renew(opened)
         finally:
             self._keeping = False
+
+    async def _renew(self, opened: Collection[str]) -> None:
+        stay = tuple(name for name in self._held if self._under_way[name] > 0 or name in opened)
+        leave = tuple(self._held.difference(stay))
+        with suppress(RedisError, OSError, CallsheetError):
+            if stay:
+                await self._run("renew", stay)
+            if leave:
+                await self._run("release", leave)
+                self._held.difference_update(leave)
 
     async def _run(self, what: str, names: tuple[str, ...], *words: str) -> Any:
         return await asyncio.to_thread(self.run, what, names, *words)

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -103,7 +103,7 @@ class InlineJob(Job):
         else:
             await asyncio.to_thread(self._over.wait)
 
-    async def _events(self, since: str) -> AsyncIterator[Event]:
+    async def _events(self, since: str) -> AsyncGenerator[Event, None]:
         seen = int(since.partition("-")[0])
         while True:
             over = self.done

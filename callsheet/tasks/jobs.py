@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from typing import Any
 
 from celery import Celery, states
@@ -35,6 +35,7 @@ from callsheet.tasks.waiter import waiter
 
 _TOGETHER = 500  # jobs cancelled with one broadcast
 _EXPLAINED_WITHIN = 3.0  # seconds to find out why a result is not there in time
+_CANCELLED_AGAIN = 0.1  # seconds after which what was cancelled and goes on is cancelled again
 _RECORDS_LATE = 0.5  # seconds that the records of earlier calls may come after the last one's
 
 
@@ -116,7 +117,7 @@ class Job:
         """
         return EventStream(self, checked_since(since))
 
-    async def _events(self, since: str) -> AsyncIterator[Event]:
+    async def _events(self, since: str) -> AsyncGenerator[Event, None]:
         done = asyncio.ensure_future(waiter(self._settings).wait(self.id))
         try:
             async for event in read_events(self.id, since, done, self._settings):
@@ -317,33 +318,51 @@ class EventStream:
         self._since = since
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        events = self._job._events(self._since)
+        events = _Events(self._job._events(self._since))
         try:
             while True:
-                event = await on_process_loop(_next(events))
+                event = await on_process_loop(events.next())
                 if event is None:
                     return
                 self._since = event.id
                 yield event
         finally:
-            await on_process_loop(events.aclose())  # type: ignore[attr-defined]
+            await on_process_loop(events.end())
 
     def __iter__(self) -> Iterator[Event]:
         _refuse_on_loop("for event in job.stream()", "async for event in job.stream()")
-        events = self._job._events(self._since)
+        events = _Events(self._job._events(self._since))
         try:
             while True:
-                event = wait_on_process_loop(_next(events), None)
+                event = wait_on_process_loop(events.next(), None)
                 if event is None:
                     return
                 self._since = event.id
                 yield event
         finally:
-            wait_on_process_loop(events.aclose(), None)  # type: ignore[attr-defined]
+            wait_on_process_loop(events.end(), None)
 
 
-async def _next(events: AsyncIterator[Event]) -> Event | None:
-    return await anext(events, None)
+class _Events:
+    """A job's events on the process's loop, where a `next` that was broken off elsewhere takes a moment to end."""
+
+    def __init__(self, events: AsyncGenerator[Event, None]) -> None:
+        self._events = events
+        self._next: asyncio.Task[Any] | None = None
+
+    async def next(self) -> Event | None:
+        self._next = asyncio.current_task()
+        try:
+            return await anext(self._events, None)
+        finally:
+            self._next = None
+
+    async def end(self) -> None:
+        while self._next is not None:
+            await asyncio.wait({self._next}, timeout=_CANCELLED_AGAIN)
+            if self._next is not None:  # asyncio.wait_for, which redis-py uses, may swallow a cancellation up to 3.11
+                self._next.cancel()
+        await self._events.aclose()
 
 
 def _on_loop() -> bool:
