@@ -160,6 +160,15 @@ def test_another_reply_fails_with_what_to_return(reply: Any, kind: str) -> None:
     assert caught.value.remote_type == "callsheet.errors.BadReply"
 
 
+def test_a_reply_that_nothing_awaited_is_told_what_to_write() -> None:
+    class Plain(AgentBase):
+        def reply(self, msg: Any) -> Any:
+            return Echo("a")(msg)
+
+    with pytest.raises(AgentFailed, match=r"Plain\.reply returned a coroutine.*Write `async def reply`.*submit"):
+        run(bounce(Plain(), say("x")))
+
+
 def test_no_socket_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(self: socket.socket, address: Any) -> None:
         raise AssertionError(f"connected to {address}")

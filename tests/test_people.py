@@ -11,7 +11,17 @@ import time
 import pytest
 
 import callsheet
-from callsheet import AgentFailed, FanoutPipeline, Job, JobCancelled, Msg, MsgHub, SequentialPipeline, UserAgent
+from callsheet import (
+    AgentFailed,
+    FanoutPipeline,
+    Job,
+    JobCancelled,
+    Msg,
+    MsgHub,
+    ResultTimeout,
+    SequentialPipeline,
+    UserAgent,
+)
 from callsheet.agents import TerminalUserInput
 from callsheet.errors import AgentTimeout, AnswerRefused, CannotTravel, PayloadTooLarge, UsageError
 from callsheet.settings import use_settings
@@ -55,6 +65,16 @@ def test_a_question_is_an_event_and_the_answer_is_the_reply(fleet):
     assert events[0].question.agent == "UserAgent(bob)" and events[0].question.job_id == job.id
     assert job.get(5).get_text_content().endswith("tea")
     assert (job.questions(), job.done) == ([], True)
+
+
+def test_who_waits_too_short_is_told_that_a_person_is_asked(fleet):
+    job = UserAgent("bob").submit(ASK)
+    asked(job)
+    told = rf"waits for a person's answer to UserAgent\(bob\).*callsheet answer {job.id}"
+    with pytest.raises(ResultTimeout, match=told):
+        job.get(timeout=0.1)
+    job.answer("tea")
+    assert job.get(10).content == "tea"
 
 
 def test_what_a_user_agent_gives(fleet):

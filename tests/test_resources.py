@@ -143,7 +143,7 @@ def test_an_unknown_endpoint_says_what_is_known_and_how_to_declare_it() -> None:
     settings = Settings.load(endpoints={"local": {"base_url": "http://127.0.0.1:1/v1"}})
     with pytest.raises(SettingsError) as caught:
         find_endpoint("locl", settings)
-    for part in ("'locl'", "local, ollama, openai", "CALLSHEET_ENDPOINTS__LOCL__BASE_URL"):
+    for part in ("'locl'", "local, ollama, openai", "Did you mean 'local'?", "CALLSHEET_ENDPOINTS__LOCL__BASE_URL"):
         assert part in str(caught.value)
     with pytest.raises(SettingsError, match=r'\[endpoints."My LLM"\]'):
         find_endpoint("My LLM", settings)

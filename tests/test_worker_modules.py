@@ -1,6 +1,7 @@
 """Modules that a worker builds agents from: where they are looked for, and what is said of those that are not there."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from callsheet import Settings
+from callsheet.tasks.app import make_app
 from tests.services import RedisServer, wait_for
 
 CELERY = Path(sys.executable).parent / "celery"
@@ -58,10 +61,10 @@ def environment(redis: RedisServer, modules: str) -> dict[str, str]:
 class Started:
     """`celery -A callsheet.workers.io worker`, as one types it in a folder."""
 
-    def __init__(self, redis: RedisServer, folder: Path, modules: str) -> None:
-        self.log = folder / "worker.log"
+    def __init__(self, redis: RedisServer, folder: Path, modules: str, *options: str, kind: str = "io") -> None:
+        self.log = folder / f"worker-{kind}{''.join(options)}.log"
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen([CELERY, "-A", "callsheet.workers.io", "worker", "-n", f"{modules}@test"],
+            self.process = subprocess.Popen([CELERY, "-A", f"callsheet.workers.{kind}", "worker", "-c", "1", *options],
                                             env=environment(redis, modules), cwd=folder, stdout=log,
                                             stderr=subprocess.STDOUT)
 
@@ -104,3 +107,13 @@ def test_a_worker_without_modules_says_that_it_builds_no_agents(own_redis: Redis
                                                                  started: list[Started]) -> None:
     started.append(Started(own_redis, project, ""))
     started[0].said("CALLSHEET_MODULES names no modules")
+
+
+def test_workers_of_both_kinds_on_one_machine_have_names_of_their_own(own_redis: RedisServer, project: Path,
+                                                                     started: list[Started]) -> None:
+    """Celery calls each celery@host; its tools, and ours, would see one of them."""
+    started += [Started(own_redis, project, "mine.agents"), Started(own_redis, project, "mine.agents", kind="cpu"),
+                Started(own_redis, project, "mine.agents", "-n", "celery@named")]
+    app, host = make_app(Settings.load(redis_url=own_redis.url), "io", "names"), socket.gethostname()
+    wanted = {f"io@{host}", f"cpu@{host}", "celery@named"}
+    wait_for(lambda: set(app.control.inspect(timeout=1.0).ping() or ()) == wanted, 60, what=f"{wanted} to answer")

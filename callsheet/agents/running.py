@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -86,5 +87,9 @@ def checked_reply(agent: AgentBase, reply: Any) -> Any:
     if isinstance(reply, list):
         odd = next(item for item in reply if not isinstance(item, Msg))
         kind = f"list with a {type(odd).__name__} in it"
-    raise BadReply(f"{agent.label}.reply returned a {kind}: a Msg, a list of them or None is needed. Wrap the value: "
-                   "Msg(self.name, text, \"assistant\").")
+    remedy = "Wrap the value: Msg(self.name, text, \"assistant\")."
+    if inspect.iscoroutine(reply):
+        reply.close()  # or Python warns of it too
+        remedy = ("Write `async def reply`, and `await` in it; a plain `def reply` calls another agent by "
+                  "agent.submit(msg).get().")
+    raise BadReply(f"{agent.label}.reply returned a {kind}: a Msg, a list of them or None is needed. {remedy}")

@@ -1,6 +1,7 @@
 """Endpoints by name, and how requests to them are signed."""
 
 import base64
+import difflib
 from collections.abc import Generator
 
 import httpx
@@ -23,8 +24,10 @@ def find_endpoint(name: str, settings: Settings | None = None) -> Endpoint:
     if name in endpoints:
         return endpoints[name]
     known = ", ".join(sorted(endpoints)) or "none"
+    near = difflib.get_close_matches(name, endpoints, 1)
+    meant = f"Did you mean {near[0]!r}? If not, declare it" if near else "Declare it"
     raise SettingsError(
-        f"There is no endpoint named {name!r}; the settings know: {known}. Declare it: {_declaration(name)}.")
+        f"There is no endpoint named {name!r}; the settings know: {known}. {meant}: {_declaration(name)}.")
 
 
 def resolved(endpoint: str | Endpoint, settings: Settings) -> tuple[str, Endpoint]:

@@ -257,6 +257,9 @@ class Job:
 
     def _whats_wrong(self) -> str:
         self._all_calls()
+        if asked := questions_of(self.id, self._settings):
+            return (f"It waits for a person's answer to {asked[0].agent}: job.answer(...), or "
+                    f"callsheet answer {self.id} TEXT.")
         queues = self._queues or self._settings.known_queues  # of a single call from an id nothing is kept
         found = backlogs(queues, sync_client(self._settings))
         waiting = {queue: backlog for queue, backlog in found.items() if backlog}

@@ -7,16 +7,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 from celery import Celery
 from celery.signals import (
     after_setup_logger,
     after_setup_task_logger,
     celeryd_after_setup,
+    celeryd_init,
     import_modules,
     worker_init,
     worker_process_shutdown,
     worker_ready,
 )
+from celery.utils.nodenames import nodename, nodesplit
+from click.core import ParameterSource
 
 from callsheet.errors import SettingsError
 from callsheet.mcp.home import close_all
@@ -77,11 +81,43 @@ def cpu_app(settings: Settings | None = None) -> Celery:
     return app
 
 
+def _unnamed() -> bool:
+    """Whether `celery worker` was given no -n: workers of both kinds would be celery@host, and tools see one of them."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.get_parameter_source("hostname") is ParameterSource.DEFAULT
+
+
 def _look_here() -> None:
     """Import from the working directory, as with `callsheet up` and `python -m celery`: `celery` forgets it again."""
     with contextlib.suppress(FileNotFoundError):  # the folder is gone
         if (here := str(Path.cwd())) not in sys.path:
             sys.path.insert(0, here)
+
+
+def _give_a_name(app: Celery, queue: str) -> None:
+    @celeryd_init.connect(weak=False)
+    def _name(instance: Any = None, **_: object) -> None:
+        if instance is not None and instance.app is app and _unnamed():
+            instance.hostname = nodename(queue, nodesplit(instance.hostname)[1])
+
+
+def _import_agents(app: Celery, settings: Settings) -> None:
+    @import_modules.connect(sender=app, weak=False)
+    def _import(**_: object) -> None:
+        _look_here()
+        for name in settings.modules:
+            try:
+                importlib.import_module(name)
+            except ImportError as exc:
+                raise SettingsError(
+                    f"CALLSHEET_MODULES names {name!r}, which cannot be imported here: {exc}. Correct the name, "
+                    "install it, start the worker in the folder that holds it, or put that on PYTHONPATH.") from exc
+
+    @worker_ready.connect(weak=False)
+    def _say_what_it_builds(sender: Any = None, **_: object) -> None:
+        if getattr(sender, "app", None) is app and not settings.modules:
+            logger.warning("CALLSHEET_MODULES names no modules: calls of your agents will fail here. Name those that "
+                           "define them, e.g. CALLSHEET_MODULES=myproject.agents")
 
 
 def _app(settings: Settings | None, queue: str) -> Celery:
@@ -96,17 +132,8 @@ def _app(settings: Settings | None, queue: str) -> Celery:
     app.steps["worker"].add(ServeMetrics)
     app.set_current()
     app.set_default()
-
-    @import_modules.connect(sender=app, weak=False)
-    def _import(**_: object) -> None:
-        _look_here()
-        for name in settings.modules:
-            try:
-                importlib.import_module(name)
-            except ImportError as exc:
-                raise SettingsError(
-                    f"CALLSHEET_MODULES names {name!r}, which cannot be imported here: {exc}. Correct the name, "
-                    "install it, start the worker in the folder that holds it, or put that on PYTHONPATH.") from exc
+    _give_a_name(app, queue)
+    _import_agents(app, settings)
 
     @worker_init.connect(weak=False)
     def _serve(sender: object = None, **_: object) -> None:
@@ -116,12 +143,6 @@ def _app(settings: Settings | None, queue: str) -> Celery:
         # Not before: Flower, which loads this app too, knows brokers by the name of a stock transport.
         if settings.transport == "batched" and app.conf.broker_transport is None:
             app.conf.broker_transport = TRANSPORT if settings.sentinels is None else SENTINEL_TRANSPORT
-
-    @worker_ready.connect(weak=False)
-    def _say_what_it_builds(sender: Any = None, **_: object) -> None:
-        if getattr(sender, "app", None) is app and not settings.modules:
-            logger.warning("CALLSHEET_MODULES names no modules: calls of your agents will fail here. Name those that "
-                           "define them, e.g. CALLSHEET_MODULES=myproject.agents")
 
     worker_process_shutdown.connect(_close_sessions, weak=False)
 
