@@ -82,7 +82,7 @@ def cpu_app(settings: Settings | None = None) -> Celery:
 
 
 def _unnamed() -> bool:
-    """Whether `celery worker` was given no -n: workers of both kinds would be celery@host, and tools see one of them."""
+    """Whether `celery worker` was given no -n: those of both kinds would be celery@host, and tools see one of them."""
     context = click.get_current_context(silent=True)
     return context is not None and context.get_parameter_source("hostname") is ParameterSource.DEFAULT
 
