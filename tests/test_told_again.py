@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from callsheet import Job, Msg, MsgHub, Settings, get_settings
+from callsheet.errors import JobError
 from callsheet.resources import subscriptions as module
 from callsheet.resources.subscriptions import Subscriptions, subscriptions
 from callsheet.settings import use_settings
@@ -95,6 +96,24 @@ def test_results_are_waited_for_on_the_loop_that_the_process_has_now(fleet):
             assert thread.stop()
     finally:
         adopt(before)
+
+
+async def unreadable(settings: Settings, client: Any) -> None:
+    bad, good, late = (uuid4().hex for _ in range(3))
+    client.set(f"celery-task-meta-{bad}", b"\x80\x04N.")
+    client.set(f"celery-task-meta-{good}", '{"status": "SUCCESS", "result": 1}')
+    waits = [asyncio.ensure_future(waiter(settings).wait(one)) for one in (bad, good, late)]
+    with pytest.raises(JobError, match=f"The result of job {bad} cannot be read: it is not Celery's JSON"):
+        await waits[0]
+    assert (await waits[1])["result"] == 1
+    client.publish(f"celery-task-meta-{late}", "5")
+    with pytest.raises(JobError, match=late):
+        await waits[2]
+
+
+def test_a_result_that_cannot_be_read_is_told_to_who_waits_for_it_and_keeps_up_no_other(redis_server):
+    settings = client_settings(redis_server)
+    wait_on_process_loop(unreadable(settings, redis_server.client()), 20)
 
 
 async def broken_off(job: Job, after: float) -> None:
