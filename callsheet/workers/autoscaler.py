@@ -104,12 +104,12 @@ class LoadAutoscaler(autoscale.Autoscaler):
         """Decide, if it is time to: once a second, and soon where calls wait; consumer's thread."""
         if req is not None:
             self.on_task_received(req)
+            if self._gauge.has_room():
+                return
         now = time.monotonic()
         if now < self._not_before or not self.pool.active:
             return
         reading = self._gauge.read()
-        if req is not None and not reading.waiting and reading.busy < reading.size:
-            return  # there is room for it
         self._not_before = now + AT_WORK
         self._ask(reading, now)
         if self._scale(reading, now):

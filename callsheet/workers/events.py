@@ -12,7 +12,7 @@ from celery.utils.time import utcoffset
 from pydantic_core import PydanticSerializationError, to_json
 
 #: Least seconds between two messages with events of tasks, and how many events one message has.
-PAUSE, MOST = 0.05, 500
+PAUSE, MOST = 0.1, 500
 #: Celery's own, whose fields are texts and numbers.
 _PLAIN = frozenset(f"task-{what}" for what in (
     "received", "started", "succeeded", "failed", "retried", "revoked", "rejected", "cancelled"))
@@ -22,7 +22,7 @@ class EventDispatcher(CeleryDispatcher):
     """Celery's dispatcher; on a worker with an event loop, events of tasks are sent together.
 
     Celery collects them for one turn of the loop, 24 at most, and writes each with Python's encoder. Here the first
-    goes after its turn, those that follow within 0.05 s wait as long, 500 at most, and pydantic's encoder writes all
+    goes after its turn, those that follow within 0.1 s wait as long, 500 at most, and pydantic's encoder writes all
     of them at once. What is sent is the same.
     """
 

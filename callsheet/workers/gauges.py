@@ -55,6 +55,11 @@ class ProcessGauge:
         waiting = max(0, len(state.reserved_requests) - active)
         return Reading(self._pool.num_processes, active, 0, waiting, begun, begun - active, active)
 
+    def has_room(self) -> bool:
+        """Whether a call that comes need not wait; asked for each message."""
+        active = len(state.active_requests)
+        return active < self._pool.num_processes and len(state.reserved_requests) <= active
+
     def pids(self) -> list[int]:
         """Processes of the worker, its own first."""
         processes = getattr(getattr(self._pool, "_pool", None), "_pool", None) or ()  # billiard's, once it has started
@@ -81,6 +86,11 @@ class SlotGauge:
             held, returning = slots.used + slots.parked, slots.returning
             return Reading(slots.limit, slots.used, returning, len(slots.waiting), pool.finished + held,
                            pool.finished, held, sum(waiting_for_turns().values()), pool.lag)
+
+    def has_room(self) -> bool:
+        """Whether a call that comes need not wait; asked for each message."""
+        slots = self._pool.slots
+        return bool(slots.used < slots.limit and not slots.waiting)
 
     def pids(self) -> list[int]:
         """The worker's process: its calls have none of their own."""
