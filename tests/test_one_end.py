@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+from functools import partial
 
 import pytest
 from celery import Celery
@@ -11,6 +12,7 @@ from callsheet import AgentBase, Msg, get_settings
 from callsheet.errors import JobCancelled
 from callsheet.settings.keys import Keys
 from callsheet.tasks.app import current_app
+from callsheet.tasks.shown import Reply
 from tests.agents.basic import Sleeper
 from tests.agents.work import SleeperOnCpu
 from tests.services import wait_for
@@ -42,9 +44,15 @@ def ends(backend, ident, *steps):
 
 
 def test_the_first_end_that_is_told_is_the_one_that_stays(backend):
-    def done(ident):
+    def ended(ident, result, state="SUCCESS"):
         backend._set_with_state(backend.get_key_for_task(ident), backend.encode(
-            {**backend._get_result_meta("result", "SUCCESS", None, None), "task_id": ident}), "SUCCESS")
+            {**backend._get_result_meta(result, state, None, None), "task_id": ident}), state)
+
+    def done(ident):
+        ended(ident, "result")
+
+    def replied(ident):  # written by another encoder
+        ended(ident, Reply({"content": "ä"}))
 
     def revoked(reason):
         return lambda ident: backend.mark_as_revoked(ident, reason)
@@ -67,6 +75,10 @@ def test_the_first_end_that_is_told_is_the_one_that_stays(backend):
     assert ends(backend, "end-5", failed, done) == ("SUCCESS", ["FAILURE", "SUCCESS"])
     assert ends(backend, "end-6", done, failed, retried, done) == ("SUCCESS", ["SUCCESS"])
     assert ends(backend, "end-7", retried, retried, done) == ("SUCCESS", ["RETRY", "RETRY", "SUCCESS"])
+    for state in ("REVOKED", "FAILURE", "RETRY"):
+        for first in (done, replied):
+            late = partial(ended, result=None, state=state)
+            assert ends(backend, f"end-{state}-{first.__name__}", first, late) == ("SUCCESS", ["SUCCESS"])
     backend.client.script_flush()
     assert ends(backend, "end-8", done) == ("SUCCESS", ["SUCCESS"])
     assert 0 < backend.client.ttl(backend.get_key_for_task("end-8")) <= 86400

@@ -28,9 +28,9 @@ end
 
 local function has_ended(result, value)
     local head = redis.call('GETRANGE', result, 0, 127)
-    if string.find(head, '^{"status": "SUCCESS"') then return true end
-    if string.find(head, '^{"status": "FAILURE"') then return string.find(value, '^{"status": "RETRY"') end
-    if not string.find(head, '^{"status": "REVOKED"') then return false end
+    if string.find(head, '^{"status": ?"SUCCESS"') then return true end
+    if string.find(head, '^{"status": ?"FAILURE"') then return string.find(value, '^{"status": ?"RETRY"') end
+    if not string.find(head, '^{"status": ?"REVOKED"') then return false end
     local id = string.match(result, 'celery%-task%-meta%-(.+)$')
     return string.find(head, '["terminated"]', 1, true) or (id and redis.call('ZSCORE', cancelled, id))
 end
