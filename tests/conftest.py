@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.fleet import fleet, fleet_workers, nothing_sent  # noqa: F401 - fixtures
-from tests.office import at, office, shared_office  # noqa: F401 - fixtures
+from tests.office import anywhere, at, office, shared_office  # noqa: F401 - fixtures
 from tests.services import RedisServer, redis_binary
 
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+import callsheet
 from callsheet import Msg
 from callsheet.settings import use_settings
 from tests.fleet import client_settings
@@ -90,3 +91,14 @@ def at(shared_office: Office) -> Iterator[Office]:
     """An io and a cpu worker, with this process's settings on them."""
     with use_settings(client_settings(shared_office.server, turn_lease=LEASE)):
         yield shared_office
+
+
+@pytest.fixture(params=["inline", "workers"])
+def anywhere(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Inline, and then on workers."""
+    if request.param == "inline":
+        with callsheet.inline():
+            yield "inline"
+    else:
+        request.getfixturevalue("at")
+        yield "workers"

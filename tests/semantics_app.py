@@ -9,6 +9,7 @@ from celery import current_task
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_task_logger
 
+from tests.hanging import for_ever
 from tests.pool_app import app, note, opened, store
 
 logger = get_task_logger(__name__)
@@ -155,7 +156,7 @@ async def hangs_first(self, key, cleaning):
     note(key, "in")
     if not self.request.delivery_info["redelivered"]:
         try:
-            await asyncio.sleep(30)
+            await for_ever()
         finally:
             await asyncio.sleep(cleaning)
             note(key, "out")
@@ -249,7 +250,7 @@ async def in_a_generator(key, gate):
 async def group_with_a_failure(key):
     async def long():
         try:
-            await asyncio.sleep(30)
+            await for_ever()
         finally:
             note(key, "cancelled")
 
@@ -324,7 +325,7 @@ async def limited(key, seconds=30):
 @app.task(soft_time_limit=0.1, time_limit=0.4)
 async def goes_on_after_the_soft_limit(key):
     try:
-        await asyncio.sleep(30)
+        await for_ever()
     except SoftTimeLimitExceeded:
         note(key, "soft")
     await until_broken_off(key)
@@ -334,7 +335,7 @@ async def goes_on_after_the_soft_limit(key):
 async def cleans_up_in_a_group(key):
     async def part(number):
         try:
-            await asyncio.sleep(30)
+            await for_ever()
         finally:
             note(key, f"part {number}")
 

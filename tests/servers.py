@@ -1,11 +1,12 @@
 """HTTP servers that play a part."""
 
-import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 from aiohttp import web
+
+from tests.hanging import for_ever
 
 Part = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -30,7 +31,7 @@ async def hang_up(request: web.Request) -> web.StreamResponse:
 
 async def silence(request: web.Request) -> web.StreamResponse:
     """Never answers."""
-    await asyncio.sleep(3600)
+    await for_ever()
     return web.Response()
 
 

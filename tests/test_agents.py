@@ -17,6 +17,7 @@ from callsheet.errors import UsageError
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader, Writer
 from tests import travellers
+from tests.hanging import for_ever
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -204,7 +205,7 @@ def test_an_interrupt_without_a_handler_says_what_to_write() -> None:
     class Deaf(AgentBase):
         async def reply(self) -> Msg:
             await self.interrupt()
-            await asyncio.sleep(1)
+            await for_ever()
             return say("x")
 
     with pytest.raises(NotImplementedError, match="Deaf has no handle_interrupt"):
@@ -229,7 +230,7 @@ def test_an_agent_may_interrupt_itself_in_a_job() -> None:
     class Self(AgentBase):
         async def reply(self, msg: Msg) -> Msg:
             await self.interrupt()
-            await asyncio.sleep(30)
+            await for_ever()
             return msg
 
         async def handle_interrupt(self, msg: Msg) -> Msg:

@@ -24,6 +24,7 @@ from callsheet.tasks.bridge import Crossing, drive, in_strand, parked
 from callsheet.workers.mailbox import LoopMailbox, Mailbox
 from callsheet.workers.slots import Slots
 from callsheet.workers.threads import ThreadCrew
+from tests.hanging import for_ever
 from tests.services import wait_for
 
 
@@ -95,7 +96,7 @@ def test_interrupt_is_raised_at_the_await_point_and_can_be_caught():
     async def main():
         async def body():
             try:
-                await asyncio.sleep(30)
+                await for_ever()
             except KeyError:
                 await asyncio.sleep(0)
                 return "caught", asyncio.current_task().cancelling()
@@ -113,7 +114,7 @@ def test_interrupt_reaches_code_whose_subtask_swallows_cancellation():
     async def main():
         async def deaf():
             try:
-                await asyncio.sleep(30)
+                await for_ever()
             except asyncio.CancelledError:
                 return "deaf"
 
@@ -136,7 +137,7 @@ def test_cancelled_crossing_never_ends_well(outcome):
     async def main():
         async def body():
             try:
-                await asyncio.sleep(30)
+                await for_ever()
             except asyncio.CancelledError:
                 if outcome == "returns":
                     return 1
@@ -372,7 +373,7 @@ def test_process_loop_from_anywhere():
     with pytest.raises(UsageError, match="on_process_loop"):
         loops.wait_on_process_loop(wait_there, 5)
     with pytest.raises(ResultTimeout):
-        loops.wait_on_process_loop(asyncio.sleep(30), 0.02)
+        loops.wait_on_process_loop(for_ever(), 0.02)
 
 
 def test_cancelling_on_process_loop_cancels_the_work():
@@ -381,7 +382,7 @@ def test_cancelling_on_process_loop_cancels_the_work():
     async def work():
         begun.set()
         try:
-            await asyncio.sleep(30)
+            await for_ever()
         finally:
             cancelled.set()
 
@@ -418,7 +419,7 @@ def test_private_loop_ends_the_coroutine_when_a_signal_handler_raises():
 
     async def work():
         try:
-            await asyncio.sleep(30)
+            await for_ever()
         finally:
             await asyncio.sleep(0)
             ended.append(1)
@@ -571,7 +572,7 @@ from callsheet.tasks.loop import process_loop, wait_on_process_loop
 
 async def last():
     try:
-        await asyncio.sleep(3600)
+        await asyncio.Event().wait()
     finally:
         pathlib.Path({str(tmp_path / "ended")!r}).touch()
 

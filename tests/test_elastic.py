@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,17 +14,6 @@ from callsheet.scaling import Limits, Load, Policy, Rules
 from tests.agents.hubs import Talker
 from tests.office import Office, say
 from tests.services import wait_for
-
-
-@pytest.fixture(params=["inline", "workers"])
-def anywhere(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Inline, and then on workers."""
-    if request.param == "inline":
-        with callsheet.inline():
-            yield "inline"
-    else:
-        request.getfixturevalue("at")
-        yield "workers"
 
 
 def piece(text: object, **told: object) -> Msg:

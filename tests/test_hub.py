@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -30,17 +29,6 @@ from tests.agents.hubs import (
 from tests.fleet import client_settings
 from tests.office import Office, say
 from tests.services import wait_for
-
-
-@pytest.fixture(params=["inline", "workers"])
-def anywhere(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Inline, and then on workers."""
-    if request.param == "inline":
-        with callsheet.inline():
-            yield "inline"
-    else:
-        request.getfixturevalue("at")
-        yield "workers"
 
 
 def said(text: str, name: str = "host") -> Msg:

@@ -31,6 +31,7 @@ from callsheet import (
 from callsheet.errors import CannotTravel, JobError, PayloadTooLarge, UnknownQueue, UsageError
 from callsheet.settings import use_settings
 from tests.agents.basic import Compute, Echo, Failing, Sleeper
+from tests.hanging import for_ever
 
 CALM = Settings(retry_backoff=0.001, retry_backoff_max=0.002)
 
@@ -354,7 +355,7 @@ def test_an_agents_own_timeout_error_is_its_failure() -> None:
     class Own(AgentBase):
         async def reply(self) -> Msg:
             async with asyncio.timeout(0.01):
-                await asyncio.sleep(5)
+                await for_ever()
             return say("x")
 
     with pytest.raises(AgentFailed) as caught:

@@ -11,6 +11,7 @@ from callsheet.errors import AgentTimeout, JobCancelled, UsageError
 from callsheet.tasks.interrupts import interruptible, running
 from tests.agents.basic import Echo
 from tests.agents.interrupted import Computes, ComputesOnIo, Talker, Waits, WaitsOnCpu
+from tests.hanging import for_ever
 from tests.services import wait_for
 
 
@@ -126,7 +127,7 @@ def test_inline(fleet):
 
 class Long(AgentBase):
     async def reply(self):
-        await asyncio.sleep(30)
+        await for_ever()
 
     async def handle_interrupt(self):
         return say("interrupted")

@@ -137,7 +137,7 @@ class SlowRelease(Homes):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, None, "w@test", "io")
         self._listens = True
-        self.releases, self.claimed = threading.Event(), threading.Event()
+        self.releases, self.claimed, self.released = threading.Event(), threading.Event(), threading.Event()
 
     def run(self, what: str, names: tuple[str, ...], *words: str) -> Any:
         if what == "release":
@@ -146,6 +146,8 @@ class SlowRelease(Homes):
         found = super().run(what, names, *words)
         if what == "claim":
             self.claimed.set()
+        if what == "release":
+            self.released.set()
         return found
 
 
@@ -161,7 +163,7 @@ def test_a_home_that_is_claimed_again_as_it_is_given_up_stays(redis_server: Redi
                 homes.claimed.clear()
             await asyncio.to_thread(homes.releases.wait, 10)
             async with homes.at(None, request, ("page",), "an agent"):
-                await asyncio.sleep(0.8)
+                assert await asyncio.to_thread(homes.released.wait, 10)
                 return await asyncio.to_thread(other.run, "claim", ("page",), "0")
 
         assert wait_on_process_loop(both(), 20) == [0, homes.direct.encode()]

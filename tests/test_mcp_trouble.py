@@ -225,7 +225,7 @@ def test_a_server_that_is_down_is_named_with_its_address_and_the_remedy() -> Non
 
 
 def test_a_server_that_never_greets_is_given_up() -> None:
-    sleeps = StdIOStatefulClient("mute", sys.executable, ["-c", "import time; time.sleep(60)"])
+    sleeps = StdIOStatefulClient("mute", sys.executable, ["-c", "import sys; sys.stdin.read()"])
     with settings(connect_timeout=0.5), pytest.raises(McpTimeout, match=r"'mute'.*did not greet within 0.5 s"):
         asyncio.run(sleeps.connect())
 

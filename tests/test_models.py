@@ -27,6 +27,7 @@ from callsheet.models import (
 from callsheet.models.schema import response_format
 from callsheet.models.sse import LIMIT, EventStream, EventTooLong, LineStream
 from callsheet.settings import Settings, use_settings
+from tests.hanging import for_ever
 from tests.model_server import ASK, USAGE, Handler, delta, says, serving, streams, whole
 from tests.services import free_port
 
@@ -286,7 +287,7 @@ def test_silence_is_a_timeout(stream: bool) -> None:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         await response.write(b"data: " + json.dumps(delta(content="Once")).encode() + b"\n\n")
-        await asyncio.sleep(30)
+        await for_ever()
         return response
 
     with pytest.raises(EndpointError, match=r"fell silent .* for 0.2 s.*ENDPOINTS__OPENAI__TIMEOUT") as caught:

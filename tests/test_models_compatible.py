@@ -22,6 +22,7 @@ from callsheet.models import (
     OpenAIChatModel,
 )
 from callsheet.settings import Settings, use_settings
+from tests.hanging import for_ever
 from tests.model_server import ASK, delta, says, serving, streams, whole
 
 TOOL = {"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}
@@ -252,7 +253,7 @@ def test_a_stream_that_breaks_off_is_an_error(cls: Any, name: str) -> None:
 @pytest.mark.parametrize(("cls", "name"), MODELS)
 def test_a_server_that_never_answers_is_a_timeout(cls: Any, name: str) -> None:
     async def handler(request: web.Request) -> web.Response:
-        await asyncio.sleep(30)
+        await for_ever()
         return web.Response()
 
     with pytest.raises(EndpointError, match=r"did not answer for 0.2 s") as caught:

@@ -23,6 +23,7 @@ from callsheet.models import AnthropicChatModel, ChatResponse, EndpointError, Ge
 from callsheet.settings import Settings, use_settings
 from callsheet.testing import Reply, StubModelServer
 from tests.conftest import missing
+from tests.hanging import for_ever
 from tests.model_server import Handler, says, serving
 from tests.services import free_port
 
@@ -247,7 +248,7 @@ def test_silence_within_a_stream_is_a_timeout(cls: Any) -> None:
             first = {"candidates": [{"content": {"parts": [{"text": "Once"}], "role": "model"}}]}
         name = "event: message_start\n" if cls is AnthropicChatModel else ""
         await response.write(f"{name}data: {json.dumps(first)}\n\n".encode())
-        await asyncio.sleep(30)
+        await for_ever()
         return response
 
     with pytest.raises(EndpointError, match=r"fell silent within its answer for 0.3 s"):

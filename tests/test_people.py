@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
@@ -28,6 +27,7 @@ from callsheet.settings import use_settings
 from callsheet.tasks.app import current_app
 from callsheet.tasks.people.answers import open_questions
 from tests.agents.basic import Echo
+from tests.agents.gated import Unyielding
 from tests.agents.hubs import Talker
 from tests.agents.people import Address, Counts, Fails, Interviews, Parrot, Remembers, gives_address, says_yes
 from tests.fleet import client_settings
@@ -329,7 +329,9 @@ def test_it_waits_without_a_slot_and_without_the_workers_time_limits(office):
         asked(job)
     assert (active(worker, settings)["running"], active(worker, settings)["parked"]) == (0, 5)
     assert Echo("e").submit(ASK).get(10)
-    time.sleep(2.5)  # longer than both limits
+    late = Unyielding().submit(ASK)
+    with pytest.raises(AgentTimeout):
+        late.get(20)  # both limits have struck a call that began after they were asked
     for job in jobs:
         job.answer("tea")
     assert [job.get(10).content for job in jobs] == ["tea"] * 3
@@ -480,11 +482,15 @@ def test_a_wait_may_be_longer_than_results_are_kept(office):
         long = Msg("alice", "x" * 100_000, "assistant")
         inner = FanoutPipeline([UserAgent("bob"), Echo("e")])
         job = SequentialPipeline([FanoutPipeline([inner, Echo("f")], reduce=Counts("c"))]).submit(long)
-        began = time.monotonic()
         asked(job)
-        while time.monotonic() < began + 5:
+        late = Echo("late").submit(ASK)
+        assert late.get(10)
+
+        def expired() -> bool:
             assert job.questions(), "it waits"
-            time.sleep(0.5)  # each look in turn, for longer than results are kept
+            return not office.redis.exists(f"celery-task-meta-{late.id}")
+
+        wait_for(expired, what="results that are younger to be gone", every=0.5)
         job.answer("tea")
         assert job.get(10).content == "3 messages, the first 3"
 

@@ -115,7 +115,7 @@ class RedisHubs:
         keys, given = self._command("say", name, epoch, [broadcast, sender, *texts])
 
         async def run() -> Any:
-            return await together(_SCRIPT, self._settings).run(keys, given)
+            return await together(_SCRIPT, self._settings).ask((keys, given))
 
         with translated(self._settings):
             entry_id, eager = _answer(name, await patient(run))

@@ -154,7 +154,7 @@ class ChordBackend(RedisBackend):
         """Store an entry, on the asyncio pool together with others; returns the script's answer."""
         if not in_strand():
             return write(self.client, entry)
-        return drive_unbroken(gathered_writes().write(entry))
+        return drive_unbroken(gathered_writes().ask(entry))
 
     def _settle(self, entry: Entry, request: Any, **fallback: Any) -> None:
         part = entry.part

@@ -43,18 +43,18 @@ def pack(data: Any, settings: Settings, what: str, copies: int = 1) -> tuple[Any
 
 def _surely_small(data: Any, limit: int) -> bool:
     """Whether the JSON text is under `limit` bytes, judged without writing it; False if that is not certain."""
-    todo, size = [data], 0
-    while todo:
-        item = todo.pop()
+    left, size = [data], 0
+    while left:
+        item = left.pop()
         if isinstance(item, str):
-            size += 6 * len(item) + 3  # \uXXXX at worst
+            size += 6 * len(item) + 3  # an escape for each character, at worst
         elif isinstance(item, dict):
             size += 2
-            todo += item.values()
-            todo += item.keys()
+            left += item.values()
+            left += item.keys()
         elif isinstance(item, list):
             size += 2 + len(item)
-            todo += item
+            left += item
         else:
             size += 26
         if size > limit:

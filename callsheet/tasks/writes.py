@@ -3,14 +3,16 @@
 On the asyncio pool they are gathered: what ends in one turn of the loop is stored in one trip to Redis.
 """
 
-import asyncio
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from redis.exceptions import ResponseError
 
+from callsheet.resources.gathering import Gathering
+from callsheet.resources.loops import PerLoop
 from callsheet.resources.redis import async_client
 from callsheet.resources.scripts import Script
 from callsheet.settings import Settings, get_settings
@@ -83,68 +85,29 @@ def write(client: Any, entry: Entry) -> Any:
     return answer
 
 
-class GatheredWrites:
-    """Stores entries in batches; on the process's loop.
+def _fitting(entries: Sequence[Entry]) -> int:
+    size = 0
+    for count, entry in enumerate(entries[:_MOST]):
+        size += entry.size
+        if count and size > _MOST_BYTES:
+            return count
+    return min(len(entries), _MOST)
 
-    While one batch is under way the next one gathers, so that the more calls end, the fewer trips each costs.
+
+async def _write_all(settings: Settings, entries: list[Entry]) -> list[Any]:
+    answers: list[Any] = await SETTLE.arun(async_client(settings), *_command(entries))
+    return answers
+
+
+_writes: PerLoop[Gathering[Entry]] = PerLoop()
+
+
+def gathered_writes() -> Gathering[Entry]:
+    """The running loop's writer, for the address in its settings.
+
+    The more calls end while one trip is under way, the fewer trips each costs. What it is asked to store gives the
+    script's answer, or the RedisError where it is not taken.
     """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._waiting: list[tuple[Entry, asyncio.Future[Any]]] = []
-        self._writing: asyncio.Task[None] | None = None
-
-    def write(self, entry: Entry) -> asyncio.Future[Any]:
-        """Store an entry. The future gives the script's answer for it, or raises the RedisError if it is not taken."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append((entry, future))
-        if self._writing is None or self._writing.done():  # cancelled before it began, as a loop ended
-            self._writing = loop.create_task(self._write_all(), name="callsheet-results")
-        return future
-
-    def _next_batch(self) -> list[tuple[Entry, asyncio.Future[Any]]]:
-        count, size = 0, 0
-        for entry, _ in self._waiting[:_MOST]:
-            size += entry.size
-            if count and size > _MOST_BYTES:
-                break
-            count += 1
-        batch, self._waiting = self._waiting[:count], self._waiting[count:]
-        return batch
-
-    async def _write_all(self) -> None:
-        try:
-            while self._waiting:
-                batch = self._next_batch()
-                answers: list[Any]
-                try:
-                    keys, args = _command([entry for entry, _ in batch])
-                    answers = await SETTLE.arun(async_client(self._settings), keys, args)
-                except asyncio.CancelledError:  # the loop ends
-                    for _, future in [*batch, *self._waiting]:
-                        future.cancel()
-                    raise
-                except Exception as exc:  # whatever it is, those who wait for this batch must hear of it
-                    answers = [exc] * len(batch)
-                for (_, future), answer in zip(batch, answers, strict=True):
-                    if future.done():
-                        continue
-                    if isinstance(answer, BaseException):
-                        future.set_exception(answer)
-                    else:
-                        future.set_result(answer)
-        finally:
-            self._writing = None
-
-
-_writes: dict[tuple[int, str], GatheredWrites] = {}
-
-
-def gathered_writes() -> GatheredWrites:
-    """This process's writer, for the address in its settings."""
     settings = get_settings()
-    key = (os.getpid(), settings.redis_url.get_secret_value())
-    if key not in _writes:
-        _writes[key] = GatheredWrites(settings)
-    return _writes[key]
+    return _writes.get(settings.redis_url.get_secret_value(), lambda: Gathering(
+        partial(_write_all, settings), _fitting, "callsheet-results"))

@@ -1,17 +1,20 @@
 """Agents that wait at a gate which is a file, and note in files when they start and end: Redis may be out of reach."""
 
 import asyncio
+import contextlib
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 from celery import shared_task
+from celery.exceptions import SoftTimeLimitExceeded
 
 from callsheet import AgentBase, ElasticGroup, Msg, MsgHub
 from callsheet.hub.shift import NOTICE
 from tests.agents.basic import Echo
 from tests.agents.hubs import Talker
+from tests.hanging import for_ever
 
 
 def mark(folder: str, what: str, name: str) -> None:
@@ -125,7 +128,17 @@ class Stuck(Gated):
 
     async def reply(self, msg: Any = None) -> Msg:
         await Gated.reply(self, msg)
-        await asyncio.sleep(3600)
+        await for_ever()
+        raise AssertionError
+
+
+class Unyielding(AgentBase):
+    """Does not end at its soft time limit."""
+
+    async def reply(self, msg: Any = None) -> Msg:
+        with contextlib.suppress(SoftTimeLimitExceeded):
+            await for_ever()
+        await for_ever()
         raise AssertionError
 
 

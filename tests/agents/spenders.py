@@ -6,6 +6,7 @@ from typing import Any
 
 from callsheet import AgentBase, Msg
 from callsheet.models import OpenAIChatModel
+from tests.hanging import for_ever
 
 
 class Spends(AgentBase):
@@ -30,7 +31,7 @@ class Spends(AgentBase):
             for index, count in enumerate((told.metadata or {}).get("tokens", (0, 0))):
                 tokens[index] += count
         if os.environ.get("SPENDERS_HOLD"):
-            await asyncio.sleep(3600)
+            await for_ever()
         if self.fail:
             raise ValueError(f"{self.name} fails after it spent")
         return Msg(self.name, "done", "assistant", metadata={"tokens": tokens})
