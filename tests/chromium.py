@@ -129,7 +129,7 @@ class Page:
             text = self.text(selector)
             return text if all(word in text for word in words) else ""
 
-        return wait_for(there, timeout, f"{words} in {selector}: {self.text(selector)[-1500:]}")
+        return wait_for(there, timeout, lambda: f"{words} in {selector}: {self.text(selector)[-1500:]}")
 
     def click(self, selector: str, within: str = "document") -> None:
         """Click in the middle of the first element that fits, once it can be seen, as a mouse does."""

@@ -45,7 +45,7 @@ class Cli:
             assert code is None, f"ended with {code}:\n{self.output}"
             return False
 
-        wait_for(there, timeout, f"{text!r} in the output:\n{self.output}")
+        wait_for(there, timeout, lambda: f"{text!r} in the output:\n{self.output}")
         return self
 
     def wait_ready(self) -> "Cli":
@@ -81,7 +81,7 @@ class Cli:
             return [process for process in self.family
                     if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
-        wait_for(lambda: not left(), timeout, f"children to end: {left()}")
+        wait_for(lambda: not left(), timeout, lambda: f"children to end: {left()}")
 
     def end(self) -> None:
         family = []

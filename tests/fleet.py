@@ -44,7 +44,7 @@ class Fleet:
 
     def wait_notes(self, key: str, count: int = 1) -> list[str]:
         """Wait for so many notes and return them."""
-        wait_for(lambda: self.redis.llen(key) >= count, 15, f"{count} notes in {key}\n{self.io.log[-3000:]}")
+        wait_for(lambda: self.redis.llen(key) >= count, 15, lambda: f"{count} notes in {key}\n{self.io.log[-3000:]}")
         return self.notes(key)
 
 

@@ -74,7 +74,7 @@ def flower(redis_url: str, *options: str, **more: str) -> Iterator[Flower]:
                 return started.ask("/healthcheck")[0] == 200
             return False
 
-        wait_for(up, 40, f"Flower\n{log.read_text()}")
+        wait_for(up, 40, lambda: f"Flower\n{log.read_text()}")
         yield started
     finally:
         process.terminate()

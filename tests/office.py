@@ -39,7 +39,7 @@ class Office:
         return [str(text) for text in self.redis.lrange(key, 0, -1)]
 
     def wait_notes(self, key: str, count: int) -> list[str]:
-        wait_for(lambda: len(self.notes(key)) >= count, 30, f"{count} notes, not {self.notes(key)}")
+        wait_for(lambda: len(self.notes(key)) >= count, 30, lambda: f"{count} notes, not {self.notes(key)}")
         return self.notes(key)
 
     def history(self, agent_id: str) -> list[str]:

@@ -42,7 +42,7 @@ class Pool:
         wait_for(lambda: words in self.process.log, what=f"{words!r} in the log")
 
     def wait_notes(self, key: str, count: int = 1) -> None:
-        wait_for(lambda: self.notes(key) >= count, 15, f"{count} x {key}\n{self.process.log[-3000:]}")
+        wait_for(lambda: self.notes(key) >= count, 15, lambda: f"{count} x {key}\n{self.process.log[-3000:]}")
 
     def open(self, gate: str) -> None:
         self.redis.set(gate, 1)

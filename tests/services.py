@@ -20,15 +20,18 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def wait_for(condition: Callable[[], T], timeout: float = 20.0, what: str = "", every: float = 0.02) -> T:
-    """Poll until `condition` is truthy and return its value; AssertionError naming `what` after `timeout` s."""
+def wait_for(condition: Callable[[], T], timeout: float = 20.0, what: Callable[[], str] | str = "",
+             every: float = 0.02) -> T:
+    """Poll until `condition` is truthy and return its value; AssertionError naming `what` (what a callable
+    says at that moment) after `timeout` s."""
     end = time.monotonic() + timeout
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > end:
-            raise AssertionError(f"not within {timeout} s: {what or condition}")
+            named = what() if callable(what) else what
+            raise AssertionError(f"not within {timeout} s: {named or condition}")
         time.sleep(every)
 
 
@@ -133,7 +136,7 @@ class Worker:
         return self
 
     def wait_log(self, text: str, timeout: float = 20.0) -> None:
-        wait_for(lambda: text in self.log, timeout, what=f"{text!r} in the worker's log:\n{self.log[-3000:]}")
+        wait_for(lambda: text in self.log, timeout, what=lambda: f"{text!r} in the worker's log:\n{self.log[-3000:]}")
 
     def send_signal(self, sig: int) -> None:
         self.process.send_signal(sig)

@@ -152,7 +152,7 @@ def test_the_workers_and_flower_of_the_compose_file_run_a_job(native: Native) ->
     for service in ("io", "cpu", "flower"):
         log = native.folder / f"{service}.log"
         wait_for(lambda service=service: native.healthy(service), 60, every=0.5,
-                 what=f"{service} to be healthy: {log.read_text()[-2000:]}")
+                 what=lambda service=service, log=log: f"{service} to be healthy: {log.read_text()[-2000:]}")
     for credentials, status in (("me:wrong", 401), (f"me:{PASSWORD}", 200)):
         token = base64.b64encode(credentials.encode()).decode()
         url, headers = f"http://127.0.0.1:{native.port}/", {"Authorization": f"Basic {token}"}

@@ -40,10 +40,6 @@ class Trouble:
             return StdIOStatefulClient("bad", sys.executable, BAD, env=env)
         return HttpStatefulClient("bad", "sse" if self.mode == "sse" else "streamable_http", self.server.url, **more)
 
-    def only(self, *modes: str) -> None:
-        if self.mode not in modes:
-            pytest.skip("the other ways to speak to it do")
-
     @property
     def notes(self) -> list[str]:
         return self.server.notes if self.server else self._notes.read_text().splitlines()
@@ -101,9 +97,8 @@ def test_lies_errors_and_large_answers_are_told_and_the_session_goes_on(trouble:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("trouble", ["stdio", "sse", "http", "modern"], indirect=True)
 def test_a_call_that_is_given_up_is_cancelled_at_the_server(trouble: Trouble) -> None:
-    trouble.only("stdio", "sse", "http", "modern")
-
     async def main() -> None:
         async with connected(trouble.client()) as client:
             with pytest.raises(McpTimeout, match=r"'bad'.* did not answer within 0\.3 s"):
@@ -121,9 +116,8 @@ def test_a_call_that_is_given_up_is_cancelled_at_the_server(trouble: Trouble) ->
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("trouble", ["stdio", "sse", "http"], indirect=True)
 def test_a_list_of_tools_is_kept_until_the_server_says_that_it_changed(trouble: Trouble) -> None:
-    trouble.only("stdio", "sse", "http")
-
     async def main() -> None:
         async with connected(trouble.client()) as client:
             await client.list_tools()
@@ -143,9 +137,8 @@ def test_a_list_of_tools_is_kept_until_the_server_says_that_it_changed(trouble: 
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("trouble", ["stdio", "sse", "http"], indirect=True)
 def test_a_server_that_dies_in_a_call_is_told_and_comes_back(trouble: Trouble) -> None:
-    trouble.only("stdio", "sse", "http")
-
     async def main() -> None:
         async with connected(trouble.client()) as client:
             with pytest.raises(McpUnavailable, match=r"lost in the middle of a call") as failed:

@@ -95,7 +95,7 @@ def test_failures(pool):
 
 
 def wait_state(result, state):
-    return wait_for(lambda: result.state == state, 10, f"{state}, not {result.state}")
+    return wait_for(lambda: result.state == state, 10, lambda: f"{state}, not {result.state}")
 
 
 def test_context_variables_do_not_leak_between_calls(pool):

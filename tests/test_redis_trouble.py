@@ -246,7 +246,7 @@ class Folder:
         return sorted(file.read_text().splitlines()) if file.exists() else []
 
     def wait(self, what: str, count: int, timeout: float = 20) -> list[str]:
-        wait_for(lambda: len(self.lines(what)) >= count, timeout, f"{count} x {what}, not {self.lines(what)}")
+        wait_for(lambda: len(self.lines(what)) >= count, timeout, lambda: f"{count} x {what}, not {self.lines(what)}")
         return self.lines(what)
 
     def open(self, gate: str = "gate") -> None:
@@ -294,7 +294,8 @@ def test_what_ends_in_trouble_is_stored_and_followed_after_it(scene, folder, que
     wait_for(scene.idle, 20, "all acknowledged")
     assert folder.lines("started") == sorted(names)
     for text in (trouble.words[kind], "works again, after"):
-        wait_for(lambda text=text: re.search(text, scene.said(queue)), what=f"{text} in {scene.said(queue)}")
+        wait_for(lambda text=text: re.search(text, scene.said(queue)),
+                 what=lambda text=text: f"{text} in {scene.said(queue)}")
 
 
 @pytest.mark.parametrize("kind", ["oom", "readonly", "away"])

@@ -59,7 +59,7 @@ def test_workers_come_with_the_load_are_replaced_and_are_drained_and_never_kille
         wait_for(lambda: scale.output.count("is ready") == 2, 60, "a worker in its place")
 
         jobs = calls(tmp_path / "many", "abcdef")
-        wait_for(lambda: len(started(tmp_path / "many")) == 6, 60, f"all at work:\n{scale.output}")
+        wait_for(lambda: len(started(tmp_path / "many")) == 6, 60, lambda: f"all at work:\n{scale.output}")
         assert len(workers(scale)) == 3
         assert re.search(r"scale io size=1->\d bound=(backlog|maximum) .*backlog=\d", scale.output)
         finish(tmp_path / "many", jobs)

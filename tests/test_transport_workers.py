@@ -39,14 +39,14 @@ class Fleet:
         return self.redis.lrange(key, 0, -1)
 
     def wait_notes(self, key: str, count: int = 1, timeout: float = 20) -> list[str]:
-        wait_for(lambda: len(self.notes(key)) >= count, timeout, f"{count} x {key}, not {self.notes(key)}")
+        wait_for(lambda: len(self.notes(key)) >= count, timeout, lambda: f"{count} x {key}, not {self.notes(key)}")
         return self.notes(key)
 
     def idle(self) -> bool:
         return self.redis.llen(QUEUE) == 0 and registered(self.redis) == (0, 0, 0)
 
     def wait_idle(self) -> None:
-        wait_for(self.idle, what=f"an empty queue, not {self.redis.llen(QUEUE)} {registered(self.redis)}")
+        wait_for(self.idle, what=lambda: f"an empty queue, not {self.redis.llen(QUEUE)} {registered(self.redis)}")
 
 
 @pytest.fixture
@@ -90,8 +90,8 @@ def test_a_killed_workers_calls_are_back_within_the_lease(fleet_on, pool):
         seconds, micros = fleet_on.redis.time()
         ends = [score for _, score in fleet_on.redis.zrange("unacked_lease", 0, -1, withscores=True)]
         assert len(ends) == 8 and max(ends) <= seconds + micros / 1e6 + 1.5  # the rest of the 2 s is for the sweep
+        fleet_on.redis.delete("k")  # what the victim noted, and nothing of the survivor's
         survivor.send_signal(signal.SIGCONT)
-        fleet_on.redis.delete("k")
         wait_for(lambda: fleet_on.redis.llen(QUEUE) + len(fleet_on.notes("k")) >= 8, what="the messages to be back")
         fleet_on.redis.set("gate", 1)
         fleet_on.wait_notes("k", 12)

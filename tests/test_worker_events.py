@@ -162,4 +162,4 @@ def test_the_events_of_calls_that_end_with_their_worker_are_heard(office: Office
         assert [job.get(20).content for job in jobs] == ["through"] * 4
         for job in jobs:
             wait_for(lambda job=job: [e["type"] for e in seen if e.get("uuid") == job.id] == KINDS,
-                     what=f"the events of a call, not {seen}")
+                     what=lambda: f"the events of a call, not {seen}")

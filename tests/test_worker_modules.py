@@ -70,7 +70,7 @@ class Started:
 
     def said(self, text: str) -> None:
         wait_for(lambda: text in self.log.read_text(errors="replace") or self.process.poll() is not None, 40,
-                 what=f"{text!r} in its log")
+                 what=lambda: f"{text!r} in its log:\n{self.log.read_text(errors='replace')[-3000:]}")
         assert text in " ".join(self.log.read_text(errors="replace").split())
 
     def stop(self) -> None:
