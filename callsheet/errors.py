@@ -334,9 +334,9 @@ def _from_the_agent(trace: str) -> str:
 
 def _classes() -> dict[str, type[CallsheetError]]:
     found: dict[str, type[CallsheetError]] = {}
-    todo: list[type[CallsheetError]] = [CallsheetError]
-    while todo:
-        cls = todo.pop()
+    left: list[type[CallsheetError]] = [CallsheetError]
+    while left:
+        cls = left.pop()
         found[cls.__name__] = cls
-        todo.extend(cls.__subclasses__())
+        left.extend(cls.__subclasses__())
     return found

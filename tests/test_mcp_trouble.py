@@ -144,6 +144,8 @@ def test_a_server_that_dies_in_a_call_is_told_and_comes_back(trouble: Trouble) -
             with pytest.raises(McpUnavailable, match=r"lost in the middle of a call") as failed:
                 await ask(client, "die")
             if trouble.server is not None:
+                assert trouble.server.process is not None
+                await asyncio.to_thread(trouble.server.process.wait, 20)  # until then its port takes connections
                 with pytest.raises(McpUnavailable, match=r"'bad'.*cannot be reached.*Start it"):
                     await ask(client, "count")
                 await asyncio.to_thread(trouble.server.start)

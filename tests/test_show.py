@@ -134,7 +134,8 @@ def test_a_job_that_failed_or_was_cancelled_tells_why_and_what_did_not_run(stage
     with pytest.raises(JobCancelled):
         held.get(timeout=20)
     wait_for(lambda: (one := call(stage.tree(held), "Waits(held)")).status == "REVOKED" and one.worker,
-             what="the call's end, as its worker tells it")
+             what=lambda: f"the call's end, as its worker tells it: {call(stage.tree(held), 'Waits(held)')}\n"
+                          f"{stage.io.log[-3000:]}")
     tree = stage.tree(held)
     assert tree.status == "REVOKED" and call(tree, "Waits(held)").worker == stage.io.name
 

@@ -155,9 +155,9 @@ def test_a_suspended_worker_does_no_harm(fleet_on):
             assert len(tags) == 8
             sleeper.send_signal(signal.SIGCONT)
             sleeper.wait_log("leases of calls that had not started have run out")
+            wait_for(lambda: sleeper.log.count("Connected to") == 2, what="the sleeper to have forgotten them")
             other.send_signal(signal.SIGSTOP)
             fleet_on.redis.set("gate", 1)
-            sleeper.wait_log("ready", 5)
             wait_for(lambda: sleeper.log.count("succeeded in") >= 4, what="the sleeper's own four calls")
             assert set(fleet_on.redis.hkeys("unacked")) == tags
             other.send_signal(signal.SIGCONT)

@@ -84,9 +84,9 @@ async def filled_in(schema: dict[str, Any], check: Check, ask: Line | None = Non
     fields: dict[str, Any] = schema.get("properties", {})
     required = schema.get("required", [])
     given: dict[str, Any] = {}
-    todo = list(fields)
+    left = list(fields)
     while True:
-        for name in todo:
+        for name in left:
             text = await ask(f"  {name}{_about(fields[name], name in required)}: ")
             if text:
                 given[name] = _value(text, fields[name])
@@ -98,7 +98,7 @@ async def filled_in(schema: dict[str, Any], check: Check, ask: Line | None = Non
             for name, why in exc.wrong.items():
                 tell(f"  {name}: {why}" if name else f"  {why}")
             wrong = {name.partition(".")[0] for name in exc.wrong}
-            todo = [name for name in fields if name in wrong] or list(fields)
+            left = [name for name in fields if name in wrong] or list(fields)
 
 
 def _about(field: dict[str, Any], required: bool) -> str:

@@ -166,7 +166,7 @@ class Fleet:
         number = next(n for n in range(1, len(used) + 2) if n not in used)
         self._numbers += 1
         name = f"{self._plan.kind}-{os.getpid()}-{self._numbers}"
-        env = {name: value for name, value in os.environ.items() if name != "CALLSHEET_INLINE"}
+        env = {key: value for key, value in os.environ.items() if key != "CALLSHEET_INLINE"}
         service = worker_service(self._plan.kind, name, self._plan.options, {**env, "PYTHONUNBUFFERED": "1"},
                                  self._plan.data / "logs" / f"{self._plan.kind}-{number}.log", DRAIN)
         self.members.append(Member(Process(service), service.name, number))

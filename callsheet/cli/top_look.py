@@ -1,6 +1,5 @@
 """What `callsheet top` shows: one look at Redis and the workers, and how fast numbers grew since the one before."""
 
-import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -15,8 +14,8 @@ from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
 from callsheet.tasks.app import current_app
 from callsheet.tasks.asking import ask
+from callsheet.workers.status import STATUS
 
-STATUS = "callsheet_status"
 MOST_HUBS = 8
 
 
@@ -161,9 +160,7 @@ class Rates:
 
     def total(self, kind: str) -> float | None:
         """Of all of a kind together."""
-        rates: list[float] = []
-        with contextlib.suppress(TypeError):
-            rates = [rate for key in self._now if key[0] == kind and (rate := self.of(*key)) is not None]
+        rates = [rate for key in self._now if key[0] == kind and (rate := self.of(*key)) is not None]
         return sum(rates) if rates else None
 
 

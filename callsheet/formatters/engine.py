@@ -29,9 +29,9 @@ class ChatFormatter(TruncatedFormatterBase):
 
     async def _format(self, msgs: list[Msg]) -> Formatted:
         formatted: Formatted = []
-        todo = deque(enumerate(msgs))
-        while todo:
-            index, msg = todo.popleft()
+        left = deque(enumerate(msgs))
+        while left:
+            index, msg = left.popleft()
             parts: list[Any] = []
             calls: list[Any] = []
             shown: list[Msg] = []
@@ -51,7 +51,7 @@ class ChatFormatter(TruncatedFormatterBase):
                     part = await self._part(block, msg)
                     parts += [] if part is None else [part]
             formatted += self._messages(msg, index, parts, calls)
-            todo.extendleft((index, later) for later in reversed(shown))
+            left.extendleft((index, later) for later in reversed(shown))
         return formatted
 
     async def _part(self, block: dict[str, Any], msg: Msg) -> Any:

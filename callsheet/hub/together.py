@@ -23,7 +23,7 @@ async def _trip(script: Script, settings: Settings, batch: list[Given]) -> list[
         return [await script.arun(client, *batch[0])]
     answers = await _run_all(client, script, batch, False)
     if any(isinstance(answer, NoScriptError) for answer in answers):
-        # None of them has run: the server has forgotten the script, and answers each the same.
+        # The server has forgotten the script. One that did run before that is known by its broadcast's id.
         answers = await _run_all(client, script, batch, True)
     return answers
 

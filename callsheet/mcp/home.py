@@ -85,7 +85,6 @@ class Sessions:
         found, self._by_key = list(self._by_key.values()), {}
         await asyncio.gather(*(one.close() for one in found), return_exceptions=True)
 
-
     def open_names(self) -> set[str]:
         """Names of the clients that have a session now."""
         return {one.spec.name for one in self._by_key.values() if one.is_open}

@@ -81,7 +81,6 @@ class EventDispatcher(CeleryDispatcher):
             self._outbound_buffer.append((event, routing_key))
             return None
 
-
     def _written(self, event: Any) -> bytes | None:
         """The JSON of many events; None where kombu's encoder, which knows more, is needed."""
         if self.serializer == "json" and type(event) is list and all(one["type"] in _PLAIN for one in event):

@@ -34,13 +34,14 @@ def calls_of_job(state: Any, job: str, **_: Any) -> list[dict[str, Any]]:
     """The calls of a job, and of jobs below it, that this worker has."""
     found = []
     scheduled = [waiting.entry.args[0] for waiting in tuple(state.consumer.timer.schedule.queue) if waiting.entry.args]
-    for request in (*scheduled, *worker_state.reserved_requests):
+    for request, later in (*((one, True) for one in scheduled),
+                           *((one, False) for one in tuple(worker_state.reserved_requests))):
         if not getattr(request, "agent", ""):
             continue
         data = request.args[-1]
         context = request.request_dict
         if belongs(job, request.id, context.get("root_id"), context.get("parent_id"), data):
-            found.append({**_call(request, data, context), **_noted(request.id), "later": request in scheduled})
+            found.append({**_call(request, data, context), **_noted(request.id), "later": later})
     return found
 
 

@@ -17,7 +17,6 @@ from callsheet.tasks.app import current_app
 from callsheet.tasks.asking import ask
 from callsheet.workers.status import STATUS, versions
 
-_MODULES = {"io": "io", "cpu": "cpu"}
 _LONGEST = 200  # characters of an error
 
 
@@ -96,8 +95,9 @@ def _queues(waiting: Mapping[str, int], ours: Mapping[str, Any], known: bool) ->
         if readers:
             yield ok(subject, f"{count:,} waiting, read by {', '.join(sorted(readers))}")
         elif count:
-            kind = _MODULES.get(queue)
-            command = f"celery -A callsheet.workers.{kind or 'io'} worker{'' if kind else f' -Q {queue}'}"
+            ours_by_name = queue in ("io", "cpu")
+            command = (f"celery -A callsheet.workers.{queue} worker" if ours_by_name else
+                       f"celery -A callsheet.workers.io worker -Q {queue}")
             say = fail if known else warn
             yield say(subject, f"{_messages(count)}, and no worker reads it.", f"Start one: {command}")
         else:

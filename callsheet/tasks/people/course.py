@@ -32,16 +32,16 @@ def kept_for_the_course(settings: Settings) -> list[str]:
 
 def _named(data: Any) -> Iterator[tuple[str, str]]:
     """References to payloads, and ids of groups, anywhere in messages."""
-    todo = [data]
-    while todo:
-        item = todo.pop()
+    left = [data]
+    while left:
+        item = left.pop()
         if isinstance(item, dict):
             for kind in (REF, "group_id"):
                 if isinstance(item.get(kind), str):
                     yield kind, item[kind]
-            todo += item.values()
+            left += item.values()
         elif isinstance(item, (list, tuple)):
-            todo += item
+            left += item
 
 
 def _text(key: str | bytes) -> str:
