@@ -23,6 +23,7 @@ from callsheet.errors import UnknownJob
 from callsheet.models.stub import StubModelServer
 from callsheet.settings import use_settings
 from callsheet.settings.keys import Keys
+from callsheet.tasks.app import current_app
 from callsheet.tasks.tree.nodes import CallNode, JobNode, Part, Steps, calls_in, seen
 from callsheet.tasks.tree.read import read_tree
 from tests.agents.orchestra import Breaks, Dies, Lead, Measures, Remembers, Waits, Writer
@@ -138,6 +139,18 @@ def test_a_job_that_failed_or_was_cancelled_tells_why_and_what_did_not_run(stage
                           f"{stage.io.log[-3000:]}")
     tree = stage.tree(held)
     assert tree.status == "REVOKED" and call(tree, "Waits(held)").worker == stage.io.name
+
+
+def test_a_cancelled_call_tells_where_it_ran_also_where_another_worker_told_of_its_end_first(
+        stage: Stage, tmp_path: Path) -> None:
+    job = SequentialPipeline([Waits("held", str(tmp_path / "gate")), Writer("after")]).submit(HELLO)
+    wait_for(lambda: call(stage.tree(job), "Waits(held)").status == "RUNNING", what="the call to run")
+    held = call(stage.tree(job), "Waits(held)").id
+    current_app(stage.settings).backend.mark_as_revoked(held, "revoked", store_result=True)
+    job.cancel()
+    wait_for(lambda: call(stage.tree(job), "Waits(held)").worker == stage.io.name,
+             what=lambda: f"where it ran: {stage.tree(job)}")
+    assert stage.tree(job).status == "REVOKED"
 
 
 def test_a_call_whose_process_was_killed_tells_where_it_ran_and_counts_as_failed(stage: Stage) -> None:

@@ -13,8 +13,10 @@
 -- RETRY is told after the next try was sent, which may have ended by then: it overwrites no end.
 -- The first end that is told stays: a success, and the cancellation or termination of a call, are not overwritten. A
 -- task of Celery's that is merely flagged as revoked, or that failed, may yet end well: another worker may be running it.
+-- Each worker tells of a cancellation; what the one says that ran the call, with where and when, takes the others' place.
 -- Keys and parts are as in Celery's own script, so that its workers can count parts of the same chord.
 local k, a, answers, cancelled = 1, 0, {}, KEYS[1]
+local RAN = '"call": ?{'
 
 local function key()
     k = k + 1
@@ -31,6 +33,8 @@ local function has_ended(result, value)
     if string.find(head, '^{"status": ?"SUCCESS"') then return true end
     if string.find(head, '^{"status": ?"FAILURE"') then return string.find(value, '^{"status": ?"RETRY"') end
     if not string.find(head, '^{"status": ?"REVOKED"') then return false end
+    if string.find(value, '^{"status": ?"REVOKED"') and string.find(value, RAN)
+            and not string.find(redis.call('GET', result), RAN) then return false end
     local id = string.match(result, 'celery%-task%-meta%-(.+)$')
     return string.find(head, '["terminated"]', 1, true) or (id and redis.call('ZSCORE', cancelled, id))
 end
