@@ -1,15 +1,19 @@
 """Whatever cancels a call closes the connection that it holds open."""
 
+import re
+
 import httpx
 import pytest
 
 from callsheet import Msg
 from callsheet.errors import AgentTimeout, JobCancelled
+from callsheet.settings import use_settings
 from callsheet.tasks.app import current_app
 from tests.agents.streams import Blocks, Listens
 from tests.agents.work import Relay
+from tests.fleet import client_settings
 from tests.flower_process import flower
-from tests.services import wait_for
+from tests.services import wait_for, worker
 from tests.streams import stream_server
 
 
@@ -89,6 +93,28 @@ def test_a_reply_that_blocks_the_loop_is_logged_with_its_agent(fleet):
     assert "time.sleep(self.seconds)" in fleet.io.log
     stats = current_app(fleet.settings).control.inspect([fleet.io.name], timeout=5, limit=1).stats()
     assert stats[fleet.io.name]["pool"]["loop-blocked"] >= 1
+
+
+BLOCKED = re.compile(r"Task Blocks\(tested\)\[\S+\] has blocked the event loop")
+
+
+def test_by_default_a_third_of_a_second_is_too_long(fleet):
+    for _ in range(20):  # the watch may be late on a busy machine, but not each time
+        Blocks("tested", 0.35).submit().get(10)
+        if BLOCKED.search(fleet.io.log):
+            return
+    raise AssertionError(f"nothing said:\n{fleet.io.log[-3000:]}")
+
+
+def test_how_long_code_may_block_the_loop_is_settable(own_redis):
+    """A busy machine may hold up the loop, too: the agent's name is looked for."""
+    env = {"CALLSHEET_MODULES": "tests.agents", "CALLSHEET_LOOP_BLOCK_WARNING": "20"}
+    with use_settings(client_settings(own_redis)), \
+            worker("callsheet.workers.io", own_redis.url, "-c", "1", env=env) as process:
+        for _ in range(2):
+            Blocks("tested", 0.7).submit().get(20)
+        assert process.stop() == 0  # all that it has to say is said
+        assert not BLOCKED.search(process.log)
 
 
 def test_the_streams_of_the_tests_do_end_only_when_they_are_left(server):

@@ -1,6 +1,7 @@
 """job.interrupt and agent.interrupt across processes, and inline."""
 
 import asyncio
+import signal
 
 import pytest
 
@@ -8,11 +9,13 @@ import callsheet
 from callsheet import AgentBase, Job, Msg, SequentialPipeline
 from callsheet.agents.running import run_reply
 from callsheet.errors import AgentTimeout, JobCancelled, UsageError
+from callsheet.settings import use_settings
 from callsheet.tasks.interrupts import interruptible, running
 from tests.agents.basic import Echo
 from tests.agents.interrupted import Computes, ComputesOnIo, Talker, Waits, WaitsOnCpu
+from tests.fleet import client_settings
 from tests.hanging import for_ever
-from tests.services import wait_for
+from tests.services import wait_for, worker
 
 
 def say(text):
@@ -78,6 +81,28 @@ def test_a_timeout_or_a_cancellation_is_no_interrupt(fleet):
     with pytest.raises(JobCancelled):
         job.get(10)
     assert fleet.wait_notes(agent.notes, 4) == ["talks", "broken off"] * 2
+
+
+@pytest.mark.parametrize(("sig", "soft", "noted", "left"), [
+    (signal.SIGQUIT, "0", ["talks", "broken off"], 1),
+    (signal.SIGQUIT, "1", ["talks", "broken off"], 1),
+    (signal.SIGTERM, "0", ["talks"], 0),
+], ids=["cold", "soft", "warm"])
+def test_a_shutdown_is_no_interrupt(own_redis, sig, soft, noted, left):
+    env = {"CALLSHEET_MODULES": "tests.agents", "CALLSHEET_SOFT_SHUTDOWN": soft}
+    redis = own_redis.client()
+    with use_settings(client_settings(own_redis)), \
+            worker("callsheet.workers.io", own_redis.url, "-c", "2", env=env) as process:
+        job = Talker("t", "gate", "notes").submit(say("go on"))
+        wait_for(lambda: redis.llen("notes"), what="the reply to begin")
+        process.send_signal(sig)
+        if sig == signal.SIGTERM:
+            process.wait_log("Warm shutdown")
+            redis.set("gate", 1)
+        process.process.wait(30)
+        assert redis.lrange("notes", 0, -1) == noted
+        assert (redis.hlen("unacked"), redis.llen("io")) == (0, left)
+        assert job.status == ("PENDING" if left else "SUCCESS")
 
 
 @pytest.mark.parametrize("kind", [Computes, ComputesOnIo, WaitsOnCpu])
