@@ -9,16 +9,17 @@ import json
 import sys
 import time
 from collections import deque
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiohttp import web
 
 
 class Provider:
-    """The server's state. `told`: whether answers tell the limits in OpenAI's headers."""
+    """The server's state. `told`: in whose headers answers tell the limits, "openai" or "anthropic"; none without."""
 
     def __init__(self, window: float = 60.0, requests: int | None = None, tokens: int | None = None,
-                 calls: int | None = None, told: bool = False) -> None:
+                 calls: int | None = None, told: str = "") -> None:
         self.window, self.requests, self.tokens, self.calls, self.told = window, requests, tokens, calls, told
         self.log: list[tuple[float, int, int, str]] = []  # time, status, tokens, who
         self.inside: deque[tuple[float, int]] = deque()
@@ -64,10 +65,16 @@ class Provider:
     def _headers(self) -> dict[str, str]:
         headers = {}
         for name, limit, used in (("requests", self.requests, len(self.inside)), ("tokens", self.tokens, self.used)):
-            if self.told and limit is not None:
-                headers |= {f"x-ratelimit-limit-{name}": str(limit),
-                            f"x-ratelimit-remaining-{name}": str(max(0, limit - used)),
-                            f"x-ratelimit-reset-{name}": f"{used / limit * self.window:.3f}s"}
+            if not self.told or limit is None:
+                continue
+            left, reset = max(0, limit - used), used / limit * self.window
+            if self.told == "anthropic":
+                at = datetime.now(UTC) + timedelta(seconds=reset)
+                said = {"limit": str(limit), "remaining": str(left), "reset": at.strftime("%Y-%m-%dT%H:%M:%SZ")}
+                headers |= {f"anthropic-ratelimit-{name}-{part}": text for part, text in said.items()}
+            else:
+                said = {"limit": str(limit), "remaining": str(left), "reset": f"{reset:.3f}s"}
+                headers |= {f"x-ratelimit-{part}-{name}": text for part, text in said.items()}
         return headers
 
     async def stats(self, request: web.Request) -> web.Response:

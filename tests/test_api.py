@@ -1,14 +1,16 @@
 """The public names, and what importing them does."""
 
+import inspect
 import re
 import subprocess
 import sys
 import types
+from typing import Any
 
 import pytest
 
 import callsheet
-from callsheet import errors
+from callsheet import errors, formatters, models
 from tests.services import ROOT
 
 NAMES = [
@@ -33,6 +35,93 @@ def test_what_the_documents_import_in_place_of_agentscopes_is_there() -> None:
     block = text.partition("```python\n")[2].partition("```")[0]
     assert block.count("import") >= 11
     exec(block, {})
+
+
+CALL = "(messages, tools=None, tool_choice=None, structured_model=None, **kwargs)"
+MODELS = {
+    "OpenAIChatModel": "(model_name, api_key=None, stream=True, reasoning_effort=None, organization=None, "
+                       "stream_tool_parsing=True, client_type='openai', client_kwargs=None, generate_kwargs=None, **)",
+    "DashScopeChatModel": "(model_name, api_key, stream=True, enable_thinking=None, multimodality=None, "
+                          "generate_kwargs=None, base_http_api_url=None, stream_tool_parsing=True, **)",
+    "OllamaChatModel": "(model_name, stream=False, options=None, keep_alive='5m', enable_thinking=None, host=None, "
+                       "client_kwargs=None, generate_kwargs=None, **)",
+    "AnthropicChatModel": "(model_name, api_key=None, max_tokens=2048, stream=True, thinking=None, "
+                          "stream_tool_parsing=True, client_kwargs=None, generate_kwargs=None, **)",
+    "GeminiChatModel": "(model_name, api_key, stream=True, thinking_config=None, client_kwargs=None, "
+                       "generate_kwargs=None, **)",
+}
+"""What AgentScope 1.0.21's models are made with; `**` takes old names there, and anything else unheeded."""
+
+CALLS = dict.fromkeys(MODELS, CALL) | {
+    "AnthropicChatModel": CALL.replace("**kwargs", "**generate_kwargs"),
+    "GeminiChatModel": CALL.replace("**kwargs", "**config_kwargs"),
+}
+
+COUNTED = "token_counter=None, max_tokens=None"
+PROMOTED = "promote_tool_result_images=False"
+ALL_PROMOTED = f"{PROMOTED}, promote_tool_result_audios=False, promote_tool_result_videos=False"
+PROMPT = "conversation_history_prompt=<text>"
+FORMATTERS = {
+    "OpenAIChatFormatter": f"({PROMOTED}, {COUNTED})",
+    "OpenAIMultiAgentFormatter": f"({PROMPT}, {PROMOTED}, {COUNTED})",
+    "DashScopeChatFormatter": f"({ALL_PROMOTED}, {COUNTED})",
+    "DashScopeMultiAgentFormatter": f"({PROMPT}, {ALL_PROMOTED}, {COUNTED})",
+    "OllamaChatFormatter": f"({PROMOTED}, {COUNTED})",
+    "OllamaMultiAgentFormatter": f"({PROMPT}, {PROMOTED}, {COUNTED})",
+    "DeepSeekChatFormatter": f"({COUNTED})",
+    "DeepSeekMultiAgentFormatter": f"({PROMPT}, {COUNTED})",
+    "AnthropicChatFormatter": f"({COUNTED})",
+    "AnthropicMultiAgentFormatter": f"({PROMPT}, {COUNTED})",
+    "GeminiChatFormatter": f"({PROMOTED}, {COUNTED})",
+    "GeminiMultiAgentFormatter": f"({PROMPT}, {PROMOTED}, {COUNTED})",
+}
+"""Of its formatters; the prompts' words are each project's own."""
+
+OWN = {
+    "OpenAIChatModel": {"endpoint": None, "client_args": None},  # client_args: AgentScope's name before 1.0.9
+    "DashScopeChatModel": {"endpoint": "dashscope"},
+    "OllamaChatModel": {"api_key": None, "endpoint": "ollama"},
+    "AnthropicChatModel": {"endpoint": "anthropic", "client_args": None},
+    "GeminiChatModel": {"endpoint": "gemini", "client_args": None},
+}
+"""What ours take beside: by keyword only, and never needed."""
+
+DIFFERENT = [("api_key, ", "api_key=None, "),  # keys belong to endpoints: none need be given
+             (", **)", ")")]  # a parameter that nothing heeds is refused
+
+
+def _shown(function: Any, *, own: dict[str, Any] | None = None) -> str:
+    """The parameters that have a place, as a table has them; those by keyword only have to be `own`."""
+    parts, found = [], {}
+    for one in list(inspect.signature(function).parameters.values())[1:]:
+        if one.kind is one.KEYWORD_ONLY:
+            found[one.name] = one.default
+        elif one.kind is one.VAR_KEYWORD:
+            parts.append(f"**{one.name}")
+        elif one.default is one.empty:
+            parts.append(one.name)
+        else:
+            parts.append(f"{one.name}={'<text>' if one.name.endswith('_prompt') else repr(one.default)}")
+    assert found == (own or {})
+    return f"({', '.join(parts)})"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_have_agentscopes_parameters_in_its_order(name: str) -> None:
+    cls, expected = getattr(models, name), MODELS[name]
+    for theirs, ours in DIFFERENT:
+        expected = expected.replace(theirs, ours)
+    assert _shown(cls.__init__, own=OWN[name]) == expected
+    assert _shown(cls.__call__) == CALLS[name]
+    with pytest.raises(TypeError, match="unheeded"):
+        cls("m", unheeded=1)
+
+
+@pytest.mark.parametrize("name", FORMATTERS)
+def test_formatters_have_agentscopes_parameters_in_its_order(name: str) -> None:
+    cls = getattr(formatters, name)
+    assert _shown(cls.__init__) == FORMATTERS[name]
+    assert _shown(cls.format) == "(msgs, **kwargs)"
 
 
 def test_star_import_gives_them() -> None:

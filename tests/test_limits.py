@@ -51,8 +51,8 @@ async def provider(**limits: Any) -> AsyncIterator[tuple[Provider, str]]:
 class Caller:
     """Calls one endpoint with limits of its own."""
 
-    def __init__(self, url: str, settings: dict[str, Any], **endpoint: Any) -> None:
-        self.name = f"limited-{os.getpid()}-{next(_numbers)}"
+    def __init__(self, url: str, settings: dict[str, Any], name: str = "", **endpoint: Any) -> None:
+        self.name = name or f"limited-{os.getpid()}-{next(_numbers)}"
         given = {"base_url": url, "retry": {"attempts": 1}, "breaker": {"enabled": False}, **endpoint}
         self.settings = Settings.load(endpoints={self.name: given}, **settings)
 
@@ -233,11 +233,26 @@ def test_a_pause_holds_for_everybody_and_ends_without_a_burst(settings: Settle) 
             later = [at for at, *_ in server.log[1:]]
             assert min(later) >= paused + 0.9
             assert max(later) - min(later) >= 0.8  # ten a second, and no credit for the pause
-            server.refuse = {"status": 429, "headers": {"retry-after": "100"}}
+
+    run(main())
+
+
+@pytest.mark.parametrize("status", [429, 503, 529])
+@pytest.mark.parametrize("limits", [{"rpm": 600}, {}])
+def test_each_answer_that_asks_for_patience_pauses_the_endpoint_for_everybody(
+        settings: Settle, status: int, limits: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with provider() as (server, url):
+            call = Caller(url, settings, **limits)
             await call()
+            server.refuse = {"status": status, "headers": {"retry-after": "100"}}
+            assert (await call()).status_code == status
             with pytest.raises(RateLimited) as caught:
                 await call(timeout=30)
             assert caught.value.limit == "pause" and caught.value.retry_after > 90
+            server.refuse = {"status": 500, "headers": {"retry-after": "100"}}  # is the server's own trouble
+            other = Caller(url, settings, **limits)
+            assert [(await other()).status_code for _ in range(2)] == [500, 200]
 
     run(main())
 
@@ -260,10 +275,12 @@ def test_a_pause_is_obeyed_where_no_limit_is_set(settings: Settle) -> None:
     run(main())
 
 
-def test_a_narrower_limit_that_the_provider_tells_is_learned_and_a_wider_one_is_not(settings: Settle) -> None:
+@pytest.mark.parametrize("told", ["openai", "anthropic"])
+def test_a_narrower_limit_that_the_provider_tells_is_learned_and_a_wider_one_is_not(
+        settings: Settle, told: str) -> None:
     async def main() -> None:
         for own, theirs in ((60, 5), (5, 60)):
-            async with provider(requests=theirs, told=True) as (server, url):
+            async with provider(requests=theirs, told=told) as (server, url):
                 call = Caller(url, settings, rpm=own, burst=1)
                 for _ in range(5):
                     assert (await call(timeout=5)).status_code == 200
@@ -274,9 +291,11 @@ def test_a_narrower_limit_that_the_provider_tells_is_learned_and_a_wider_one_is_
     run(main())
 
 
-def test_what_others_use_under_the_same_key_is_taken_into_account(settings: Settle) -> None:
+@pytest.mark.parametrize("told", ["openai", "anthropic"])
+def test_what_others_use_under_the_same_key_is_taken_into_account(
+        settings: Settle, told: str) -> None:
     async def main() -> None:
-        async with provider(requests=100, told=True) as (server, url):
+        async with provider(requests=100, told=told) as (server, url):
             now = time.time()
             for _ in range(90):
                 server.inside.append((now, 0))
@@ -291,9 +310,11 @@ def test_what_others_use_under_the_same_key_is_taken_into_account(settings: Sett
     run(main())
 
 
-def test_a_limit_is_kept_to_where_none_is_set_once_the_provider_says_that_little_is_left(settings: Settle) -> None:
+@pytest.mark.parametrize("told", ["openai", "anthropic"])
+def test_a_limit_is_kept_to_where_none_is_set_once_the_provider_says_that_little_is_left(
+        settings: Settle, told: str) -> None:
     async def main() -> None:
-        async with provider(requests=10, told=True) as (server, url):
+        async with provider(requests=10, told=told) as (server, url):
             call = Caller(url, settings)
             with pytest.raises(RateLimited):
                 for _ in range(12):
@@ -324,6 +345,33 @@ def test_priorities_go_first_and_tenants_take_turns(settings: Settle) -> None:
             await asyncio.wait_for(asyncio.gather(*waiting), 10)
         assert order[:2] == ["first"] * 2 and order[-2:] == ["last"] * 2
         assert order[2:8].count("big") in (4, 5), order
+
+    run(main())
+
+
+def test_calls_without_a_priority_of_their_own_have_that_of_their_endpoint(settings: Settle) -> None:
+    order: list[str] = []
+
+    async def one(call: Caller, who: str, **given: Any) -> None:
+        await call(**given)
+        order.append(who)
+
+    async def main() -> None:
+        async with provider() as (server, url):
+            # As of programs that share an endpoint's limit and rank their calls differently.
+            late = Caller(url, settings, max_concurrency=1, priority=9)
+            first = Caller(url, settings, late.name, max_concurrency=1, priority=0)
+            usual = Caller(url, settings, late.name, max_concurrency=1)
+            hanging = asyncio.create_task(usual(seconds=60))
+            await until(lambda: server.under_way)
+            waiting = []
+            for call, who, given in [(late, "late", {}), (usual, "usual", {}), (late, "own 1", {"priority": 1}),
+                                     (first, "own 8", {"priority": 8}), (first, "first", {})]:
+                waiting.append(asyncio.create_task(one(call, who, **given)))
+                await until(lambda: in_line(late) == len(waiting))
+            hanging.cancel()
+            await asyncio.wait_for(asyncio.gather(*waiting), 10)
+        assert order == ["first", "own 1", "usual", "own 8", "late"]
 
     run(main())
 

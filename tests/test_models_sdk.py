@@ -19,7 +19,14 @@ from pydantic import BaseModel, Field
 
 from callsheet.errors import CallsheetError, CannotTravel, CircuitOpen, ModelError, UsageError
 from callsheet.messages.wire import Writer
-from callsheet.models import AnthropicChatModel, ChatResponse, EndpointError, GeminiChatModel
+from callsheet.models import (
+    AnthropicChatModel,
+    ChatResponse,
+    EndpointError,
+    GeminiChatModel,
+    OllamaChatModel,
+    OpenAIChatModel,
+)
 from callsheet.settings import Settings, use_settings
 from callsheet.testing import Reply, StubModelServer
 from tests.conftest import missing
@@ -378,11 +385,13 @@ def test_an_error_of_our_transports_comes_as_it_is(cls: Any) -> None:
             asyncio.run(main())
 
 
-@pytest.mark.parametrize("cls", BOTH)
+@pytest.mark.parametrize("cls", [*BOTH, OpenAIChatModel, OllamaChatModel])
 @pytest.mark.parametrize("how", ["cancel", "drop", "close"])
 def test_a_stream_that_nobody_reads_gives_its_connection_back(cls: Any, how: str) -> None:
+    model = cls("m", stream=True)
+
     async def main(server: StubModelServer) -> None:
-        stream = await cls("m")(ASK)
+        stream = await model(ASK)
         await anext(stream)
         if how == "cancel":
             async def read(chunks: Any) -> None:
@@ -396,8 +405,9 @@ def test_a_stream_that_nobody_reads_gives_its_connection_back(cls: Any, how: str
                 await task
         elif how == "close":
             await stream.aclose()
-        del stream
-        gc.collect()
+        else:
+            del stream
+            gc.collect()
         for _ in range(200):
             if server.stub.in_flight == 0:
                 return
@@ -407,7 +417,8 @@ def test_a_stream_that_nobody_reads_gives_its_connection_back(cls: Any, how: str
     # Slow enough to be still sending when nobody listens any more.
     with StubModelServer(tokens_per_second=20) as server:
         server.plan(Reply(text=" ".join(["word"] * 1000)))
-        with use_settings(Settings.load(endpoints={name_of(cls): {"base_url": server.url, "api_key": "k"}})):
+        url = f"{server.url}/v1" if cls is OpenAIChatModel else server.url
+        with use_settings(Settings.load(endpoints={model.endpoint: {"base_url": url, "api_key": "k"}})):
             began = time.monotonic()
             asyncio.run(main(server))
             assert time.monotonic() - began < 30

@@ -17,8 +17,10 @@ from callsheet.resources.context import CallContext, call_context
 from callsheet.resources.counters import counts
 from callsheet.resources.recent import BUDGET_WINDOW, Recent, RetryBudget
 from callsheet.resources.record import CallRecord, record_of
+from callsheet.resources.retries import Retrying
 from callsheet.resources.verdict import asked_delay, of_answer
 from callsheet.settings import Endpoint, Settings
+from callsheet.settings.endpoints import RetryPolicy
 from tests.servers import Part, Playing, answer, break_off, hang_up, silence
 from tests.services import free_port
 
@@ -262,6 +264,41 @@ def test_any_client_over_the_transport_is_retried() -> None:
             await aclose_all()
 
     asyncio.run(main())
+
+
+class Patient(Retrying):
+    """Notes the pauses in place of making them."""
+
+    def __init__(self, policy: RetryPolicy, answered: httpx.Response) -> None:
+        def answer(_: httpx.Request) -> httpx.Response:
+            return httpx.Response(answered.status_code, headers=answered.headers)
+
+        super().__init__(httpx.MockTransport(answer), "patient", policy, RetryBudget(0.0, 1_000_000))
+        self.pauses: list[float] = []
+
+    async def _pause(self, request: httpx.Request, delay: float) -> None:
+        self.pauses.append(delay)
+
+
+@pytest.mark.parametrize("after", [0, 7])
+def test_pauses_are_spread_from_nothing_to_a_bound_that_doubles_up_to_its_most(after: int) -> None:
+    policy = RetryPolicy(attempts=7, backoff=0.5, backoff_max=6.0)
+    headers = {"retry-after": str(after)} if after else {}
+
+    async def main() -> list[list[float]]:
+        runs = []
+        for _ in range(400):
+            patient = Patient(policy, httpx.Response(503, headers=headers))
+            await patient.handle_async_request(httpx.Request("POST", "http://h/", content=b"ask"))
+            runs.append(patient.pauses)
+        return runs
+
+    for bound, pauses in zip([0.5, 1, 2, 4, 6, 6], zip(*asyncio.run(main()), strict=True), strict=True):
+        drawn = sorted((pause - after) / bound for pause in pauses)
+        assert drawn[0] >= -1e-9 and drawn[-1] <= 1 + 1e-9
+        # A quarter of them in each quarter, as good as; by chance it is otherwise once in many millions of runs.
+        for quarter in range(4):
+            assert 45 < sum(quarter / 4 <= one < (quarter + 1) / 4 for one in drawn) < 160, bound
 
 
 def test_a_cancelled_call_stops_waiting() -> None:
