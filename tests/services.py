@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import redis
 
@@ -53,6 +53,32 @@ def redis_binary() -> str | None:
         if path.exists():
             return str(path)
     return None
+
+
+class Counts(NamedTuple):
+    """What a redis-server has counted since it began.
+
+    Args:
+        reads: from its clients: one a trip at least, more where a trip takes more than 16 KiB there.
+        connections: made to it.
+        scripts: run.
+    """
+
+    reads: int
+    connections: int
+    scripts: int
+
+    @classmethod
+    def of(cls, client: redis.Redis) -> "Counts":
+        """Ask, in one trip of a client that is connected already."""
+        found = client.info("all")
+        scripts = sum(found.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha"))
+        return cls(found["total_reads_processed"], found["total_connections_received"], scripts)
+
+    def since(self, before: "Counts") -> "Counts":
+        """What has come after `before` was asked for, without the trip that asked for this."""
+        return Counts(self.reads - before.reads - 1, self.connections - before.connections,
+                      self.scripts - before.scripts)
 
 
 class RedisServer:

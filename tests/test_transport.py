@@ -23,7 +23,7 @@ from callsheet.workers import transport as module
 from callsheet.workers.broker import claims, poller
 from callsheet.workers.broker.ledger import ledger_of
 from tests.proxy import Proxy
-from tests.services import RedisServer, free_port, redis_binary, wait_for
+from tests.services import Counts, RedisServer, free_port, redis_binary, wait_for
 
 BATCHED = "callsheet.workers.transport:Transport"
 _names = itertools.count()
@@ -360,15 +360,58 @@ def test_what_is_no_message_is_dropped(server, bench, caplog):
     wait_for(lambda: registered(client) == (0, 0, 0), what="nothing registered")
 
 
-def test_a_batch_is_published_in_one_pipeline(server, bench):
-    queue, client = name(), server.client()
-    ours = bench(server.url, queue).consume()
+@pytest.mark.parametrize("named", [True, False], ids=["by its exchange", "by its name"])
+def test_a_batch_is_published_in_one_pipeline(own_redis, bench, named):
+    queue, client = name(), own_redis.client()
+    ours = bench(own_redis.url, queue, lease=600).consume()
     assert ours.producer.supports_batch_publish
+    ours.send(queue, 0)
+    ours.drain(1)  # the queue is declared, and the connections are there
+    before = Counts.of(client)
     with ours.producer.batch():
-        for i in range(100):
-            ours.send(queue, i)
+        for i in range(1, 101):
+            if named:
+                ours.send(queue, i)
+            else:
+                ours.producer.publish(i, exchange="", routing_key=queue)
         assert client.llen(queue) == 0
-    assert ours.drain(100) == list(range(100))
+    made = Counts.of(client).since(before)
+    # One trip of some 60 KB, which arrives in pieces; the look above; which queues the exchange has.
+    assert made.reads <= 25
+    assert made.connections <= 1
+    assert ours.drain(101) == list(range(101))
+
+
+def test_a_queue_that_is_declared_in_a_batch_gets_what_follows(server, bench):
+    one, two, exchange, client = name(), name(), Exchange(name("x")), server.client()
+    ours = bench(server.url)
+    with ours.producer.batch():
+        for queue in (one, two):
+            ours.producer.publish([queue], exchange=exchange, routing_key="k",
+                                  declare=[Queue(queue, exchange, routing_key="k")])
+    assert [client.llen(queue) for queue in (one, two)] == [2, 1]
+
+
+def test_what_waits_is_claimed_by_one_script_up_to_the_prefetch_count(own_redis, bench):
+    queue, client = name(), own_redis.client()
+    sender, ours = bench(own_redis.url, transport=None), bench(own_redis.url, queue, prefetch=50, lease=600)
+    other = name()
+    sender.send(other, ["first"])
+    bench(own_redis.url, other, lease=600).consume().drain(1)  # the scripts are there, and the leases' thread runs
+    for i in range(60):
+        sender.send(queue, i)
+    before = Counts.of(client)
+    ours.consume()
+    assert ours.drain(50, 30) == list(range(50))
+    assert ours.nothing_more()
+    assert Counts.of(client).since(before).scripts <= 3  # one of them asks whether the server is able
+    assert registered(client) == (51, 51, 51)
+
+
+def test_all_that_a_channel_does_is_done_by_one_client(server, bench):
+    ours = bench(server.url, name()).consume()
+    with ours.channel.conn_or_acquire() as one, ours.channel.conn_or_acquire() as other:
+        assert one is other
 
 
 def test_a_global_prefix(server, bench):

@@ -19,6 +19,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from callsheet.workers.broker.batch import Batch
 from callsheet.workers.broker.claims import MOST, TRACK, Claims
 from callsheet.workers.broker.later import HORIZON
 from callsheet.workers.broker.layout import Layout
@@ -52,6 +53,8 @@ class Channel(stock.Channel):
     claims: Any = None  # Claims, once it consumes
     ledger: Any = None  # Ledger, likewise
     may_batch = True
+    tables: Any = None  # what is bound to exchanges, while a batch publishes
+    bound = 0  # queues, over this channel
     _sync_client: Any = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -158,6 +161,22 @@ class Channel(stock.Channel):
         return True
 
     # Publishing
+
+    def create_publish_batch(self, max_size: int) -> Batch:
+        """Kombu's producer asks for it when it publishes together."""
+        return Batch(self, max_size)
+
+    def get_table(self, exchange: str) -> Any:
+        """What is bound to an exchange; in a batch, asked for once."""
+        if self.tables is None:
+            return super().get_table(exchange)
+        if exchange not in self.tables:
+            self.tables[exchange] = super().get_table(exchange)
+        return self.tables[exchange]
+
+    def _queue_bind(self, *args: Any) -> None:
+        super()._queue_bind(*args)
+        self.bound += 1
 
     def _put_fanout(self, exchange: str, message: dict[str, Any], routing_key: str, **kwargs: Any) -> None:
         """Kombu's; a body in base64 is not searched for what JSON escapes, which took longer than all the rest."""
