@@ -59,12 +59,15 @@ class Counts(NamedTuple):
     """What a redis-server has counted since it began.
 
     Args:
-        reads: from its clients: one a trip at least, more where a trip takes more than 16 KiB there.
+        reads: from its clients: one a trip at least, and of a long one each piece of some 6,000 bytes, as redis-py
+            writes it.
+        received: bytes.
         connections: made to it.
         scripts: run.
     """
 
     reads: int
+    received: int
     connections: int
     scripts: int
 
@@ -73,12 +76,13 @@ class Counts(NamedTuple):
         """Ask, in one trip of a client that is connected already."""
         found = client.info("all")
         scripts = sum(found.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha"))
-        return cls(found["total_reads_processed"], found["total_connections_received"], scripts)
+        return cls(found["total_reads_processed"], found["total_net_input_bytes"],
+                   found["total_connections_received"], scripts)
 
     def since(self, before: "Counts") -> "Counts":
         """What has come after `before` was asked for, without the trip that asked for this."""
-        return Counts(self.reads - before.reads - 1, self.connections - before.connections,
-                      self.scripts - before.scripts)
+        return Counts(self.reads - before.reads - 1, self.received - before.received,
+                      self.connections - before.connections, self.scripts - before.scripts)
 
 
 class RedisServer:

@@ -2,19 +2,24 @@
 
 import base64
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from celery import group
 from celery.signals import after_task_publish, before_task_publish
 
-from callsheet import Msg
+import callsheet
+from callsheet import FanoutPipeline, Msg
 from callsheet.agents import CallOptions
 from callsheet.agents.dispatch import dispatcher
 from callsheet.errors import CannotTravel
 from callsheet.settings import use_settings
+from callsheet.tasks.app import current_app
 from callsheet.workers.broker.message import Message
 from tests.agents.basic import Echo
 from tests.fleet import client_settings
+from tests.services import Counts
 
 OPTIONS = [
     CallOptions(),
@@ -76,6 +81,37 @@ def test_when_one_cannot_travel_none_is_sent(own_redis):
     with use_settings(client_settings(own_redis)), pytest.raises(CannotTravel):
         dispatcher().submit_many(Echo("e"), [Msg("u", "1", "user"), object()], CallOptions())
     assert not own_redis.client().exists("io")
+
+
+def by_map(app: Any) -> None:
+    def inputs() -> Iterator[Msg]:
+        yield from (Msg("u", str(number), "user") for number in range(200))
+        raise EOFError  # ends the iteration where it would wait for the first result
+
+    with pytest.raises(EOFError):
+        next(iter(callsheet.map(Echo("e"), inputs(), progress=False)))
+
+
+def by_fan_out(app: Any) -> None:
+    FanoutPipeline([Echo(f"e{number}") for number in range(200)]).submit(Msg("u", "text", "user"))
+
+
+def by_group(app: Any) -> None:
+    with app.together():
+        group((app.tasks["callsheet.carry"].s(number).set(queue="io") for number in range(200)), app=app).apply_async()
+
+
+@pytest.mark.parametrize("publish", [by_map, by_fan_out, by_group])
+def test_many_are_published_in_few_trips(own_redis, publish):
+    settings, client = client_settings(own_redis), own_redis.client()
+    with use_settings(settings):
+        Echo("e").submit(Msg("u", "text", "user"))  # connections are there, and the queue is known
+        before = Counts.of(client)
+        publish(current_app(settings))
+        made = Counts.of(client).since(before)
+    assert client.llen("io") == 201
+    assert made.reads < made.received / 5000 + 15 < 150  # one by one, it would be 200 at least
+    assert made.connections <= 3
 
 
 @pytest.mark.parametrize("body", [[["plain", 1, None], {}, {"chain": None}], [[{"__type__": "uuid"}], {}, {}]])

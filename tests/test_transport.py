@@ -376,8 +376,8 @@ def test_a_batch_is_published_in_one_pipeline(own_redis, bench, named):
                 ours.producer.publish(i, exchange="", routing_key=queue)
         assert client.llen(queue) == 0
     made = Counts.of(client).since(before)
-    # One trip of some 60 KB, which arrives in pieces; the look above; which queues the exchange has.
-    assert made.reads <= 25
+    # A trip that arrives in pieces, and a few: the look above, which queues the exchange has, a new connection.
+    assert made.reads < made.received / 5000 + 10 < 50
     assert made.connections <= 1
     assert ours.drain(101) == list(range(101))
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 from celery import Celery
 
-from tests.services import RedisServer, Worker, wait_for, worker
+from tests.services import Counts, RedisServer, Worker, wait_for, worker
 from tests.test_transport import registered
 
 QUEUE = "t"
@@ -291,6 +291,44 @@ def test_cold_shutdown_returns_everything_at_once(fleet_on):
         process.process.wait(20)
         assert fleet_on.redis.llen(QUEUE) == 10
         assert registered(fleet_on.redis) == (0, 0, 0)
+
+
+def test_leases_and_acknowledgements_of_many_calls_travel_together(fleet_on, tmp_path):
+    calls, gate = 200, tmp_path / "gate"
+    options = ("--without-gossip", "--without-heartbeat", "--without-mingle")
+    with fleet_on.worker(*options, lease=3, slots=calls) as process:
+        for _ in range(calls):
+            fleet_on.send("tests.transport_app.wait_for_file", str(gate))
+        wait_for(lambda: fleet_on.redis.hlen("unacked") == calls, what="all of them claimed")
+
+        def earliest() -> float:
+            """The end of the lease that ends first."""
+            return fleet_on.redis.zrange("unacked_lease", 0, 0, withscores=True)[0][1]
+
+        def renewed() -> None:
+            """Wait until each lease has been renewed."""
+            latest = fleet_on.redis.zrange("unacked_lease", -1, -1, withscores=True)[0][1]
+            wait_for(lambda: earliest() > latest, what="all leases to be renewed")
+
+        renewed()
+        before = Counts.of(fleet_on.redis)
+        for _ in range(3):
+            renewed()
+        made = Counts.of(fleet_on.redis).since(before)
+        assert made.scripts < calls / 10  # for each interval one that renews and one that sweeps
+        assert made.connections == 0
+
+        before, asked = Counts.of(fleet_on.redis), 0
+        gate.touch()
+        while fleet_on.redis.hlen("unacked"):
+            asked += 1
+            time.sleep(0.1)
+            assert asked < 200, process.log[-3000:]
+        made = Counts.of(fleet_on.redis).since(before)
+        assert made.reads - asked < calls / 2  # a trip for each turn of the loop in which some end
+        assert made.connections == 0
+        fleet_on.wait_idle()
+        assert process.log.count("succeeded in") == calls
 
 
 def test_idle_workers_neither_poll_nor_spin(fleet_on):

@@ -1,5 +1,6 @@
 """The pool's test app over the transport under test, or over stock kombu's, on any pool."""
 
+import asyncio
 import os
 
 from tests.pool_app import app, note, opened, store
@@ -52,3 +53,19 @@ async def write(path, value):
     """Marks that need no connection."""
     with open(path, "a") as file:
         file.write(f"{value}\n")
+
+
+_appear: dict[str, asyncio.Future] = {}
+
+
+async def _is_there(path):
+    while not os.path.exists(path):
+        await asyncio.sleep(0.02)
+
+
+@app.task(ignore_result=True)
+async def wait_for_file(path):
+    """Holds a slot without a word to Redis. All that wait for the same file go on in the same turn of the loop."""
+    if path not in _appear:
+        _appear[path] = asyncio.ensure_future(_is_there(path))
+    await asyncio.shield(_appear[path])
