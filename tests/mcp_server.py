@@ -120,6 +120,7 @@ def sse_app() -> Starlette:
     transport = SseServerTransport("/messages/")
 
     async def stream(request: Any) -> Response:
+        note("opened")
         async with transport.connect_sse(request.scope, request.receive, request._send) as (read, write):
             await SERVER.run(read, write, SERVER.create_initialization_options())
         return Response()

@@ -116,6 +116,44 @@ def test_a_call_that_is_given_up_is_cancelled_at_the_server(trouble: Trouble) ->
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("trouble", ["sse", "http", "json"], indirect=True)
+def test_a_server_that_is_silent_for_sse_read_timeout_is_given_up_and_asked_again(trouble: Trouble) -> None:
+    async def main() -> None:
+        async with connected(trouble.client(sse_read_timeout=1.5)) as client:
+            silent = r"'bad' \(.*\) was silent for too long: sse_read_timeout is 1\.5 s\. Give it longer"
+            for _ in range(2):
+                with pytest.raises(McpTimeout, match=silent):
+                    await ask(client, "sleep", 30, seconds=60)
+            assert (await ask(client, "count")).split()[0].isdigit()
+        async with connected(trouble.client()) as client:  # which has five minutes
+            assert await ask(client, "sleep", seconds=2) == "did sleep"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("trouble", ["sse", "http", "json"], indirect=True)
+def test_a_stateless_client_opens_a_session_for_each_call_and_a_stateful_one_does_not(trouble: Trouble) -> None:
+    async def counted(client: Any) -> tuple[list[str], int]:
+        """What `count`, which counts in its session, says twice; and how many streams of "sse" were opened for that."""
+        opened = trouble.notes.count("opened")
+        said = [(await ask(client, "count")).split()[0] for _ in range(2)]
+        return said, trouble.notes.count("opened") - opened
+
+    async def main() -> None:
+        assert trouble.server is not None
+        transport: Any = "sse" if trouble.mode == "sse" else "streamable_http"
+        stateless = HttpStatelessClient("each", transport, trouble.server.url)
+        await stateless.list_tools()
+        async with connected(trouble.client()) as stateful:
+            once, twice = await counted(stateful), await counted(stateless)
+        if trouble.mode == "sse":  # it has no ids of sessions: one stream is one
+            assert (once[1], twice[1]) == (0, 2)
+        else:
+            assert (once[0], twice[0]) == (["1", "2"], ["1", "1"])
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("trouble", ["stdio", "sse", "http"], indirect=True)
 def test_a_list_of_tools_is_kept_until_the_server_says_that_it_changed(trouble: Trouble) -> None:
     async def main() -> None:

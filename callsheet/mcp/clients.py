@@ -179,7 +179,8 @@ class HttpStatefulClient(StatefulClientBase):
         url: the server's address; may be left out where there is an endpoint.
         headers: sent with each request. What is secret belongs to an endpoint: with it a client does not travel.
         timeout: seconds to connect and to send.
-        sse_read_timeout: seconds that the server may be silent.
+        sse_read_timeout: seconds that the server may be silent while an answer of its is awaited, and on the stream of
+            the transport "sse" at any time; a call that waits then ends with McpTimeout.
         client_kwargs: of the SDK's client: `auth`, `httpx_client_factory`; with "streamable_http" also `http_client`,
             `terminate_on_close`, `max_sse_event_size`; with "sse" also `on_session_created`. They take the place of
             what Callsheet gives it. `endpoint`: the name of an endpoint in the settings, which has address and key.

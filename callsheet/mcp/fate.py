@@ -9,12 +9,14 @@ class Fate:
     Attributes:
         ended: set when it has, or is to.
         reason: why, in words; "" while it goes on.
+        silent: whether its stream was given up, since nothing came for too long.
         last_words: the last line that a program wrote to its standard error.
     """
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
         self.reason = ""
+        self.silent = False
         self.last_words = ""
 
     def tell(self, reason: str) -> None:

@@ -236,9 +236,10 @@ class _Events(httpx2.AsyncByteStream):
                     piece = await anext(self._pieces, None)
             except TimeoutError:  # by this class the SDK knows that it is not to ask for the rest
                 raise httpx2.SSEError("nobody waits for it any more") from None
-            except httpx2.ReadTimeout:
+            except httpx2.ReadTimeout as exc:
                 if self._quiet:
                     return
+                self._attempt.fail(exc)  # the SDK would only tell that the stream has ended
                 raise
             if piece is None:
                 self._pieces = None

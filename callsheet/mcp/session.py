@@ -32,7 +32,7 @@ from callsheet.mcp.http import connected
 from callsheet.mcp.pipe import piped
 from callsheet.mcp.specs import LISTED, HttpSpec, Spec
 from callsheet.mcp.streams import Watched
-from callsheet.mcp.words import in_words
+from callsheet.mcp.words import in_words, silent
 from callsheet.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -223,6 +223,8 @@ class Session:
                 return in_words(exc, self.spec)
             # The task that owns the session knows more, as soon as it has ended.
             await asyncio.wait({known.task}, timeout=1.0)
+            if known.fate.silent and isinstance(self.spec, HttpSpec):
+                return silent(self.spec)
             return in_words(exc, self.spec, str(known.fate))
         return in_words(exc, self.spec)
 

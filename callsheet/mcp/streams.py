@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
+import httpx2
 
 from callsheet.mcp.fate import Fate
 
@@ -30,10 +31,13 @@ class Watched:
     async def receive(self) -> Any:
         """The next message."""
         try:
-            return await self._stream.receive()
+            message = await self._stream.receive()
         except (anyio.EndOfStream, anyio.ClosedResourceError):
             self._fate.tell("")
             raise
+        if isinstance(message, httpx2.ReadTimeout):  # of the transport "sse", whose one stream it ends
+            self._fate.silent = True
+        return message
 
     def close(self) -> None:
         """Close it."""

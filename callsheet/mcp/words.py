@@ -32,6 +32,8 @@ def in_words(exc: BaseException, spec: Spec, fate: str = "") -> CallsheetError:
     if isinstance(exc, ValidationError):
         return McpError(f"{spec.shown} answered what is not MCP: {exc.error_count()} problems, the first at "
                         f"{'.'.join(map(str, exc.errors()[0]['loc']))}. Is it of a version that this SDK knows?")
+    if isinstance(exc, httpx2.ReadTimeout) and isinstance(spec, HttpSpec):
+        return silent(spec)
     if isinstance(exc, (httpx2.TimeoutException, TimeoutError)):
         what = "did not accept a connection" if isinstance(exc, httpx2.ConnectTimeout) else "was silent for too long"
         return McpUnavailable(f"{spec.shown} {what}: {type(exc).__name__}. {_remedy(spec)}")
@@ -42,6 +44,12 @@ def in_words(exc: BaseException, spec: Spec, fate: str = "") -> CallsheetError:
     if isinstance(exc, httpx2.HTTPStatusError):
         return McpUnavailable(f"{spec.shown} answers with status {exc.response.status_code}. {_remedy(spec)}")
     return McpError(f"{spec.shown}: {type(exc).__name__}: {str(exc)[:_LONGEST]}")
+
+
+def silent(spec: HttpSpec) -> McpTimeout:
+    """The error of a call to a server from which nothing came for too long."""
+    return McpTimeout(f"{spec.shown} was silent for too long: sse_read_timeout is {spec.sse_read_timeout:g} s. Give it "
+                      "longer, or see what keeps it. Whether the call was carried out is not known.")
 
 
 def _answered(exc: MCPError, spec: Spec, fate: str) -> CallsheetError:
