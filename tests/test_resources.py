@@ -2,10 +2,15 @@
 
 import asyncio
 import gc
+import http.server
+import json
 import logging
 import multiprocessing
 import os
+import re
+import threading
 import weakref
+from typing import Self
 
 import httpx
 import pytest
@@ -16,8 +21,9 @@ from callsheet.errors import SettingsError, UsageError
 from callsheet.models.stub import StubModelServer
 from callsheet.resources import aclose_all, client, find_endpoint
 from callsheet.settings import Endpoint, Settings, use_settings
+from tests.agents.calls import Calls
 from tests.agents.spenders import Spends
-from tests.services import RedisServer, free_port, worker
+from tests.services import RedisServer, free_port, wait_for, worker
 
 
 class Counting:
@@ -248,3 +254,62 @@ def test_a_thousand_agents_with_models_of_their_own_share_a_workers_connections(
                 job.get(timeout=60)
         assert server.requests == 1000
         assert 1 <= server.connections <= 100
+
+
+class Listening(http.server.ThreadingHTTPServer):
+    """Keeps connections, and notes when each began and ended."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answering)
+        self.begun: list[object] = []
+        self.ended: list[object] = []
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _Answering(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Listening
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.begun.append(self.client_address)
+
+    def finish(self) -> None:
+        super().finish()
+        self.server.ended.append(self.client_address)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_a_worker_that_ends_closes_its_clients(own_redis: RedisServer) -> None:
+    """In Python's development mode, which tells of connections and sessions that nobody closed."""
+    with Listening() as server:
+        endpoints = {"one": {"base_url": f"{server.url}/one"}, "two": {"base_url": f"{server.url}/two", "rpm": 600}}
+        env = {"CALLSHEET_MODULES": "tests.agents", "CALLSHEET_ENDPOINTS": json.dumps(endpoints), "PYTHONDEVMODE": "1"}
+        with (worker("callsheet.workers.io", own_redis.url, "-c", "4", env=env) as running,
+              use_settings(Settings.load(redis_url=own_redis.url))):
+            jobs = [Calls(f"agent {number}", name).submit(None) for number in range(4) for name in endpoints]
+            assert {job.get(timeout=60).content for job in jobs} == {"200"}
+            assert server.begun and not server.ended  # kept for the next calls
+            assert running.stop() == 0
+            wait_for(lambda: sorted(server.ended) == sorted(server.begun), what="the end of every connection")
+            told = re.findall(r".*(?i:unclosed|never closed|ResourceWarning).*", running.log)
+            assert not told

@@ -8,6 +8,7 @@ import pytest
 from callsheet import AgentFailed, Job, SequentialPipeline
 from callsheet.errors import JobExpired
 from tests.agents.basic import Echo
+from tests.agents.interrupted import Talker
 from tests.agents.remembering import AsyncOnCpu, Clerk, CpuClerk, Other, SelfCaller
 from tests.office import LEASE, say
 from tests.services import wait_for
@@ -41,6 +42,43 @@ def test_in_a_pipeline_and_in_its_own_turn_each(at):
     agent = Clerk().with_id("pipe")
     out = SequentialPipeline([agent, Echo("e"), agent]).submit(say("x")).get(20)
     assert out.content == "2:2"
+
+
+# What it costs those who have none ---------------------------------------------------------------------
+
+
+def test_agents_without_state_take_no_turn_and_make_no_trip_for_one(office):
+    office.hire("io", CALLSHEET_LEASE="60")  # what a worker does by the clock is little beside its calls
+    plain, clerk = Talker("plain", "open", "begun").with_id("plain-1"), Clerk().with_id("clerk-1")
+    state = ("turn", "line", "lines", "parked", "state", "memory")
+
+    def kept(agent_id):
+        return [key for kind in state for key in office.redis.keys(f"callsheet:{kind}:{agent_id}*")]
+
+    def each(agent, count):
+        """Commands of Redis a call, those of scripts included; of such as come with a call, and not with time."""
+        before = office.redis.info("commandstats")
+        for _ in range(count):
+            agent.submit(say("hi")).get(20)
+        after = office.redis.info("commandstats")
+        names = ("evalsha", "lpush", "getrange", "set", "get", "hmget", "hgetall", "xadd", "pexpire")
+        calls = {name: [info.get(f"cmdstat_{name}", {"calls": 0})["calls"] for info in (before, after)]
+                 for name in names}
+        return {name: round((late - early) / count) for name, (early, late) in calls.items()}
+
+    # Those of one agent run side by side.
+    jobs = [plain.submit(say("held")) for _ in range(5)]
+    office.wait_notes("begun", 5)
+    assert kept("plain-1") == [] and not office.redis.exists("callsheet:lines")
+    office.redis.set("open", 1)
+    assert [job.get(20).content for job in jobs] == ["all of it"] * 5
+    clerk.submit(say("warm")).get(20)
+    few, many, stateful = each(plain, 10), each(plain, 50), each(clerk, 10)
+    # The message is put and taken, its result looked for and stored: that is all.
+    assert few == many == {"evalsha": 2, "lpush": 1, "getrange": 1, "set": 1, "get": 0, "hmget": 0, "hgetall": 0,
+                           "xadd": 0, "pexpire": 0}
+    assert stateful["evalsha"] > few["evalsha"] and stateful["hmget"] and stateful["xadd"]  # so it would be seen
+    assert kept("plain-1") == [] and kept("clerk-1")
 
 
 # One at a time, in order -------------------------------------------------------------------------------
