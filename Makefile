@@ -13,7 +13,8 @@ demo: $(VENV)/.demo
 test: check
 	$(BIN)/pytest --numprocesses $(or $(JOBS),3) --dist loadfile $(ARGS)
 
-# Celery's own integration tests on the asyncio pool, a quarter of an hour: make test-celery ARGS="--pool prefork"
+# Celery's own integration tests on the asyncio pool, a quarter of an hour: make test-celery ARGS="--pool prefork"; with our
+# transport and our result backend, too: make test-celery ARGS="--transport callsheet --backend callsheet"
 test-celery: $(VENV)/.dev
 	$(BIN)/python -m tests.celery_integration $(ARGS)
 

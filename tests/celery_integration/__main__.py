@@ -45,13 +45,13 @@ def fetch() -> Path:
 
 
 def run(folder: Path, pool: str, tests: list[str], name: str, keyword: str | None,
-        backend: str = "celery") -> dict[str, str]:
+        backend: str = "celery", transport: str = "kombu") -> dict[str, str]:
     """Run tests on a Redis of their own and return the outcome of each: passed, skipped or failed."""
     server = RedisServer()
     report = folder / f"{pool}-{name}.xml"
     report.unlink(missing_ok=True)
     env = {**os.environ, "CALLSHEET_TEST_POOL": pool, "CALLSHEET_TEST_BACKEND": backend,
-           "CALLSHEET_REDIS_URL": server.url, "TEST_BROKER": server.url,
+           "CALLSHEET_TEST_TRANSPORT": transport, "CALLSHEET_REDIS_URL": server.url, "TEST_BROKER": server.url,
            "TEST_BACKEND": server.url, "REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(server.port),
            "PYTEST_ADDOPTS": "", "WORKER_LOGLEVEL": "INFO",
            "PYTHONPATH": os.pathsep.join([str(folder), str(folder / "plugins"), str(ROOT)])}
@@ -94,18 +94,19 @@ def main() -> int:
     parser.add_argument("--pool", choices=("asyncio", "asyncio-async", "prefork"), default="asyncio")
     parser.add_argument("--module", choices=MODULES, action="append")
     parser.add_argument("--backend", choices=("celery", "callsheet"), default="celery", help="whose result backend")
+    parser.add_argument("--transport", choices=("kombu", "callsheet"), default="kombu", help="whose Redis transport")
     parser.add_argument("-k", dest="keyword", help="as pytest's -k")
     options = parser.parse_args()
     folder, modules = fetch(), options.module or MODULES
     failed: list[str] = []
     with ThreadPoolExecutor() as threads:
         runs = [(module, threads.submit(run, folder, options.pool, [f"t/integration/{module}.py"], module,
-                                        options.keyword, options.backend)) for module in modules]
+                                        options.keyword, options.backend, options.transport)) for module in modules]
         for module, outcome in runs:
             results = outcome.result()
             print(summary(options.pool, module, results), flush=True)
             failed += [test for test, outcome in results.items() if outcome == "failed"]
-    if (options.pool, options.backend) == ("prefork", "celery") or not failed:
+    if (options.pool, options.backend, options.transport) == ("prefork", "celery", "kombu") or not failed:
         print("\n".join(f"failed: {test}" for test in failed))
         return 0
     on_prefork = run(folder, "prefork", failed, "again", None)

@@ -4,7 +4,8 @@
     asyncio-async  our pool; each task's body becomes a coroutine, which runs on its loop
     prefork        Celery's own pool, to compare with
 
-With CALLSHEET_TEST_BACKEND=callsheet the results are stored by our backend, on each of them.
+With CALLSHEET_TEST_BACKEND=callsheet the results are stored by our backend, and with CALLSHEET_TEST_TRANSPORT=callsheet
+messages travel over our transport, on each of them.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from typing import Any
 from celery import Celery
 from celery.app.backends import BACKEND_ALIASES
 from celery.concurrency import ALIASES
+from kombu.transport import TRANSPORT_ALIASES
 
 from callsheet.tasks.base import Task
 from callsheet.tasks.bridge import drive, in_strand
@@ -64,6 +66,9 @@ def pytest_collection_finish() -> None:
 
 if os.environ.get("CALLSHEET_TEST_BACKEND") == "callsheet":
     BACKEND_ALIASES["redis"] = "callsheet.tasks.results:ResultBackend"
+
+if os.environ.get("CALLSHEET_TEST_TRANSPORT") == "callsheet":
+    TRANSPORT_ALIASES["redis"] = "callsheet.workers.transport:Transport"
 
 if POOL != "prefork":
     ALIASES["prefork"] = "callsheet.workers.pool:AsyncioPool"
