@@ -1,6 +1,7 @@
 """Callsheet: an agent that does nothing, published by `callsheet.map`."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import callsheet
 from benchmarks.agents import Noop
@@ -8,8 +9,25 @@ from benchmarks.contenders import stored
 from callsheet import Msg
 
 
-class _Published(Exception):
+class Published(Exception):
     """All jobs are under way."""
+
+
+class Inputs:
+    """Inputs for `map`, which raise where it has submitted all and asks for more."""
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self.batch: Any = None
+        self._messages = messages(jobs)
+
+    def __iter__(self) -> Iterator[Msg]:
+        return self
+
+    def __next__(self) -> Msg:
+        for msg in self._messages:
+            return msg
+        raise Published if len(self.batch._waiting) == self.jobs else StopIteration
 
 
 def messages(jobs: int) -> Iterator[Msg]:
@@ -17,15 +35,12 @@ def messages(jobs: int) -> Iterator[Msg]:
 
 
 def publish(jobs: int) -> list[str]:
-    """As `map` does, in batches of its own size; it ends where `map` would ask for more and wait for results."""
-    def inputs() -> Iterator[Msg]:
-        yield from messages(jobs)
-        raise _Published
-
-    batch = callsheet.map(Noop(), inputs(), progress=False, window=jobs + 1000)
+    """As `map` does, in batches of its own size, up to where it would wait for the first result."""
+    inputs = Inputs(jobs)
+    inputs.batch = batch = callsheet.map(Noop(), inputs, progress=False, window=jobs + 1000)
     try:
         next(iter(batch))
-    except _Published:
+    except Published:
         return [job.id for job in batch._waiting]
     raise AssertionError(f"map does not read {jobs} inputs ahead")
 
