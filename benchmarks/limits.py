@@ -100,8 +100,8 @@ def run(stage: Stage) -> Report:
     full, paused = rows.values()
     return Report("limits", __doc__ or "", list(rows.values()), [
         at_least("at least 97 % of the allowed rate used", full.median("share_used_percent"), 97),
-        at_most("no 429", full.median("refused_429"), 0),
-        at_most("at most 1 % over the limit in any window", full.median("overshoot_percent"), 1),
-        at_most("nobody sends 100 ms after a Retry-After", paused.median("silent_after_ms"), 100),
+        at_most("no 429 in any run", max(full.values["refused_429"]), 0),
+        at_most("at most 1 % over the limit in any window of any run", max(full.values["overshoot_percent"]), 1),
+        at_most("nobody sends 100 ms after a Retry-After in any run", max(paused.values["silent_after_ms"]), 100),
         at_most("no burst after the pause: calls in any 100 ms, where 20 are the pace and 6 the allowance",
                 paused.median("most_in_100_ms"), 30)])
