@@ -16,7 +16,7 @@ from typing import Any
 
 import callsheet
 from benchmarks.agents import Talker
-from benchmarks.harness import IO, Report, Row, Stage, at_most, percentile, usage_of
+from benchmarks.harness import IO, Goal, Report, Row, Stage, at_least, at_most, percentile, usage_of
 from callsheet import Msg, MsgHub, Settings, get_settings
 from callsheet.hub.records import Opening
 from callsheet.hub.redis import RedisHubs
@@ -112,6 +112,15 @@ def pushes(stage: Stage, row: Row) -> None:
             late_p99_ms=percentile(late, 0.99),
             missed=float(LISTENERS * RATE * SECONDS - len(late)),
             listener_cpu=usage.cpu / usage.seconds, others_cores=usage.others)
+
+
+def push_goals(row: Row) -> list[Goal]:
+    """The rate and what is missed are judged by the worst run, how late messages come by the median of the runs."""
+    return [at_least(f"{RATE:,} broadcasts/s are sustained: {0.99 * RATE:,.0f}/s reached",
+                     min(row.values["broadcasts_per_s"]), 0.99 * RATE),
+            at_most(f"none of them is missed by any of {LISTENERS} listeners", max(row.values["missed"]), 0),
+            at_most("broadcast to push: median under 5 ms", row.median("late_p50_ms"), 5),
+            at_most("broadcast to push: p99 under 25 ms", row.median("late_p99_ms"), 25)]
 
 
 # Each of 100 members replies once ----------------------------------------------------------------------
@@ -241,8 +250,7 @@ def run(stage: Stage) -> Report:
     return Report("hub", __doc__ or "", [small, large, push, *turns.values(), few, many, accidents], [
         at_most("a reply in a hub of 1,000 takes at most 1.3 times as long as in one of 10",
                 large.median("reply_ms") / small.median("reply_ms"), 1.3),
-        at_most("broadcast to push: median under 5 ms", push.median("late_p50_ms"), 5),
-        at_most("broadcast to push: p99 under 25 ms", push.median("late_p99_ms"), 25),
+        *push_goals(push),
         at_most("100 members reply in turn: at most twice as long in a hub", ratio[False], 2),
         at_most("100 members reply at once: at most twice as long in a hub", ratio[True], 2),
         at_most("commands of an idle worker beside 10,000 open hubs: none more",

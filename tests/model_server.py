@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from callsheet.settings import Settings, use_settings
+from tests.services import free_port
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ASK = [{"role": "user", "content": "Say hello"}]
@@ -70,3 +71,11 @@ def whole(message: dict[str, Any], finish: str = "stop") -> str:
 
 def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
     return {"id": "c1", "choices": [{"index": 0, "delta": fields, "finish_reason": finish}]}
+
+
+def narrow_and_gone(base_url: str) -> dict[str, str]:
+    """Variables for two endpoints: `narrow` takes a request a minute, `gone` is left alone once it did not answer."""
+    narrow, gone = "CALLSHEET_ENDPOINTS__NARROW__", "CALLSHEET_ENDPOINTS__GONE__"
+    return {f"{narrow}BASE_URL": base_url, f"{narrow}RPM": "1", f"{gone}RETRY__ATTEMPTS": "1",
+            f"{gone}BASE_URL": f"http://127.0.0.1:{free_port()}/v1", f"{gone}BREAKER__MINIMUM": "1",
+            f"{gone}BREAKER__COOLDOWN": "3000"}

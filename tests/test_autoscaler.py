@@ -25,13 +25,15 @@ from callsheet.models import OpenAIChatModel
 from callsheet.scaling import Limits, Load, Policy
 from callsheet.settings import use_settings
 from callsheet.tasks.app import make_app
+from callsheet.tasks.asking import ask
 from callsheet.workers.autoscaler import AT_WORK, LoadAutoscaler
 from callsheet.workers.flags import wrong_with
 from callsheet.workers.gauges import ProcessGauge, Reading
+from callsheet.workers.load import COMMAND
 from callsheet.workers.machine import Group, Processors, cores, cpu_seconds, memory_of, own_share_of
 from callsheet.workers.measures import BusyTime, UnitMemory, WaitsForTurns, age_of
 from tests.agents.asking import Asker
-from tests.agents.gated import CpuGated, Gated
+from tests.agents.gated import Blocking, CpuGated, Gated
 from tests.fleet import MODULES, client_settings
 from tests.services import ROOT, RedisServer, Worker, wait_for, worker
 from tests.test_limits_fleet import server as provider_server
@@ -182,6 +184,40 @@ def test_a_worker_before_a_rate_limit_keeps_the_slots_that_it_can_use(own_redis)
         assert one.size < 250
         assert any("quota=" in line for line in one.lines()) or one.scaler["load"]["quota"] is not None
         one.process.kill()  # they would wait for minutes
+
+
+def test_time_in_queue_and_a_late_loop_are_what_it_decides_by(own_redis, tmp_path):
+    early, late, loop = (tmp_path / name for name in ("early", "late", "loop"))
+    for folder in (early, late, loop):
+        folder.mkdir()
+    with use_settings(client_settings(own_redis)):
+        before, sent = [Gated(str(early), f"e{i}").submit(HI) for i in range(12)], time.monotonic()
+        wait_for(lambda: time.monotonic() - sent > 1, what="them to have waited")
+    with scaled(own_redis, IO, "--autoscale=8,2", CALLSHEET_AUTOSCALE_LAG="0.3",
+                CALLSHEET_AUTOSCALE_STRAIN="0") as one:
+        def waited() -> float:
+            return ask(one.app, client_settings(own_redis), COMMAND)[one.process.name]["waited"] or 0.0
+
+        wait_for(lambda: len(started(early)) == 8, what="all that may work")
+        first = wait_for(lambda: re.search(r"autoscale size=2->\d .* waited=([\d.]+)", one.process.log),
+                         what=lambda: f"its first decision in\n{one.process.log}")
+        assert float(first[1]) > 1, "since they were sent, when there was no worker"
+        since = wait_for(waited, what="a decision while four calls wait")
+        wait_for(lambda: waited() > since + 0.5, what="them to wait longer")
+        (early / "gate").touch()
+        assert [job.get(20).content for job in before] == ["through"] * 12
+        wait_for(lambda: one.size == 2 and one.scaler["load"]["waited"] is None, what="rest")
+
+        blocking = Blocking(str(loop), "blocks").submit(HI)
+        wait_for(lambda: (one.scaler["load"]["lag"] or 0) > 0.3, what="the loop to be seen late")
+        jobs = [Gated(str(late), f"l{i}").submit(HI) for i in range(6)]
+        wait_for(lambda: one.scaler["bound"] == "lag" and one.scaler["need"] > 2, what="a decision bound by that")
+        assert one.size == 2
+        (loop / "gate").touch()
+        blocking.get(20)
+        wait_for(lambda: one.size == 6, what="growth now that the loop goes on")
+        (late / "gate").touch()
+        assert [job.get(20).content for job in jobs] == ["through"] * 6
 
 
 def test_a_memory_limit_below_what_the_worker_takes_is_an_error_at_start(redis_server):

@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import hub, memory, throughput
+from benchmarks import hub, memory, throughput, watching
 from benchmarks.drive import driver
 from benchmarks.harness import Row, Stage
 from benchmarks.throughput import CONTENDERS, OURS, STOCK_GEVENT
@@ -67,3 +68,28 @@ def test_pushes_of_a_hub_are_counted_and_timed(stage: Stage, monkeypatch: pytest
     hub.pushes(stage, row)
     assert row.median("missed") == 0
     assert row.median("late_p99_ms") > 0
+
+
+@pytest.mark.parametrize(("sent", "missed", "met"), [
+    ([1000.0, 991.0], [0.0, 0.0], [True, True]), ([600.0, 1000.0], [0.0, 0.0], [False, True]),
+    ([1000.0, 1000.0], [0.0, 3.0], [True, False])])
+def test_broadcasts_that_are_too_slow_or_missed_in_any_run_miss_the_goal(
+        sent: list[float], missed: list[float], met: list[bool]) -> None:
+    row = Row("pushes", {"broadcasts_per_s": sent, "missed": missed, "late_p50_ms": [1.0], "late_p99_ms": [2.0]})
+    assert [goal.met for goal in hub.push_goals(row)] == [*met, True, True]
+
+
+def test_what_watching_costs_is_judged_by_the_medians_that_it_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = dict(zip(watching.KINDS, ([500, 510, 400], [505, 400, 520], [500, 506, 530], [500] * 3, [530, 531, 450]),
+                     strict=True))
+
+    def measured(stage: Stage, row: Row, options: object, env: object) -> None:
+        row.add(worker_cpu_us_per_job=costs[row.contender][len(row.values.get("worker_cpu_us_per_job", ()))])
+
+    monkeypatch.setattr(watching, "measure", measured)
+    report = watching.run(SimpleNamespace(repeat=3))  # type: ignore[arg-type]
+    assert [(goal.value, goal.met) for goal in report.goals] == [
+        (pytest.approx(0.01), True), (pytest.approx(0.012), True), (pytest.approx(0.06), False)]
+    added = {row.contender: row.values["added"] for row in report.rows}
+    assert [*added["autoscaler"], *added["autoscaler and metrics"], *added["autoscaler, metrics and events"]] == [
+        goal.value for goal in report.goals]

@@ -1,6 +1,7 @@
 """Elastic groups: replicas share a hub's work, come when it waits and go when it does not."""
 
 import asyncio
+import time
 from collections import Counter
 
 import pytest
@@ -221,6 +222,40 @@ def test_a_piece_that_was_given_back_and_has_run_since_is_done():
     ledger.ended(1, 0.1, "")
     ledger.ended(1, 0.1, "")
     assert (ledger.done, ledger.failed) == (1, 0)
+
+
+def decided(seconds: float | None, waited: float | None, age: float = 0.0) -> int:
+    """The size that a group of one, whose replica is at work, decides on for ten pieces of so many seconds' age."""
+    group, ledger = ElasticGroup(Talker("rev"), max=20, target_wait=1.0), Ledger(
+        size=1, busy={"1": 1}, handed=1, seconds=seconds, waited=waited)
+    for _ in range(10):
+        told = Piece(at=time.time() - age, taker=None, msg={}).to_data()
+        asyncio.run(group.work.add(Msg("host", "", "user", metadata=told)))
+    group._decide(ledger)
+    return ledger.size
+
+
+def test_of_the_same_backlog_more_is_begun_at_once_where_work_takes_or_waits_longer():
+    quick = decided(seconds=0.05, waited=0.01)
+    assert quick == 2, "one more has all ten begun within the second"
+    assert decided(seconds=5.0, waited=0.01) == 4, "slow work"
+    assert decided(seconds=0.05, waited=5.0) == 4, "what was begun last had waited"
+    assert decided(seconds=0.05, waited=0.01, age=60.0) == 4, "what waits has waited"
+    assert decided(seconds=None, waited=None) == 4, "nothing is known"
+    assert decided(seconds=0.2, waited=0.0) == 3, "in between"
+
+
+def test_a_group_measures_how_long_its_work_takes(at):
+    group, gate, begun = ElasticGroup(Talker("rev"), max=1), "elastic-slow", "elastic-slow-begun"
+    with MsgHub([group]) as hub:
+        hub.broadcast(piece("quick"))
+        quick = group.join(30).seconds
+        hub.broadcast(piece("slow", gate=gate, note=begun))
+        at.wait_notes(begun, 1)
+        held, since = 5 * quick + 0.5, time.monotonic()
+        wait_for(lambda: time.monotonic() - since > held, held + 10, "it to have taken long")
+        at.redis.set(gate, 1)
+        assert group.join(30).seconds > quick, "lately, so not at once all of it"
 
 
 def test_a_policy_goes_on_where_another_stopped():

@@ -2,6 +2,10 @@
 
 import asyncio
 import logging
+import os
+import subprocess
+import sys
+from threading import Thread
 
 import pytest
 
@@ -28,7 +32,7 @@ from tests.agents.hubs import (
 )
 from tests.fleet import client_settings
 from tests.office import Office, say
-from tests.services import wait_for
+from tests.services import ROOT, wait_for
 
 
 def said(text: str, name: str = "host") -> Msg:
@@ -121,6 +125,27 @@ def test_one_who_left_and_came_again_misses_what_was_said_meanwhile(anywhere):
             return await memory_of(alice)
 
     assert asyncio.run(talk()) == "host: before|host: after"
+
+
+def test_the_replies_of_one_who_was_removed_reach_nobody(anywhere):
+    async def talk() -> tuple[list[str], str, list[str]]:
+        alice, bob, carol = Talker("alice"), Talker("bob"), Talker("carol")
+        async with MsgHub([alice, bob, carol]) as hub:
+            await alice(say("in the hub"))
+            hub.delete(alice)
+            assert (await alice(say("after she left"))).content == "after she left", "her caller has it"
+            await carol(say("of another"))
+            hub.set_auto_broadcast(False)  # what they tell below is for us alone
+            heard = [await memory_of(bob), await memory_of(carol)]
+            hub.set_auto_broadcast(True)
+            hub.add(alice)
+            await alice(say("back again"))
+        return heard, await memory_of(bob), await collected(hub.name, 99)
+
+    heard, later, said_in_it = asyncio.run(talk())
+    assert heard == ["alice: in the hub|carol: of another"] * 2
+    assert later == "alice: in the hub|carol: of another|alice: back again"
+    assert said_in_it == ["in the hub", "of another", "back again"], "those who listen did not hear it either"
 
 
 def test_nested_hubs_with_one_shared_member(anywhere):
@@ -285,6 +310,50 @@ def test_an_open_hub_outlives_its_creator_and_is_joined_by_name(anywhere):
         return found
 
     assert asyncio.run(talk()) == ["host: hello|host: bob has left", "host: hello"]
+
+
+OPENS = """
+from callsheet import Msg, MsgHub
+from tests.agents.hubs import Talker, Watcher
+
+hub = MsgHub.open("across", [Talker("alice").with_id("across-alice"), Watcher("bob", "across").with_id("across-bob")],
+                  Msg("host", "Topic", "user"))
+"""
+SPEAKS = """
+from callsheet import Msg, MsgHub
+from tests.agents.hubs import Talker
+
+with MsgHub([carol := Talker("carol")], name="across") as hub:
+    hub.broadcast(Msg("guest", "hello", "user"))
+    carol.submit(Msg("u", "and hello from carol", "user")).get(30)
+MsgHub.open("across").close()
+"""
+
+
+def in_a_process_of_its_own(program: str, at: Office) -> None:
+    """Run it to its end."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("CALLSHEET_")}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60, capture_output=True, text=True,
+                          check=False, env={**env, "CALLSHEET_REDIS_URL": at.server.url})
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_hub_outlives_the_process_that_opened_it_and_is_joined_and_closed_from_another(at: Office):
+    heard = ["bob Topic", "bob hello", "bob and hello from carol"]
+    in_a_process_of_its_own(OPENS, at)
+    assert at.wait_notes("across", 1) == heard[:1]
+    told: list[object] = []
+    watching = Thread(target=lambda: told.extend([event.msg.content for event in callsheet.hub.listen("across")]),
+                      daemon=True)
+    watching.start()
+    in_a_process_of_its_own(SPEAKS, at)
+    watching.join(30)
+    assert told == ["Topic", "hello", "and hello from carol"], "watched from here, until it was closed there"
+    assert at.wait_notes("across", 3) == heard
+    assert asyncio.run(memory_of(Talker("alice").with_id("across-alice"))) == (
+        "host: Topic|guest: hello|carol: and hello from carol")
+    with pytest.raises(HubMissing):
+        asyncio.run(callsheet.hub.say("across", said("too late")))
 
 
 def test_hubs_of_one_name_are_joined_or_refused(anywhere):

@@ -19,14 +19,18 @@ from prometheus_client import CollectorRegistry
 from callsheet import AgentFailed, Msg, SequentialPipeline, Settings
 from callsheet.errors import SettingsError
 from callsheet.hub import MsgHub
-from callsheet.models.stub import StubModelServer
+from callsheet.models import OpenAIChatModel
+from callsheet.models.stub import Reply, StubModelServer
 from callsheet.resources import timings
 from callsheet.resources.notes import CallNotes
 from callsheet.settings import use_settings
 from callsheet.workers.metrics.families import FAMILIES
 from callsheet.workers.metrics.port import MetricsPort
 from callsheet.workers.metrics.relay import _part
+from tests.agents.asking import Asker
 from tests.agents.counted import Counted, CountedInProcess, Listens
+from tests.agents.gated import Blocking
+from tests.model_server import narrow_and_gone
 from tests.scrape import Scrape
 from tests.services import ROOT, RedisServer, Worker, free_port, wait_for, worker
 
@@ -39,9 +43,13 @@ ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
 
 @dataclass
 class Stage:
-    """Two workers that answer, and what stands behind them."""
+    """Two workers that answer, and what stands behind them.
+
+    Beside `openai` the workers have the endpoints `narrow` and `gone`.
+    """
 
     redis: RedisServer
+    model: StubModelServer
     io: Worker
     io_port: int
     cpu: Worker
@@ -65,12 +73,13 @@ def stage() -> Iterator[Stage]:
         env = {"CALLSHEET_MODULES": "tests.agents", "CALLSHEET_ENDPOINTS__OPENAI__BASE_URL": server.base_url,
                "CALLSHEET_ENDPOINTS__OPENAI__RPM": "60000", "CALLSHEET_PRICES": '{"gpt-*": {"input": 2, "output": 8}}',
                "OPENAI_API_KEY": SECRET, "CALLSHEET_METRICS_PORT": f"{first}-{min(first + 20, 65535)}",
-               "CALLSHEET_RETRY_BACKOFF": "0.01"}
+               "CALLSHEET_ENDPOINTS__OPENAI__RETRY__BACKOFF": "0.01", "CALLSHEET_RETRY_BACKOFF": "0.01",
+               **narrow_and_gone(server.base_url)}
         try:
             with (worker("callsheet.workers.io", own.url, "--autoscale=20,5", env=env) as io,
                   worker("callsheet.workers.cpu", own.url, "-c", "1", "--max-tasks-per-child=2", env=env) as cpu,
                   use_settings(Settings.load(redis_url=own.url))):
-                yield Stage(own, io, port_in(io.log), cpu, port_in(cpu.log))
+                yield Stage(own, server, io, port_in(io.log), cpu, port_in(cpu.log))
         finally:
             own.remove()
 
@@ -127,6 +136,45 @@ def test_tokens_cost_and_outcomes_are_told_by_agent_and_model(busy: Stage) -> No
     assert found.value("callsheet_breaker_open", endpoint="openai") == 0
     assert found.value("drafts_total") == 3  # of a user's own module
     assert found.value("process_resident_memory_bytes") > 1e6
+
+
+def test_one_scrape_tells_a_parked_call_a_blocked_loop_a_retry_and_an_open_breaker(
+        stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in narrow_and_gone(stage.model.base_url).items():
+        monkeypatch.setenv(name, value)
+    zero = {"callsheet_parked": {}, "callsheet_limiter_waiting": {"endpoint": "narrow"},
+            "callsheet_retries_total": {"reason": "status 503"}, "callsheet_breaker_opened_total": {},
+            "callsheet_breaker_refused_total": {}, "callsheet_loop_blocked_total": {}}
+    begun = Scrape(stage.io_port)
+    assert [begun.value(name, **labels) for name, labels in zero.items()] == [0] * len(zero)
+    with use_settings(Settings.load(redis_url=stage.redis.url)):
+        asks = {name: Asker(OpenAIChatModel("m", endpoint=name, stream=False)) for name in ("openai", "narrow", "gone")}
+    stage.model.plan(Reply(status=503))
+    for name in ("openai", "narrow"):
+        asks[name].submit(HELLO).get(timeout=30)
+    for _ in range(2):  # it fails; it is left alone
+        with pytest.raises(AgentFailed):
+            asks["gone"].submit(HELLO).get(timeout=30)
+    parked = asks["narrow"].submit(HELLO)  # its turn is a minute away
+    blocking = Blocking(str(tmp_path), "blocks").submit(HELLO)
+
+    def at_once() -> Scrape | None:
+        found = Scrape(stage.io_port)
+        return found if found.value("callsheet_parked") and found.value("callsheet_loop_lag_seconds") > 0.3 else None
+
+    found = wait_for(at_once, what="a parked call and a late loop in one scrape")
+    assert [found.value(name, **labels) for name, labels in zero.items()][:-1] == [1] * (len(zero) - 1)
+    assert found.value("callsheet_loop_blocked_total") >= 1
+    assert found.value("callsheet_retries_total") == found.value("callsheet_retries_total", endpoint="openai") == 1
+    for endpoint, there in (("gone", 1), ("openai", 0)):
+        assert found.value("callsheet_breaker_open", endpoint=endpoint) == there
+        assert found.value("callsheet_breaker_opened_total", endpoint=endpoint) == there
+        assert found.value("callsheet_breaker_refused_total", endpoint=endpoint) == there
+    (tmp_path / "gate").touch()
+    parked.cancel()
+    blocking.get(timeout=30)
+    wait_for(lambda: (now := Scrape(stage.io_port)).value("callsheet_parked") == 0
+             and now.value("callsheet_loop_lag_seconds") < 0.3, what="the loop to go on, and nobody parked")
 
 
 def test_what_processes_of_a_cpu_worker_count_is_its_workers_though_they_are_replaced(busy: Stage) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import tomllib
 import types
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,16 @@ from pydantic import ValidationError
 
 from callsheet import Settings, get_settings
 from callsheet.errors import SettingsError
+from callsheet.scaling import Rules
 from callsheet.settings import use_settings
 from callsheet.settings.celery import broker_url, celery_config, route
+from callsheet.settings.endpoints import BreakerPolicy, Endpoint, RetryPolicy
 from callsheet.settings.keys import Keys
+from callsheet.settings.mcp import McpSettings
 from callsheet.settings.providers import ollama_url
 from callsheet.tasks.app import make_app
 from callsheet.workers.app import SENTINEL_TRANSPORT
+from tests.services import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +63,66 @@ def test_there_are_defaults_for_everything() -> None:
     assert not settings.inline
     assert settings.payload_inline_max == 64 * 1024
     assert settings.endpoints["openai"].base_url == "https://api.openai.com/v1"
+
+
+def rows() -> dict[str, str]:
+    """The settings of the documentation, with the defaults that it gives."""
+    text = (ROOT / "docs/settings.md").read_text()
+    return dict(re.findall(r"^\| `CALLSHEET_(\w+)` \| (.+?) \|", text, re.MULTILINE))
+
+
+def test_each_setting_is_documented_and_nothing_else_is() -> None:
+    listed = set(rows()) | {"ENDPOINTS"}  # which has a section of its own
+    assert listed == {name.upper() for name in Settings.model_fields}
+    assert "\n## Endpoints\n" in (ROOT / "docs/settings.md").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(set(rows()) - {"MCP"}))
+def test_the_documented_default_is_the_one_that_holds(name: str, env: Any) -> None:
+    told, default = rows()[name].strip("`"), getattr(Settings.load(), name.lower())
+    if told == "none":
+        assert not default
+    else:
+        assert default not in (None, "", ())
+        env(**{f"CALLSHEET_{name}": told})
+        assert getattr(Settings.load(), name.lower()) == default
+
+
+SECTIONS = {"endpoints.local": Endpoint(base_url="http://any"), "endpoints.local.retry": RetryPolicy(),
+            "endpoints.local.breaker": BreakerPolicy(), "mcp": McpSettings()}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_section_of_the_documentation_gives_all_there_is_with_its_defaults(section: str) -> None:
+    block = (ROOT / "docs/settings.md").read_text().partition(f"\n[{section}]\n")[2].partition("```")[0]
+    told = tomllib.loads(block.partition("\n[")[0])
+    elsewhere = {"api_key", "retry", "breaker", "prices", "servers"}  # in sections of their own; a key, in no file
+    assert set(told) == set(type(SECTIONS[section]).model_fields) - elsewhere
+    for name, value in told.items():
+        default = getattr(SECTIONS[section], name)
+        if default not in (None, (), {}) and name != "base_url":
+            assert value == default, name
+
+
+# What is set of the autoscaler, by what of its rules it becomes.
+RULES = {"TARGET_WAIT": ("target_wait", 3.5), "STEP": ("step", 2.5), "COOLDOWN": ("cooldown", 7.5),
+         "MEMORY": ("memory_limit", 123_456_789), "MEMORY_SHARE": ("memory_share", 0.45), "CPU": ("cpu", 0.35),
+         "LAG": ("lag", 0.15), "STRAIN": ("strain", 2.25)}
+
+
+def test_every_threshold_of_the_autoscaler_is_a_setting() -> None:
+    set_in = {name.removeprefix("autoscale_").upper() for name in Settings.model_fields if name.startswith("autoscale")}
+    assert set_in == set(RULES)
+    thresholds = {field.name for field in dataclasses.fields(Rules)} - {"per_unit", "idle_costs"}  # of the pool's kind
+    assert {rule for rule, _ in RULES.values()} == thresholds
+    assert Rules.of(Settings.load()) == Rules()
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_threshold_that_is_set_is_the_workers_and_no_other_moves(name: str, env: Any) -> None:
+    rule, value = RULES[name]
+    env(**{f"CALLSHEET_AUTOSCALE_{name}": str(value)})
+    assert Rules.of(Settings.load()) == dataclasses.replace(Rules(), **{rule: value})
 
 
 def test_every_source_is_read_and_the_nearer_one_wins(tmp_path: Path, env: Any) -> None:

@@ -14,18 +14,23 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from callsheet import Msg, Settings
+from callsheet import AgentFailed, Msg, MsgHub, Settings
 from callsheet.cli.main import main
 from callsheet.cli.top_frame import frame
 from callsheet.cli.top_look import Look, Quota, Rates, look
 from callsheet.errors import RedisUnavailable
 from callsheet.hub.lag import HubLag
+from callsheet.models import OpenAIChatModel
+from callsheet.models.stub import StubModelServer
 from callsheet.settings import use_settings
+from tests.agents.asking import Asker
 from tests.agents.basic import Compute, Echo, Failing
+from tests.agents.hubs import Talker
 from tests.agents.orchestra import Waits
 from tests.cli_process import environment
 from tests.fleet import Fleet, fleet_of_its_own
-from tests.services import RedisServer, free_port, wait_for
+from tests.model_server import narrow_and_gone
+from tests.services import RedisServer, free_port, wait_for, worker
 
 HELLO = Msg("u", "a prompt that stays here", "user")
 
@@ -107,6 +112,40 @@ def test_a_frame_of_limits_breakers_and_hubs() -> None:
     text = drawn(one, lines=10)
     assert "590/600 requests, 3/50 under way" in text and "17" in text and "open" in text and "debate" in text
     assert "… 20 more" in text and "No worker answers" in text
+
+
+def test_a_look_finds_who_waits_for_a_limit_an_open_breaker_and_hubs(
+        own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with StubModelServer() as server:
+        for name, value in narrow_and_gone(server.base_url).items():
+            monkeypatch.setenv(name, value)
+        settings = Settings.load(redis_url=own_redis.url)
+        with use_settings(settings), worker(
+                "callsheet.workers.io", own_redis.url, "-c", "4", env={"CALLSHEET_MODULES": "tests.agents"}):
+            narrow, gone = (Asker(OpenAIChatModel("m", endpoint=name, stream=False)) for name in ("narrow", "gone"))
+            assert look(settings).quotas == {"narrow": Quota(requests=(0, 1))}, "no other has a limit"
+            narrow.submit(HELLO).get(timeout=30)
+            with pytest.raises(AgentFailed):
+                gone.submit(HELLO).get(timeout=30)
+            MsgHub.open("looked-at", [Talker("bob")], announcement=HELLO)
+            waits = narrow.submit(HELLO)
+
+            def waiting() -> Look | None:
+                found = look(settings)  # the workers are asked before Redis is
+                parked = any(told.get("slots", {}).get("parked") for told in found.workers.values())
+                return found if parked and found.quotas["narrow"].waiting else None
+
+            one = wait_for(waiting, what="one that waits")
+            assert one.quotas == {"narrow": Quota(requests=(1, 1), waiting=1), "gone": Quota(breaker="open")}
+            assert [(hub.name, hub.members, hub.messages, hub.behind) for hub in one.hubs] == [("looked-at", 1, 1, 1)]
+            (told,) = one.workers.values()
+            assert (told["turns"]["narrow"], told["left_alone"], told["slots"]["parked"]) == (1, ["gone"], 1)
+            lines = drawn(one).splitlines()
+            assert "1/1 requests" in next(line for line in lines if "narrow" in line)
+            assert "open" in next(line for line in lines if "gone" in line)
+            assert any("looked-at" in line for line in lines)
+            waits.cancel()
+            wait_for(lambda: not look(settings).quotas["narrow"].waiting, what="nobody to wait")
 
 
 def test_once_prints_one_frame_also_where_there_is_no_worker(own_redis: RedisServer) -> None:

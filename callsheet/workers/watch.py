@@ -24,7 +24,6 @@ class LoopWatch:
         also: called at each look.
 
     Attributes:
-        lag: seconds that the loop was late when it was last looked at.
         blocked: times that it was blocked for longer than `limit`.
     """
 
@@ -34,9 +33,14 @@ class LoopWatch:
         self._also = also
         self._awake = threading.Event()
         self._stopping = False
-        self.lag = 0.0
+        self._lag = 0.0
         self.blocked = 0
         self._thread = threading.Thread(target=self._main, name="callsheet-watch", daemon=True)
+
+    @property
+    def lag(self) -> float:
+        """Seconds that the loop was late when it was last looked at; 0 while no call runs."""
+        return self._lag if self._awake.is_set() else 0.0
 
     def start(self) -> None:
         """Start the thread; `wake` starts the watching."""
@@ -44,7 +48,9 @@ class LoopWatch:
 
     def wake(self) -> None:
         """Calls run from now on."""
-        self._awake.set()
+        if not self._awake.is_set():
+            self._lag = 0.0  # of the calls before
+            self._awake.set()
 
     def rest(self) -> None:
         """No calls run."""
@@ -78,7 +84,7 @@ class LoopWatch:
                            "is at:\n%s", culprit, patience, stack)
             while not answered.wait(1.0) and not self._stopping:
                 pass
-        self.lag = time.monotonic() - asked
+        self._lag = time.monotonic() - asked
 
     def _culprit(self) -> tuple[str, str]:
         task = asyncio.current_task(self._loop_thread.loop)

@@ -55,6 +55,17 @@ class CpuGated(AgentBase):
         return Msg(self.name, "x" * self.size or "through", "assistant")
 
 
+class Blocking(Gated):
+    """Never lets its loop go on for longer than a moment, a second at a time, until the folder has a file `gate`."""
+
+    async def reply(self, msg: Any = None) -> Msg:
+        mark(self.folder, "started", self.name)
+        while not (Path(self.folder) / "gate").exists():
+            time.sleep(1.0)
+            await asyncio.sleep(0)
+        return Msg(self.name, "through", "assistant")
+
+
 class Asks(Gated):
     """Once through, asks another agent."""
 
