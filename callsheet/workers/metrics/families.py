@@ -36,7 +36,8 @@ FAMILIES: Mapping[str, Family] = {
     "parked": Family("Calls that gave their slots back while they wait for jobs of theirs, or for their turn."),
     "parked_most": Family("Calls that may be parked at once (CALLSHEET_MAX_PARKED)."),
     "threads": Family("Threads in which plain code runs on an io worker."),
-    "loop_lag_seconds": Family("How late the event loop of an io worker was when it was last looked at."),
+    "loop_lag_seconds": Family("How late the event loop of an io worker was when it was last looked at; 0 while no "
+                               "call runs."),
     "loop_blocked": Family("Times that code blocked the event loop for too long.", kind="counter"),
     "pool_processes": Family("Processes of a cpu worker's pool."),
     "pool_resident_memory_bytes": Family("Memory that the pool's processes have resident, together."),
