@@ -25,7 +25,12 @@ from callsheet.agents import TerminalUserInput
 from callsheet.errors import AgentTimeout, AnswerRefused, CannotTravel, PayloadTooLarge, UsageError
 from callsheet.settings import use_settings
 from callsheet.tasks.app import current_app
+from callsheet.tasks.loop import wait_on_process_loop
+from callsheet.tasks.people import store
 from callsheet.tasks.people.answers import open_questions
+from callsheet.tasks.people.asker import JobAsker
+from callsheet.tasks.prints import EventWriter
+from callsheet.tasks.scope import Scope
 from tests.agents.basic import Echo
 from tests.agents.gated import Unyielding
 from tests.agents.hubs import Talker
@@ -374,6 +379,34 @@ def test_a_job_that_is_cancelled_asks_nothing_any_more(fleet, kind):
         job.answer("tea")
     wait_for(lambda: not fleet.redis.exists(f"callsheet:questions:{job.id}"), what="the question to go")
     assert question.id not in {one.id for one in open_questions(fleet.settings)}
+
+
+def test_a_call_that_is_cancelled_as_it_asks_leaves_no_question(fleet, monkeypatch):
+    """The question stands in Redis, and the call has not heard of that yet."""
+    ask = store.ask
+
+    async def main():
+        asks, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def slow(*args):
+            answer = await ask(*args)
+            asks.set()
+            await goes_on.wait()
+            return answer
+
+        monkeypatch.setattr(store, "ask", slow)
+        writer = EventWriter(Scope(fleet.key(), "call", "", False), fleet.settings)
+        asking = asyncio.create_task(JobAsker(writer).ask(UserAgent("bob"), ASK, None))
+        await asks.wait()
+        assert fleet.redis.exists(f"callsheet:questions:{writer.scope.job}")
+        asking.cancel()
+        goes_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        return writer.scope.job
+
+    job = wait_on_process_loop(main, 30)
+    wait_for(lambda: not fleet.redis.exists(f"callsheet:questions:{job}"), what="the question to go")
 
 
 def test_an_interrupt_ends_the_wait(fleet):

@@ -77,10 +77,10 @@ class JobAsker:
 
     async def _answer(self, agent: AgentBase, question: Question, shown: Msg) -> dict[str, Any]:
         settings, needed = self._settings, kept_for_the_course(self._settings)
-        answer = await patient(lambda: on_process_loop(lambda: store.ask(question, needed, settings)))
-        if answer is not None:
-            return answer
         try:
+            answer = await patient(lambda: on_process_loop(lambda: _asked(question, needed, settings)))
+            if answer is not None:
+                return answer
             self._writer.add(agent, shown, True, type=INPUT_REQUIRED, question=question.to_json())
             await self._writer.flush()
             async with self.waiting():
@@ -89,6 +89,16 @@ class JobAsker:
             if not _leaving[0]():  # else the next run asks the same, and finds an answer that comes meanwhile
                 on_lasting_loop(lambda: _withdrawn(question, settings))
             raise
+
+
+async def _asked(question: Question, needed: Sequence[str], settings: Settings) -> dict[str, Any] | None:
+    """Ask, to the end: cut off, it might come to Redis after the question was withdrawn, and stay."""
+    asking = asyncio.ensure_future(store.ask(question, needed, settings))
+    try:
+        return await asyncio.shield(asking)
+    except asyncio.CancelledError:
+        await asyncio.gather(asking, return_exceptions=True)
+        raise
 
 
 async def _answered(question: Question, needed: Sequence[str], settings: Settings) -> dict[str, Any]:
@@ -107,7 +117,7 @@ async def _answered(question: Question, needed: Sequence[str], settings: Setting
     try:
         while True:
             changed.clear()
-            answer = await patient(lambda: store.ask(question, needed, settings))
+            answer = await patient(lambda: _asked(question, needed, settings))
             if answer is not None:
                 return answer
             if ended.done() and not ended.cancelled() and ended.exception() is None:
