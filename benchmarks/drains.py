@@ -2,15 +2,12 @@
 
 import os
 import signal
-import threading
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 
-import callsheet
 from benchmarks.agents import TalliedTwice
 from benchmarks.harness import IO, Report, Row, Stage, at_least, at_most
-from callsheet import Msg
+from tests.feed import Feed
 from tests.services import Worker, wait_for, worker
 
 ENDS = int(os.environ.get("ENDS", "20"))
@@ -46,33 +43,22 @@ class Workers:
 
 
 def measure(stage: Stage, row: Row, env: dict[str, str]) -> None:
-    client, enough = stage.redis.client(), threading.Event()
+    client = stage.redis.client()
     client.delete(TalliedTwice.KEY, TalliedTwice.ENDED)
-    sent, results, at_work = [], [], []
-
-    def messages() -> Iterator[Msg]:
-        while not enough.is_set():
-            sent.append(str(len(sent)))
-            yield Msg("user", sent[-1], "user")
-
-    def call() -> None:
-        agent = TalliedTwice(stage.redis.url, SECONDS)
-        results.extend(msg.content for msg in callsheet.map(agent, messages(), window=WINDOW, progress=False))
-
+    at_work = []
     workers = Workers(stage, env)
     try:
-        caller = threading.Thread(target=call)
-        caller.start()
-        for _ in range(ENDS):
-            known = client.llen(TalliedTwice.KEY)
-            wait_for(lambda known=known: client.llen(TalliedTwice.KEY) > known + 3 * SLOTS,  # type: ignore[misc]
-                     60, "both workers at work")
-            at_work.append(client.llen(TalliedTwice.KEY) - client.llen(TalliedTwice.ENDED))
-            workers.end_one()
-        enough.set()
-        caller.join(120)
+        with Feed(TalliedTwice(stage.redis.url, SECONDS), WINDOW) as feed:
+            for _ in range(ENDS):
+                known = client.llen(TalliedTwice.KEY)
+                wait_for(lambda known=known: client.llen(TalliedTwice.KEY) > known + 3 * SLOTS,  # type: ignore[misc]
+                         60, "both workers at work")
+                at_work.append(client.llen(TalliedTwice.KEY) - client.llen(TalliedTwice.ENDED))
+                workers.end_one()
+            feed.finish()
     finally:
         workers.close()
+    sent, results = feed.sent, feed.results
     begun, ended = tally(client.lrange(TalliedTwice.KEY, 0, -1)), tally(client.lrange(TalliedTwice.ENDED, 0, -1))
     row.add(ends=ENDS, calls=len(sent), at_work_then=sum(at_work) / len(at_work),
             lost=len(set(sent) - set(results)), answered_twice=len(results) - len(set(results)),

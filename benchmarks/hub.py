@@ -7,6 +7,7 @@
 import asyncio
 import contextlib
 import json
+import select
 import signal
 import subprocess
 import sys
@@ -68,11 +69,13 @@ def replies(stage: Stage, pid: int, members: int) -> dict[str, float]:
 
 
 def listen(name: str) -> None:
-    """Tell how late each message came, in ms, when the hub is closed."""
+    """Say that the first message came; tell how late each that says when came, in ms, when the hub is closed."""
     late = []
-    print("listening", flush=True)
-    for event in callsheet.hub.listen(name, since="now"):
-        late.append(1000 * (time.time() - event.msg.metadata["at"]))
+    for heard, event in enumerate(callsheet.hub.listen(name, since="now")):
+        if not heard:
+            print("listening", flush=True)
+        if "at" in event.msg.metadata:
+            late.append(1000 * (time.time() - event.msg.metadata["at"]))
     print(json.dumps(late))
 
 
@@ -101,11 +104,11 @@ def pushes(stage: Stage, row: Row) -> None:
                      for _ in range(LISTENERS)]
         for one in listeners:
             assert one.stdout is not None
+            while not select.select([one.stdout], [], [], 0.1)[0]:
+                hub.broadcast(Msg("user", "Do you hear?", "user"))
             one.stdout.readline()
-        time.sleep(2.0)  # until they have looked at the hub
         with usage_of(listeners[0].pid) as usage:
             took = asyncio.run(paced(hub, RATE * SECONDS))
-        time.sleep(1.0)
         hub.close()
         late = [ms for one in listeners for ms in json.loads(one.communicate(timeout=60)[0])]
     row.add(broadcasts_per_s=RATE * SECONDS / took, late_p50_ms=percentile(late, 0.5),

@@ -2,14 +2,12 @@
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-import callsheet
 from benchmarks.agents import Tallied
 from benchmarks.harness import IO, Report, Row, Stage, at_most
-from callsheet import Msg
+from tests.feed import Feed
 from tests.services import wait_for
 
 KILLS = 20
@@ -62,29 +60,16 @@ def begun(stage: Stage) -> dict[str, list[float]]:
 
 
 def measure(stage: Stage, row: Row) -> None:
-    client, enough = stage.redis.client(), threading.Event()
+    client = stage.redis.client()
     client.delete(Tallied.KEY)
-    sent, results = [], []
-
-    def messages() -> Iterator[Msg]:
-        while not enough.is_set():
-            sent.append(str(len(sent)))
-            yield Msg("user", sent[-1], "user")
-
-    def call() -> None:
-        agent = Tallied(stage.redis.url, SECONDS)
-        results.extend(msg.content for msg in callsheet.map(agent, messages(), window=WINDOW, progress=False))
-
-    with victims(stage) as workers:
-        caller = threading.Thread(target=call)
-        caller.start()
+    with victims(stage) as workers, Feed(Tallied(stage.redis.url, SECONDS), WINDOW) as feed:
         for _ in range(KILLS):
             known = client.llen(Tallied.KEY)
             wait_for(lambda known=known: client.llen(Tallied.KEY) > known + 2 * SLOTS,  # type: ignore[misc]
                      60, "both workers at work")
             workers.kill()
-        enough.set()
-        caller.join(120)
+        feed.finish()
+    sent, results = feed.sent, feed.results
     times = begun(stage)
     again = [max(when) - min(when) for when in times.values() if len(when) > 1]
     row.add(kills=KILLS, calls=len(sent), lost=len(set(sent) - set(results)), begun_twice=len(again),

@@ -25,4 +25,4 @@ def events(app: Celery) -> Iterator[list[dict[str, Any]]]:
         finally:
             receiver.should_stop = True
             thread.join(10)
-    app.control.disable_events()
+            app.control.disable_events()

@@ -1,8 +1,6 @@
 """`callsheet answer`, and a person at the terminal of a program that awaits a UserAgent."""
 
 import json
-import os
-import pty
 import subprocess
 import sys
 
@@ -15,6 +13,7 @@ from callsheet.tasks.people.answers import open_questions
 from tests.agents.people import Address
 from tests.cli_process import environment
 from tests.services import ROOT, wait_for, worker
+from tests.terminal import Terminal
 
 ASK = Msg("alice", "Tea or coffee?\nWe have both.", "assistant")
 
@@ -64,34 +63,6 @@ def test_wrong_answers_are_refused_in_words(answer):
     assert answer(job.id, input="from a file\n").exit_code == 0
     assert [msg.content for msg in job.get(10)] == ["from a file", "tea"]
     other.cancel()
-
-
-class Terminal:
-    """A program at a terminal of its own."""
-
-    def __init__(self, *command, **env):
-        self.controller, side = pty.openpty()
-        self.process = subprocess.Popen(command, stdin=side, stdout=side, stderr=side, cwd=ROOT, close_fds=True,
-                                        env=environment(**env), start_new_session=True)
-        os.close(side)
-        self.output = ""
-
-    def until(self, text):
-        while text not in self.output:
-            try:
-                self.output += os.read(self.controller, 4096).decode()
-            except OSError:  # it has ended
-                assert text in self.output, self.output
-        before, _, self.output = self.output.partition(text)
-        return before
-
-    def type(self, text):
-        os.write(self.controller, f"{text}\n".encode())
-
-    def close(self):
-        self.process.kill()
-        self.process.wait()
-        os.close(self.controller)
 
 
 @pytest.fixture

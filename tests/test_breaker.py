@@ -459,7 +459,7 @@ def test_the_fleet_probes_with_one_request(own_redis: RedisServer) -> None:
 
 def test_a_long_probe_stays_the_only_one(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (boards, breaker_module):
-        monkeypatch.setattr(module, "LEASE", 1.0)
+        monkeypatch.setattr(module, "LEASE", 1.5)
 
     async def main() -> None:
         one, two = [await Process(*fleet(own_redis, cooldown=0.05)).ready() for _ in range(2)]
@@ -484,7 +484,7 @@ def test_a_long_probe_stays_the_only_one(own_redis: RedisServer, monkeypatch: py
 
         probe = asyncio.create_task(send())
         await began.wait()
-        end = asyncio.get_running_loop().time() + 2.0  # it was renewed meanwhile
+        end = asyncio.get_running_loop().time() + 2.5  # it was renewed meanwhile
         while asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.1)
             with pytest.raises(CircuitOpen):

@@ -307,7 +307,7 @@ def test_a_worker_of_the_manifests_works_tells_and_drains(native: Native, kind: 
 
         worker.send_signal(signal.SIGTERM)
         ending = "Soft Shutdown" if kind == "io" else "Warm shutdown"
-        wait_for(lambda: ending in log.read_text(), 20, log.read_text()[-2000:])
+        wait_for(lambda: ending in log.read_text(), 20, lambda: log.read_text()[-2000:])
         later = agent(str(tmp_path), "later").submit(Msg("u", "x", "user"))
         assert worker.poll() is None  # it waits for its call
         (tmp_path / "gate").touch()
@@ -348,7 +348,9 @@ def test_a_unit_is_one(unit: Path, tmp_path: Path) -> None:
 
 def test_the_units_environment_is_of_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    lines = (ROOT / "deploy" / "systemd" / "environment.example").read_text().splitlines()
-    for name, _, value in (line.partition("=") for line in lines if line and not line.startswith("#")):
+    text = (ROOT / "deploy" / "systemd" / "environment.example").read_text()
+    named = re.findall(r"^#? ?CALLSHEET_(\w+)=", text, re.M)
+    assert named and {name.lower().partition("__")[0] for name in named} <= Settings.model_fields.keys()
+    for name, value in re.findall(r"^(\w+)=(.*)$", text, re.M):
         monkeypatch.setenv(name, value)
     assert Settings.load().modules == ("myproject.agents",)

@@ -185,7 +185,7 @@ def test_what_workers_build_agents_from_is_told_where_no_modules_are_named_here(
         assert finding.level == "warn" and bare.name in finding.text and "CALLSHEET_MODULES=" in finding.remedy
 
 
-def test_no_worker_is_a_warning_and_no_wait(own_redis: RedisServer) -> None:
+def test_no_worker_is_a_warning(own_redis: RedisServer) -> None:
     found = check_fleet(Settings.load(redis_url=own_redis.url))
     assert of(found, "workers").level == "warn" and "callsheet up" in of(found, "workers").remedy
 

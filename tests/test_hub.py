@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import subprocess
 import sys
 from threading import Thread
@@ -31,7 +32,7 @@ from tests.agents.hubs import (
     collected,
 )
 from tests.fleet import client_settings
-from tests.office import Office, say
+from tests.office import Office, office_on, say
 from tests.services import ROOT, wait_for
 
 
@@ -521,6 +522,26 @@ def behind(count: int) -> tuple[str, list[tuple[str, int]]]:
             if event.number == count:
                 break
         return str(alice.submit(say("", all=True)).get(20).content), events
+
+
+def test_what_is_missing_begins_after_what_was_heard(own_redis):
+    """Also where the worker keeps nothing between the agent's turns, and so nothing of what was pushed."""
+    def heard() -> str:
+        alice = Talker("alice")
+        with MsgHub([alice]) as hub:
+            hub.broadcast(said("0"))
+            alice.submit(say("", silent=True)).get(20)
+            for number in range(1, 10):
+                hub.broadcast(said(str(number)))
+            return re.sub("'.*'", "it", str(alice.submit(say("", all=True)).get(20).content))
+
+    expected = "host: 0|hub: [Missing here: 6 messages of the hub it, numbers 2 to 7, are no longer kept.]" + "".join(
+        f"|host: {number}" for number in (7, 8, 9))
+    with use_settings(callsheet.Settings.load(hub_length=3)), callsheet.inline():
+        assert heard() == expected
+    with office_on(own_redis) as office, use_settings(client_settings(own_redis, hub_length=3)):
+        office.hire("io", CALLSHEET_WARM_AGENTS="0")
+        assert heard() == expected
 
 
 def expected_behind(heard: str, events: list[tuple[str, int]]) -> None:

@@ -200,8 +200,6 @@ def test_a_listener_that_is_slow_gets_all_and_is_told_what_is_gone(own_redis):
     assert heard == 5001
 
 
-
-
 def test_a_call_whose_id_names_its_work_is_run_once_however_often_it_is_sent(at):
     alice, bob = Talker("alice"), Talker("bob")
     with MsgHub([alice, bob]):

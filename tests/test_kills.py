@@ -1,13 +1,10 @@
 """Loaded workers are killed: no call is lost, and what they ran begins once more elsewhere."""
 
 import contextlib
-import threading
 from collections import Counter
 
-import callsheet
-from callsheet import Msg
-from callsheet.settings import use_settings
 from tests.agents.gated import Tells
+from tests.feed import Feed
 from tests.fleet import client_settings
 from tests.services import Worker, wait_for
 
@@ -22,17 +19,6 @@ def lines(path):
 
 def test_three_kills_of_a_loaded_worker_lose_no_call(own_redis, tmp_path, capsys):
     client, begun, ended = own_redis.client(), tmp_path / "begun", tmp_path / "ended"
-    enough, sent, results = threading.Event(), [], []
-
-    def messages():
-        while not enough.is_set():
-            sent.append(str(len(sent)))
-            yield Msg("user", sent[-1], "user")
-
-    def call():
-        agent = Tells(str(tmp_path), 0.2)
-        with use_settings(client_settings(own_redis)):
-            results.extend(msg.content for msg in callsheet.map(agent, messages(), window=100, progress=False))
 
     def running_in(process):
         pid, over = str(process.process.pid), set(lines(ended))
@@ -45,10 +31,8 @@ def test_three_kills_of_a_loaded_worker_lose_no_call(own_redis, tmp_path, capsys
             stack.callback(one.remove)
         for one in workers:
             one.wait_ready()
-        caller = threading.Thread(target=call, daemon=True)
-        caller.start()
         cut_off = []
-        try:
+        with Feed(Tells(str(tmp_path), 0.2), 100, client_settings(own_redis)) as feed:
             for victim in workers[:KILLS]:
                 wait_for(lambda victim=victim: len(running_in(victim)) >= SLOTS // 2, 30, "a loaded worker")
                 victim.kill()
@@ -58,15 +42,13 @@ def test_three_kills_of_a_loaded_worker_lose_no_call(own_redis, tmp_path, capsys
                 # A call that loses two processes fails: so that they are acknowledged, too, before the next one goes.
                 wait_for(lambda: not any('"redelivered": true' in entry for entry in client.hvals("unacked")),
                          what="none that was cut off under way")
-        finally:
-            enough.set()
-        caller.join(60)
+            feed.finish(60)
         wait_for(lambda: not client.hlen("unacked") and not client.llen("io"), what="all acknowledged")
     times = Counter(line.split()[0] for line in lines(begun))
     again = {call for call, count in times.items() if count > 1}
     with capsys.disabled():
-        print(f"\n{KILLS} kills, {len(sent)} calls, {sum(cut_off)} cut off, {len(again)} begun twice ", end="")
-    assert Counter(results) == Counter(sent)
+        print(f"\n{KILLS} kills, {len(feed.sent)} calls, {sum(cut_off)} cut off, {len(again)} begun twice ", end="")
+    assert Counter(feed.results) == Counter(feed.sent)
     assert min(cut_off) > 0
     assert max(times.values()) == 2
     assert len(again) <= KILLS * SLOTS

@@ -76,12 +76,16 @@ def gone(pid: int) -> bool:
 
 def test_calls_go_where_the_session_is(pair: Pair) -> None:
     first = count(browser())
-    jobs = [browser().submit("count", {}) for _ in range(30)]  # side by side, so that both workers get some
+    home, other = pair.of(first[2])
+    home.send_signal(signal.SIGSTOP)  # so that the other one takes some
+    try:
+        jobs = [browser().submit("count", {}) for _ in range(30)]
+        other.wait_log("mcp_sent_on")
+    finally:
+        home.send_signal(signal.SIGCONT)
     said = [(job.get(40).get_text_content() or "").split() for job in jobs]
     assert sorted(int(number) for number, _ in said) == list(range(first[0] + 1, first[0] + 31))
     assert {int(server) for _, server in said} == {first[1]}
-    home, other = pair.of(first[2])
-    wait_for(lambda: "mcp_sent_on" in other.log, 10, "the other worker to have sent calls on")
     assert "mcp_home clients=bad" in home.log and "mcp_home clients" not in other.log
     sent_on = re.findall(r"mcp_sent_on .*call=(\S+)", home.log + other.log)
     assert len(sent_on) == len(set(sent_on))

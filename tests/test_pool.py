@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import statistics
 import threading
 import time
 import weakref
@@ -13,7 +14,7 @@ from celery import chain, chord, group
 from celery.exceptions import Ignore, TimeLimitExceeded
 
 from callsheet.errors import JobError
-from callsheet.workers.collector import GROWTH, Growth, spare_collector
+from callsheet.workers.collector import GROWTH, Growth, resident, spare_collector
 from tests import pool_app as a
 from tests.pool_workers import get, pool_worker, unique
 from tests.services import wait_for
@@ -287,8 +288,8 @@ def test_acknowledged_at_once(pool):
 def test_idle_worker_is_idle(pool):
     wait_for(lambda: pool.info()["running"] == 0, what="an idle pool")
     process = psutil.Process(pool.process.process.pid)
-    # One that spins or polls never comes to rest; a timer's turn or two may fall into a single look.
-    wait_for(lambda: process.cpu_percent(interval=1.5) < 2, what="a process at rest")
+    # A timer's turn or two may fall into a single look.
+    assert statistics.median(process.cpu_percent(interval=1.0) for _ in range(5)) < 2
 
 
 def test_garbage_collector_is_made_to_run_seldom():
@@ -322,7 +323,8 @@ def test_garbage_of_few_large_objects_is_collected_when_memory_grows():
         first = weakref.ref(Page())
         growth.look()
         assert first() is not None  # not worth the time
-        for _ in range(GROWTH // 2**20 + 30):
+        least = resident()
+        while resident() <= least + GROWTH + 2**20:
             Page()
         growth.look()
         assert first() is None

@@ -92,8 +92,9 @@ def test_loaded_worker_survives_the_loss_of_its_connections(server, tmp_path, pa
             wait_for(lambda kinds=kinds: kill_connections(server, kinds), what="a connection to lose")
             before = runs.ended()
             enough = min(before + 10, len(sent))
+            lost = f"work after loss {number + 1} of {kinds}"
             wait_for(lambda enough=enough: runs.ended() >= enough, 20,
-                     f"work after loss {number + 1} of {kinds}\n{pool.process.log[-3000:]}")
+                     lambda lost=lost: f"{lost}\n{pool.process.log[-3000:]}")
         if parts == "stock":
             send_again_what_kombu_lost(pool, runs, sent)
         wait_for(lambda: runs.of() >= set(sent), 30, "all to have run")

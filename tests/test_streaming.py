@@ -103,7 +103,7 @@ def test_jobs_of_a_worker_share_their_writes(fleet):
         return fleet.redis.info("commandstats").get("cmdstat_xadd", {}).get("calls", 0)
 
     gate = fleet.key()
-    jobs = [Dictates(f"d{number}", 60, 0.02, gate, 1).submit(HELLO) for number in range(40)]
+    jobs = [Dictates(f"d{number}", 200, 0.02, gate, 1).submit(HELLO) for number in range(40)]
     keys = [f"callsheet:events:{job.id}" for job in jobs]
     wait_for(lambda: fleet.redis.exists(*keys) == 40, what="all of them to print", every=0.1)
     held = writes()
@@ -112,7 +112,7 @@ def test_jobs_of_a_worker_share_their_writes(fleet):
     before, written = reads(), writes()
     wait_for(lambda: writes() - written >= 600, what="a good part of what they print", every=0.1)
     made, took = writes() - written, reads() - before
-    assert [job.get(30).content for job in jobs] == [counted(60)] * 40
+    assert [job.get(30).content for job in jobs] == [counted(200)] * 40
     assert took < made / 4, "each by itself would take a trip for each of its writes"
 
 

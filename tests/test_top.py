@@ -1,9 +1,6 @@
 """`callsheet top`: frames of real workers while they work, and of none."""
 
 import io
-import os
-import pty
-import select
 import signal
 import sys
 import time
@@ -27,10 +24,10 @@ from tests.agents.asking import Asker
 from tests.agents.basic import Compute, Echo, Failing
 from tests.agents.hubs import Talker
 from tests.agents.orchestra import Waits
-from tests.cli_process import environment
 from tests.fleet import Fleet, fleet_of_its_own
 from tests.model_server import narrow_and_gone
 from tests.services import RedisServer, free_port, wait_for, worker
+from tests.terminal import Terminal
 
 HELLO = Msg("u", "a prompt that stays here", "user")
 
@@ -171,40 +168,15 @@ def test_it_looks_once_a_second_at_most(every: str) -> None:
 
 
 def test_live_it_outlasts_a_redis_that_is_away_and_ctrl_c_ends_it(own_redis: RedisServer) -> None:
-    pid, terminal = pty.fork()
-    if pid == 0:
-        env = environment(CALLSHEET_REDIS_URL=own_redis.url, TERM="xterm", COLUMNS="120", LINES="40")
-        os.execve(sys.executable, [sys.executable, "-m", "callsheet.cli.main", "top", "--every", "1"], env)
-    seen = bytearray()
-
-    def sees(text: str, since: int = 0) -> bool:
-        while select.select([terminal], [], [], 0.05)[0]:
-            try:
-                seen.extend(os.read(terminal, 65536))
-            except OSError:
-                break
-        return text.encode() in seen[since:]
-
+    screen = Terminal(sys.executable, "-m", "callsheet.cli.main", "top", "--every", "1",
+                      CALLSHEET_REDIS_URL=own_redis.url, TERM="xterm", COLUMNS="120", LINES="40")
     try:
-        wait_for(lambda: sees("No worker answers"), 30, "the first frame")
+        screen.until("No worker answers")
         own_redis.stop()
-        wait_for(lambda: sees("No Redis answers"), 30, "the trouble")
+        screen.until("No Redis answers")
         own_redis.start()
-        mark = len(seen)
-        wait_for(lambda: sees("No worker answers", mark), 30, "it to go on")
-        os.kill(pid, signal.SIGINT)
-        ended: list[int] = []
-
-        def over() -> bool:
-            sees("")
-            done, status = os.waitpid(pid, os.WNOHANG)
-            ended.append(status)
-            return done == pid
-
-        wait_for(over, 20, "its end")
-        assert os.waitstatus_to_exitcode(ended[-1]) == 0
-    except BaseException:
-        os.kill(pid, signal.SIGKILL)
-        raise
+        screen.until("No worker answers")
+        screen.process.send_signal(signal.SIGINT)
+        assert screen.ended() == 0
     finally:
-        os.close(terminal)
+        screen.close()

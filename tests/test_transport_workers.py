@@ -92,7 +92,7 @@ def test_a_killed_workers_calls_are_back_within_the_lease(fleet_on, pool):
         assert len(ends) == 8 and max(ends) <= seconds + micros / 1e6 + 1.5  # the rest of the 2 s is for the sweep
         fleet_on.redis.delete("k")  # what the victim noted, and nothing of the survivor's
         survivor.send_signal(signal.SIGCONT)
-        wait_for(lambda: fleet_on.redis.llen(QUEUE) + len(fleet_on.notes("k")) >= 8, what="the messages to be back")
+        wait_for(lambda: fleet_on.redis.llen(QUEUE) + len(fleet_on.notes("k")) >= 8, 8, "the messages to be back")
         fleet_on.redis.set("gate", 1)
         fleet_on.wait_notes("k", 12)
         if pool != "prefork":

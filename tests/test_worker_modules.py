@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -75,15 +76,19 @@ class Started:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(30)
+        try:
+            self.process.wait(30)
+        finally:
+            self.process.kill()
 
 
 @pytest.fixture
 def started(own_redis: RedisServer, project: Path) -> Iterator[list[Started]]:
     every: list[Started] = []
     yield every
-    for one in every:
-        one.stop()
+    with ExitStack() as stack:
+        for one in every:
+            stack.callback(one.stop)
 
 
 def test_celery_finds_the_modules_of_the_folder_where_it_is_typed(own_redis: RedisServer, project: Path,
