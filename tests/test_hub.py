@@ -327,6 +327,10 @@ from tests.agents.hubs import Talker
 with MsgHub([carol := Talker("carol")], name="across") as hub:
     hub.broadcast(Msg("guest", "hello", "user"))
     carol.submit(Msg("u", "and hello from carol", "user")).get(30)
+"""
+CLOSES = """
+from callsheet import MsgHub
+
 MsgHub.open("across").close()
 """
 
@@ -348,9 +352,10 @@ def test_a_hub_outlives_the_process_that_opened_it_and_is_joined_and_closed_from
                       daemon=True)
     watching.start()
     in_a_process_of_its_own(SPEAKS, at)
+    assert at.wait_notes("across", 3) == heard
+    in_a_process_of_its_own(CLOSES, at)
     watching.join(30)
     assert told == ["Topic", "hello", "and hello from carol"], "watched from here, until it was closed there"
-    assert at.wait_notes("across", 3) == heard
     assert asyncio.run(memory_of(Talker("alice").with_id("across-alice"))) == (
         "host: Topic|guest: hello|carol: and hello from carol")
     with pytest.raises(HubMissing):
