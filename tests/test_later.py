@@ -130,6 +130,8 @@ def test_thousands_that_start_in_ten_years_burden_no_worker(redis, start, tmp_pa
     with pytest.raises(JobCancelled):
         job.get(20)
 
+    wait_for(lambda: waiting(redis) == FAR + 98, 20, "the one to be dropped")
+
     # Cancelled while no worker listens.
     io.kill()
     cpu.kill()

@@ -119,7 +119,7 @@ def test_fifty_megabytes_on_the_list_are_refused_and_take_a_small_multiple_of_me
                                           r"Send a reference.*CALLSHEET_PAYLOAD_MAX"):
         Job.from_id(task_id).get(60)
     assert peak_of(pid) - before < 5 * size
-    wait_for(lambda: not fleet.redis.hlen("unacked"), what="nothing left of it")
+    wait_for(lambda: not any(task_id in text for text in fleet.redis.hvals("unacked")), what="nothing left of it")
     assert worker_of(fleet, queue).process.poll() is None
     goes_on(queue)
 
