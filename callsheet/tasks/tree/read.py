@@ -56,7 +56,9 @@ class _Reading:
         if meta is None or not ready(meta):
             self._look_around()
         if meta is None and not self._live and not self._stored([self._job_id]):
-            raise UnknownJob(self._unknown())
+            self._look_around()  # it may have been on its way from where was yet to be looked to where had been
+            if not self._live:
+                raise UnknownJob(self._unknown())
         root, = level = self._jobs([self._job_id])
         for _ in range(DEEPEST):
             level = self._next_level(level)
@@ -70,9 +72,10 @@ class _Reading:
     def _look_around(self) -> None:
         stored = self._stored([self._job_id]).get(self._job_id, {})
         calls = json.loads(stored.get(b"calls", b"[]"))
-        aside = put_aside(self._job_id, dict.fromkeys((self._job_id, *calls)), self._settings)
+        # In the order in which a call goes from one place to the next, which it may do meanwhile.
         waiting, self._whole = in_queues(self._job_id, self._settings)
         held = ask_workers(self._job_id, current_app(self._settings), self._settings)
+        aside = put_aside(self._job_id, dict.fromkeys((self._job_id, *calls)), self._settings)
         self._live = {call.id: call for call in (*aside, *waiting, *held)}  # what a worker says counts more
 
     def _unknown(self) -> str:
