@@ -155,7 +155,7 @@ def test_a_service_that_is_never_ready_is_named(folder: Path) -> None:
 
 def test_what_will_not_end_is_killed_with_all_that_it_started(folder: Path) -> None:
     supervisor = Supervisor(Interrupts())
-    stops = ((signal.SIGTERM, 0.1), (signal.SIGQUIT, 0.1), (signal.SIGKILL, 5))
+    stops = ((signal.SIGTERM, 3), (signal.SIGQUIT, 3), (signal.SIGKILL, 5))
     stubborn = "trap 'echo no' TERM QUIT; sleep 61 & echo up; while :; do wait; done"
     supervisor.start([service(folder, stubborn, stops=stops)])
     [process] = supervisor.processes
