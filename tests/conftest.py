@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,13 @@ import pytest
 from tests.fleet import fleet, fleet_workers, nothing_sent  # noqa: F401 - fixtures
 from tests.office import anywhere, at, office, shared_office  # noqa: F401 - fixtures
 from tests.services import RedisServer, redis_binary
+
+
+def pytest_configure() -> None:
+    """A shell starts a run in the background with these ignored, and all that tests start would inherit that."""
+    for sig, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+        if signal.getsignal(sig) is signal.SIG_IGN:
+            signal.signal(sig, usual)
 
 
 def missing(what: str) -> None:
