@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 from celery.app.events import Events as CeleryEvents
@@ -16,6 +17,7 @@ PAUSE, MOST = 0.1, 500
 #: Celery's own, whose fields are texts and numbers.
 _PLAIN = frozenset(f"task-{what}" for what in (
     "received", "started", "succeeded", "failed", "retried", "revoked", "rejected", "cancelled"))
+_TYPE = itemgetter("type")
 
 
 class EventDispatcher(CeleryDispatcher):
@@ -83,7 +85,7 @@ class EventDispatcher(CeleryDispatcher):
 
     def _written(self, event: Any) -> bytes | None:
         """The JSON of many events; None where kombu's encoder, which knows more, is needed."""
-        if self.serializer == "json" and type(event) is list and all(one["type"] in _PLAIN for one in event):
+        if self.serializer == "json" and type(event) is list and _PLAIN.issuperset(map(_TYPE, event)):
             with contextlib.suppress(PydanticSerializationError):  # such as half a character
                 return to_json(event)
         return None
