@@ -11,10 +11,11 @@ import signal
 import statistics
 import time
 
+from celery import Celery
+
 from benchmarks.drive import Driver, driver
 from benchmarks.harness import IO, Report, Row, Stage, Usage, at_most, signal_tree
 from benchmarks.peers import CONTENDERS as MODULES
-from callsheet.workers.io import app
 
 SLOTS = 500
 PAIRS = int(os.environ.get("PAIRS", "3"))
@@ -33,7 +34,7 @@ def measure(stage: Stage, row: Row, options: tuple[str, ...], env: dict[str, str
         caller.ask("run", 500)
         for number in range(2 * PAIRS):
             events = number % 4 in (1, 2)  # off and on, on and off: neither is always the first
-            switch_events(on=events)
+            switch_events(stage, on=events)
             usage = worked_off(stage, pid, caller)
             found[events].append(1e6 * usage.cpu / stage.jobs)
     added = [on / off - 1 for on, off in zip(found[True], found[False], strict=True)]
@@ -41,8 +42,9 @@ def measure(stage: Stage, row: Row, options: tuple[str, ...], env: dict[str, str
             added_by_events=statistics.median(added), others_cores=usage.others)
 
 
-def switch_events(*, on: bool) -> None:
-    told = (app.control.enable_events if on else app.control.disable_events)(reply=True, timeout=5, limit=1)
+def switch_events(stage: Stage, *, on: bool) -> None:
+    control = Celery(broker=stage.redis.url).control
+    told = (control.enable_events if on else control.disable_events)(reply=True, timeout=5, limit=1)
     assert told and all("ok" in answer for one in told for answer in one.values()), told
 
 

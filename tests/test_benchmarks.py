@@ -3,12 +3,14 @@
 import dataclasses
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import redis
 
 from benchmarks import hub, memory, throughput, watching
 from benchmarks.drive import driver
-from benchmarks.harness import Row, Stage
+from benchmarks.harness import Row, Stage, Usage
 from benchmarks.throughput import CONTENDERS, OURS, STOCK_GEVENT
 from callsheet import Settings
 from callsheet.settings import use_settings
@@ -80,16 +82,36 @@ def test_broadcasts_that_are_too_slow_or_missed_in_any_run_miss_the_goal(
 
 
 def test_what_watching_costs_is_judged_by_the_medians_that_it_prints(monkeypatch: pytest.MonkeyPatch) -> None:
-    costs = dict(zip(watching.KINDS, ([500, 510, 400], [505, 400, 520], [500, 506, 530], [500] * 3, [530, 531, 450]),
-                     strict=True))
+    costs = dict(zip(watching.KINDS, ([500, 510, 400], [505, 400, 520], [500, 506, 530]), strict=True))
+    events = dict(zip(watching.KINDS, ([0.02, 0.01, 0.0], [0.9, 0.02, 0.03], [0.02, -0.5, 0.04]), strict=True))
 
     def measured(stage: Stage, row: Row, options: object, env: object) -> None:
-        row.add(worker_cpu_us_per_job=costs[row.contender][len(row.values.get("worker_cpu_us_per_job", ()))])
+        worker = len(row.values.get("worker_cpu_us_per_job", ()))
+        row.add(worker_cpu_us_per_job=costs[row.contender][worker], added_by_events=events[row.contender][worker])
 
     monkeypatch.setattr(watching, "measure", measured)
     report = watching.run(SimpleNamespace(repeat=3))  # type: ignore[arg-type]
     assert [(goal.value, goal.met) for goal in report.goals] == [
-        (pytest.approx(0.01), True), (pytest.approx(0.012), True), (pytest.approx(0.06), False)]
+        (pytest.approx(0.01), True), (pytest.approx(0.012), True), (0.02, True), (pytest.approx(0.03224), False)]
     added = {row.contender: row.values["added"] for row in report.rows}
-    assert [*added["autoscaler"], *added["autoscaler and metrics"], *added["autoscaler, metrics and events"]] == [
-        goal.value for goal in report.goals]
+    assert [*added["autoscaler"], *added["autoscaler and metrics"]] == [goal.value for goal in report.goals[:2]]
+
+
+def test_watching_turns_events_on_and_off_in_one_worker(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard, a_round = [], watching.worked_off
+    with redis.Redis.from_url(stage.redis.url) as client, client.pubsub(ignore_subscribe_messages=True) as listening:
+        listening.psubscribe("*celeryev*")
+        listening.get_message(timeout=5)  # that it is subscribed
+
+        def worked_off(*args: Any) -> Usage:
+            usage = a_round(*args)
+            channels = {str(one["channel"]) for one in iter(lambda: listening.get_message(timeout=0.1), None)}
+            heard.append(any("celeryev/task" in channel for channel in channels))
+            return usage
+
+        monkeypatch.setattr(watching, "worked_off", worked_off)
+        monkeypatch.setattr(watching, "PAIRS", 2)
+        row = Row("one")
+        watching.measure(stage, row, *watching.KINDS[watching.NOTHING])
+    assert heard == [False, True, True, False]
+    assert row.median("worker_cpu_us_per_job") > 0 and row.median("with_events") > 0
