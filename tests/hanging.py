@@ -9,5 +9,10 @@ async def for_ever() -> None:
     Raises:
         AssertionError: nobody did, for a minute.
     """
-    await asyncio.sleep(60)
-    raise AssertionError("nobody broke it off")
+    loop = asyncio.get_running_loop()
+    waiting = loop.create_future()
+    timer = loop.call_later(60, waiting.set_exception, AssertionError("nobody broke it off"))
+    try:
+        await waiting
+    finally:
+        timer.cancel()

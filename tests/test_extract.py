@@ -95,6 +95,7 @@ def test_concerns_questions_title() -> None:
     got = extract.concerns(BRIDGE, 3)
     assert "However, road traffic may double if housing in Malmö stays cheap!" in got
     assert "TODO: check the figures for 2023." in extract.concerns(BRIDGE, 9)
+    assert extract.concerns("We met at noon. TO-DO: ask the mayor. We left at two.", 3) == ["TO-DO: ask the mayor."]
     assert not any("1 July 2000" in sentence for sentence in extract.concerns(BRIDGE, 9))
     assert all(question.endswith("?") for question in extract.questions(BRIDGE, 4))
     assert extract.title(BRIDGE) == "The bridge at Øresund"

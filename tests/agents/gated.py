@@ -60,8 +60,11 @@ class Blocking(Gated):
 
     async def reply(self, msg: Any = None) -> Msg:
         mark(self.folder, "started", self.name)
-        while not (Path(self.folder) / "gate").exists():
-            time.sleep(1.0)
+        gate = Path(self.folder) / "gate"
+        while not gate.exists():
+            moment = time.monotonic() + 1.0
+            while time.monotonic() < moment and not gate.exists():
+                time.sleep(0.02)
             await asyncio.sleep(0)
         return Msg(self.name, "through", "assistant")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from callsheet.models.stub.text import carries, headings, sentences, stem, surfaces, words
 
 _DOUBT = re.compile(
-    r"\b(?:TODO|FIXME|TBD|XXX)\b|\?(?=\s|$)|\b(?i:may|might|could|perhaps|possibly|probably|unless|unclear|unknown|"
+    r"\b(?:TO-?DO|FIX-?ME|TBD|XXX)\b|\?(?=\s|$)|\b(?i:may|might|could|perhaps|possibly|probably|unless|unclear|unknown|"
     r"unsure|uncertain|risks?|risky|danger\w*|problem\w*|issue|issues|concern\w*|fail|fails|failed|failing|failures?|"
     r"crash\w*|bugs?|broken|breaks?|limit|limits|limited|limitations?|however|although|cannot|can't|won't|lacks?|"
     r"missing|lost|loses?|lose|expensive|slow|slower|unsafe|insecure|vulnerab\w*|depends on|should|must not|worse|"
