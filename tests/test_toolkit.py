@@ -255,8 +255,8 @@ def test_a_message_makes_tools_of_functions_and_public_methods_only(function: An
             "extras": {"tools": {"it": {"function": function}}}}
     with pytest.raises(CannotTravel):
         Reader(AllowList(("tests.agents",))).read(data)
-    data["extras"]["tools"]["it"]["function"] = {"own": "get_activated_notes"}  # type: ignore[index]
-    assert text_of(run(Reader(AllowList(())).read(data), "it")) == ""
+    data["extras"]["tools"]["it"]["function"] = {"own": "reset_equipped_tools"}  # type: ignore[index]
+    assert text_of(run(Reader(AllowList(())).read(data), "it")) == "All tool groups are off now."
 
 
 def test_an_error_of_a_tool_is_text_without_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,11 @@
 import contextlib
 import datetime as dt
 import functools
+import importlib
 import json
 import math
 import pathlib
+import pkgutil
 import socket
 import sys
 import threading
@@ -18,10 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretBytes, SecretStr
 
+import callsheet
 from callsheet import AgentBase, CallOptions, FanoutPipeline, Msg, SequentialPipeline, Settings
 from callsheet.agents.base import BoundCall
 from callsheet.errors import CallsheetError, CannotTravel, ModuleNotAllowed, PayloadTooLarge
-from callsheet.messages.allow import AllowList
+from callsheet.messages.allow import OWN_CLASSES, AllowList
+from callsheet.messages.recorded import Recorded
 from callsheet.messages.wire import Reader, Writer
 from callsheet.tasks import payloads
 from tests import travellers as t
@@ -49,7 +53,7 @@ hashable = (st.none() | st.booleans() | st.integers(-10**60, 10**60) | st.floats
             | st.binary() | st.uuids() | st.dates() | st.datetimes(timezones=zones) | st.times(timezones=zones)
             | st.timedeltas() | st.decimals(allow_nan=False)
             | st.sampled_from([*t.Colour, *t.Level, *t.Word, *t.Right, t.Right.READ | t.Right.WRITE, t.Right(0),
-                               t.add, t.Point, t.Tool.fixed, t.Tool.Inner, pathlib.Path("/a/b c")]))
+                               t.add, t.Point, t.Tool, pathlib.Path("/a/b c")]))
 keys = st.text() | st.sampled_from(["$msg", "$new", "$payload", "$", ""]) | st.integers() | st.tuples(st.text())
 values = st.recursive(
     hashable | st.builds(t.Point, st.integers(), st.text()) | st.builds(t.Report, title=st.text(), day=st.dates()),
@@ -118,12 +122,12 @@ def test_an_agent_is_built_anew_with_its_id() -> None:
 
 def test_agents_and_tools_nest_to_any_depth() -> None:
     inner = t.Holder("in", t.Tool(t.Colour.RED, key=t.Report(title="r")))
-    again = over(t.Holder("out", {"first": [inner, (t.Tool.Inner(),)]}))
+    again = over(t.Holder("out", {"first": [inner, (t.Tool(),)]}))
     found = again.helper["first"][0]
     assert found.id == inner.id
     assert found.helper.items == (t.Colour.RED,)
     assert found.helper.named["key"].title == "r"
-    assert isinstance(again.helper["first"][1][0], t.Tool.Inner)
+    assert isinstance(again.helper["first"][1][0], t.Tool)
 
 
 def test_pipelines_travel_as_arguments() -> None:
@@ -227,7 +231,8 @@ def test_modules_are_allowed_with_what_is_under_them_and_nothing_beside() -> Non
     allow = AllowList(("a.b",))
     assert allow.admits("a.b")
     assert allow.admits("a.b.c.d")
-    for other in ("a", "a.bc", "a.b_c", "a.B", "b", "", "a.", "xa.b", "a.b c"):
+    for other in ("a", "a.bc", "a.b_c", "a.B", "b", "", "a.", "xa.b", "a.b c", "a.b.", "a.b..c", "a.b._c",
+                  "a.b.c.__main__", "a.b.c-d", "a.b.1", "a.b.c\n", "a.b./etc"):
         assert not allow.admits(other)
     assert not AllowList(()).admits("")
 
@@ -248,7 +253,10 @@ def test_modules_are_allowed_with_what_is_under_them_and_nothing_beside() -> Non
     "callsheet.tasks.loop:run_in_thread", "callsheet.messages.allow:importlib", "callsheet.messages.allow:AllowList",
     "callsheet.agents.options:CallOptions", "callsheet.agents.base:BoundCall", "callsheet.messages.wire:Writer",
     "callsheet.agents.base:print_to_console", "callsheet.models.base:ChatUsage", "callsheet.cli.main:main",
-    "callsheet:Settings", "callsheet:map", "callsheet:inline"])
+    "callsheet:Settings", "callsheet:map", "callsheet:inline", "callsheet.tools.signature:_modelled",
+    "callsheet.tools.signature:signature_of", "callsheet.tools.threads:in_thread",
+    "callsheet.models.base:ChatModelBase", "tests.travellers:_hidden", "tests.travellers:_Hidden",
+    "tests.travellers:Tool.Inner", "tests.travellers:Tool.fixed", "tests.__main__:add"])
 def test_nothing_else_can_be_named(ref: str) -> None:
     for data in ({"$fn": ref}, {"$type": ref}, {"$new": ref, "args": [], "kwargs": {}}, {"$enum": [ref, "x"]},
                  {"$model": ref, "data": {}}, {"$data": ref, "fields": {}}, {"$call": [{"$fn": ref}, [], {}]}):
@@ -286,6 +294,39 @@ def test_callsheets_own_classes_travel_only_if_they_are_made_to(value: Any) -> N
     refused(value, "not made to travel", ModuleNotAllowed)
     assert over(AgentBase) is AgentBase
     assert over(Msg) is Msg
+
+
+#: Recorded classes of the package that a message may not name: bases, for users to derive from.
+BASES = {"Recorded", "UserInputBase", "FormatterBase", "TruncatedFormatterBase", "ChatFormatter",
+         "ImagePromotingFormatter", "MultiAgentFormatter", "OpenAIForms", "TokenCounterBase", "MCPClientBase",
+         "StatefulClientBase", "MemoryBase", "ChatModelBase", "RemoteChatModel", "SdkChatModel", "Pipeline", "Grouped"}
+
+
+def test_every_class_of_callsheets_that_a_message_may_name_is_listed() -> None:
+    def below(cls: type) -> set[type]:
+        return {cls}.union(*(below(sub) for sub in cls.__subclasses__()))
+
+    for module in pkgutil.walk_packages(callsheet.__path__, "callsheet."):
+        if not module.name.startswith(("callsheet.cli", "callsheet.workers")):
+            importlib.import_module(module.name)
+    recorded = {f"{cls.__module__}:{cls.__qualname__}" for cls in below(Recorded) | {Msg}
+                if cls.__module__.startswith("callsheet.") and cls.__qualname__ not in BASES}
+    assert recorded == OWN_CLASSES
+    for ref in OWN_CLASSES:
+        assert AllowList(("callsheet",)).resolve(ref, "class").__qualname__ == ref.partition(":")[2]
+        with pytest.raises(ModuleNotAllowed):  # not even where the settings name the package itself
+            AllowList(("callsheet",)).resolve(ref.replace(":", "x:"), "class")
+
+
+@pytest.mark.parametrize("method", ["_secret", "__init__", "model_validate", "model_construct", "model_copy",
+                                    "register_tool_function", "clear", "apply_wire_extras", "register_instance_hook"])
+def test_a_message_names_no_methods_of_callsheet_or_pydantic_as_tools(method: str) -> None:
+    objects = [Writer().write(value, "it") for value in (t.Holder("h"), t.Report(title="t"))]
+    for data in ({"own": method}, *({"method": [value, method]} for value in objects)):
+        toolkit = {"$new": "callsheet.tools.toolkit:Toolkit", "args": [], "kwargs": {},
+                   "extras": {"tools": {"x": {"function": data}}}}
+        with pytest.raises(CannotTravel, match="no method"):
+            Reader(ALLOW).read(toolkit)
 
 
 def test_a_missing_module_or_name_says_what_to_do() -> None:

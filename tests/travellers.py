@@ -160,3 +160,11 @@ def shadowed() -> int:  # type: ignore[no-redef]
 
 def pre_shout(agent: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     return kwargs
+
+
+class _Hidden(Recorded):
+    pass
+
+
+def _hidden() -> None:
+    pass

@@ -1,23 +1,57 @@
 """Which classes and functions a message may name, and finding them."""
 
 import importlib
-import inspect
 import sys
-import types
 from dataclasses import dataclass
 from typing import Any
 
 from callsheet.errors import CannotTravel, ModuleNotAllowed
-from callsheet.messages.msg import Msg
-from callsheet.messages.recorded import Recorded
 
-#: Where Callsheet's own functions may be named from.
-OWN_FUNCTIONS = ("callsheet.tools",)
-#: Where its own classes may be named from, and what they have to be: what is made to travel.
-OWN_CLASSES = ("callsheet.agents", "callsheet.formatters", "callsheet.hub", "callsheet.mcp", "callsheet.memory",
-               "callsheet.messages", "callsheet.models", "callsheet.tasks.pipelines", "callsheet.tasks.toolcalls",
-               "callsheet.testing", "callsheet.tools")
-MADE_TO_TRAVEL = (Recorded, Msg)
+#: The classes of Callsheet's own that a message may name; of its functions it may name none. By exact names: what is
+#: added to the package is closed until it is listed here.
+OWN_CLASSES = frozenset({
+    "callsheet.agents.base:AgentBase",
+    "callsheet.agents.react:ReActAgent",
+    "callsheet.agents.terminal:TerminalUserInput",
+    "callsheet.agents.user:UserAgent",
+    "callsheet.formatters.anthropic:AnthropicChatFormatter",
+    "callsheet.formatters.anthropic:AnthropicMultiAgentFormatter",
+    "callsheet.formatters.dashscope:DashScopeChatFormatter",
+    "callsheet.formatters.dashscope:DashScopeMultiAgentFormatter",
+    "callsheet.formatters.gemini:GeminiChatFormatter",
+    "callsheet.formatters.gemini:GeminiMultiAgentFormatter",
+    "callsheet.formatters.ollama:OllamaChatFormatter",
+    "callsheet.formatters.ollama:OllamaMultiAgentFormatter",
+    "callsheet.formatters.openai:DeepSeekChatFormatter",
+    "callsheet.formatters.openai:DeepSeekMultiAgentFormatter",
+    "callsheet.formatters.openai:OpenAIChatFormatter",
+    "callsheet.formatters.openai:OpenAIMultiAgentFormatter",
+    "callsheet.formatters.tokens:CharTokenCounter",
+    "callsheet.hub.elastic:ElasticGroup",
+    "callsheet.hub.shift:Shift",
+    "callsheet.hub.telling:Teller",
+    "callsheet.mcp.clients:HttpStatefulClient",
+    "callsheet.mcp.clients:HttpStatelessClient",
+    "callsheet.mcp.clients:StdIOStatefulClient",
+    "callsheet.memory.compaction:Budget",
+    "callsheet.memory.compaction:KeepLast",
+    "callsheet.memory.compaction:Summarize",
+    "callsheet.memory.inmemory:InMemoryMemory",
+    "callsheet.memory.redis:RedisMemory",
+    "callsheet.messages.msg:Msg",
+    "callsheet.models.anthropic:AnthropicChatModel",
+    "callsheet.models.compatible:DashScopeChatModel",
+    "callsheet.models.compatible:DeepSeekChatModel",
+    "callsheet.models.fallback:FallbackModel",
+    "callsheet.models.gemini:GeminiChatModel",
+    "callsheet.models.ollama:OllamaChatModel",
+    "callsheet.models.openai:OpenAIChatModel",
+    "callsheet.tasks.pipelines:FanoutPipeline",
+    "callsheet.tasks.pipelines:SequentialPipeline",
+    "callsheet.tasks.toolcalls:ToolCall",
+    "callsheet.testing.scripted:ScriptedModel",
+    "callsheet.tools.toolkit:Toolkit",
+})
 _MOST_RESOLVED = 4096
 _resolved: dict[tuple[tuple[str, ...], str, str], Any] = {}
 _REMEDY = "Name its module in CALLSHEET_MODULES where the workers start (comma-separated dotted names)."
@@ -34,20 +68,29 @@ class AllowList:
     modules: tuple[str, ...]
 
     def admits(self, module: str) -> bool:
-        """Whether `module` is one of the allowed ones or under one."""
-        return any(module == name or module.startswith(name + ".") for name in self.modules)
+        """Whether `module` is one of the allowed ones, or a module without a leading underscore under one."""
+        return any(module == name or (module.startswith(name + ".")
+                                      and all(map(_is_public, module[len(name) + 1:].split("."))))
+                   for name in self.modules)
 
     def check(self, ref: str, what: str) -> None:
-        """Refuse `ref` ("module:qualified.name") if its module is not allowed.
+        """Refuse `ref` ("module:name") if a message may not name it.
+
+        Of Callsheet itself it may name OWN_CLASSES; of the allowed modules what stands at their top level under a name
+        without a leading underscore.
 
         Raises:
-            ModuleNotAllowed: names it and the setting.
+            ModuleNotAllowed: names it and the remedy.
         """
         module = ref.partition(":")[0]
-        own = OWN_FUNCTIONS if what == "function" else OWN_CLASSES
-        if not self.admits(module) and not AllowList(own).admits(module):
+        if module.partition(".")[0] == "callsheet":
+            if what != "class" or ref not in OWN_CLASSES:
+                raise ModuleNotAllowed(f"{ref} is a {what} of Callsheet's own that is not made to travel. Give what it "
+                                       "is made from, and create it in the agent.")
+        elif not self.admits(module):
             allowed = ", ".join(self.modules) or "empty"
             raise ModuleNotAllowed(f"The {what} {ref} is outside the allowed modules ({allowed}). {_REMEDY}")
+        check_name(ref, what)
 
     def resolve(self, ref: str, what: str) -> Any:
         """The class or function that `ref` names.
@@ -70,25 +113,35 @@ class AllowList:
 
     def _resolve(self, ref: str, what: str) -> Any:
         self.check(ref, what)
-        module, _, qualname = ref.partition(":")
+        module, _, name = ref.partition(":")
         try:
-            found: Any = importlib.import_module(module)
+            namespace = vars(importlib.import_module(module))
         except Exception as exc:
             raise CannotTravel(
                 f"The module {module!r} of the {what} {ref} cannot be imported here: {type(exc).__name__}: {exc}. "
                 "Install it for the workers, or put its folder on their PYTHONPATH.") from exc
-        for part in qualname.split("."):
-            if not isinstance(found, (types.ModuleType, type)) or part not in vars(found):
-                raise CannotTravel(f"The {what} {ref} does not exist here. Do the workers run an older version?")
-            found = inspect.getattr_static(found, part)
-        if isinstance(found, staticmethod):
-            found = found.__func__
-        if getattr(found, "__module__", None) != module or getattr(found, "__qualname__", None) != qualname:
+        if name not in namespace:
+            raise CannotTravel(f"The {what} {ref} does not exist here. Do the workers run an older version?")
+        found = namespace[name]
+        if getattr(found, "__module__", None) != module or getattr(found, "__qualname__", None) != name:
             raise ModuleNotAllowed(f"{ref} is not defined in {module}: only what an allowed module defines may "
                                    "be named. Name it by the module that defines it.")
-        if not self.admits(module):
-            check_own(found, ref, what)
         return found
+
+
+def _is_public(name: str) -> bool:
+    return name.isidentifier() and not name.startswith("_")
+
+
+def check_name(ref: str, what: str) -> None:
+    """Refuse `ref` ("module:name") where its name is not one of a module's top level, or has a leading underscore.
+
+    Raises:
+        ModuleNotAllowed: names it and the remedy.
+    """
+    if not _is_public(ref.partition(":")[2]):
+        raise ModuleNotAllowed(f"A message may name a {what} only at the top level of its module and without a leading "
+                               f"underscore, unlike {ref}. Move it there, or rename it.")
 
 
 def _is_still(found: Any, ref: str) -> bool:
@@ -96,18 +149,6 @@ def _is_still(found: Any, ref: str) -> bool:
     module, _, name = ref.partition(":")
     loaded = sys.modules.get(module)
     return loaded is not None and vars(loaded).get(name) is found
-
-
-def check_own(target: Any, ref: str, what: str) -> None:
-    """Refuse a class of Callsheet's own that is not made to travel.
-
-    Raises:
-        ModuleNotAllowed: names it.
-    """
-    made = isinstance(target, type) and issubclass(target, MADE_TO_TRAVEL)
-    if what == "class" and not made and AllowList(("callsheet",)).admits(ref.partition(":")[0]):
-        raise ModuleNotAllowed(f"{ref} is a class of Callsheet's own that is not made to travel. Give what it is made "
-                               "from, and create it in the agent.")
 
 
 def reference(target: Any, what: str) -> str:
@@ -129,14 +170,9 @@ def reference(target: Any, what: str) -> str:
         raise CannotTravel(f"the {what} {qualname} is defined in the program's main file, which workers cannot "
                            "import. Move it to a module named in CALLSHEET_MODULES, or run the file with "
                            "`callsheet run FILE.py`.")
-    if _found(sys.modules.get(module), qualname) is not target:
+    ref = f"{module}:{qualname}"
+    check_name(ref, what)
+    if vars(sys.modules.get(module, object)).get(qualname) is not target:
         raise CannotTravel(f"the {what} {qualname} is not what the module {module} has under that name, so a worker "
                            "would get another. Give it a name of its own at the top level of its module.")
-    return f"{module}:{qualname}"
-
-
-def _found(module: types.ModuleType | None, qualname: str) -> Any:
-    found: Any = module
-    for part in qualname.split("."):
-        found = vars(found).get(part) if isinstance(found, (types.ModuleType, type)) else None
-    return found.__func__ if isinstance(found, staticmethod) else found
+    return ref
