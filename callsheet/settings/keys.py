@@ -41,6 +41,8 @@ home(client)        hash     the worker that holds the session of an MCP client 
 direct_queues()     zset     queues that one worker alone consumes, with its own -> ms until which it is known to live
 probe()             string   written by a worker to see whether a Redis that was in trouble takes writes; expires
 revoked()           zset     task id -> unix time of its cancellation; workers read it when they start
+dead_letters()      list     messages and calls that no worker takes, the newest first, each as JSON; bounded, and
+                             expires a week after the last; described in resources/dead_letters.py
 """
 
 from dataclasses import dataclass
@@ -131,6 +133,10 @@ class Keys:
     def revoked(self) -> str:
         """Cancelled task ids, for workers that start later."""
         return f"{self.prefix}revoked"
+
+    def dead_letters(self) -> str:
+        """What no worker takes."""
+        return f"{self.prefix}dead-letters"
 
     def state(self, agent_id: str) -> str:
         """An agent's registered state."""
