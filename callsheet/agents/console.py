@@ -5,6 +5,7 @@ import sys
 from collections import OrderedDict
 
 from callsheet.messages import Msg
+from callsheet.messages.printable import printable
 
 _shown: "OrderedDict[str, str]" = OrderedDict()  # message id -> text printed so far
 _MOST_OPEN = 256
@@ -20,7 +21,7 @@ def print_to_console(msg: Msg, last: bool) -> None:
     text = _text(msg, last)
     before = _shown.pop(msg.id, "")
     new = text[len(before):] if text.startswith(before) else "\n" + text
-    sys.stdout.write(new + ("\n" if last else ""))
+    sys.stdout.write(printable(new) + ("\n" if last else ""))
     sys.stdout.flush()
     if not last:
         _shown[msg.id] = text

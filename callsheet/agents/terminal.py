@@ -11,6 +11,7 @@ from callsheet.agents.asking import UserInputBase, UserInputData, question_of
 from callsheet.agents.base import printer
 from callsheet.errors import UsageError
 from callsheet.messages import Msg
+from callsheet.messages.printable import printable
 from callsheet.tools.threads import in_thread
 
 Line = Callable[[str], Awaitable[str]]
@@ -124,7 +125,7 @@ async def line(hint: str) -> str:
         UsageError: it is at its end.
     """
     try:
-        text = await in_thread(lambda: input(hint))
+        text = await in_thread(lambda: input(printable(hint)))
     except EOFError:
         raise UsageError("Standard input is at its end, and a person's answer is needed. Run this at a terminal, say "
                          "who answers, UserAgent(name, input=function), or submit it and job.answer(text).") from None
@@ -133,5 +134,5 @@ async def line(hint: str) -> str:
 
 def tell(text: str) -> None:
     """Show a line."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(printable(text) + "\n")
     sys.stdout.flush()

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from callsheet.cli.progress import clock
+from callsheet.cli.terminal import say, say_json
 from callsheet.errors import AnswerRefused
 from callsheet.settings import get_settings
 from callsheet.tasks.jobs import Job
@@ -42,24 +43,24 @@ def answer(job_id: str | None, text: str | None, data_text: str | None, question
         _here(job, question_id, [one for one in found if question_id in (None, one.id)])
         return
     question = job.answer(text, data, question=question_id)
-    click.echo(f"Answered {question.agent} of job {question.job_id}.")
+    say(f"Answered {question.agent} of job {question.job_id}.")
 
 
 def _listed(as_json: bool) -> None:
     found = open_questions(get_settings())
     for question in found:
         if as_json:
-            click.echo(json.dumps(asdict(question), ensure_ascii=False))
+            say_json(asdict(question))
             continue
-        click.echo(f"{question.job_id}  {question.id}  {question.agent}  for {clock(time.time() - question.asked)}")
+        say(f"{question.job_id}  {question.id}  {question.agent}  for {clock(time.time() - question.asked)}")
         for line in (question.prompt or "(no question in words)").splitlines():
-            click.echo(f"    {line}")
+            say(f"    {line}")
         if question.problem:
-            click.echo(f"    The answer before did not fit: {question.problem}")
+            say(f"    The answer before did not fit: {question.problem}")
         if question.schema:
-            click.echo(f"    with data: {', '.join(question.schema.get('properties', {}))}")
+            say(f"    with data: {', '.join(question.schema.get('properties', {}))}")
     if not found and not as_json:
-        click.echo("Nothing waits for an answer.", err=True)
+        say("Nothing waits for an answer.", err=True)
 
 
 def _meant(beginning: str) -> list[Question]:
@@ -91,7 +92,7 @@ def _here(job: Job, question_id: str | None, questions: list[Question]) -> None:
         raise AnswerRefused(why_not(job.id, "", question_id, get_settings()))
     if not sys.stdin.isatty():
         question = job.answer(sys.stdin.read().rstrip("\n"), question=questions[0].id)
-        click.echo(f"Answered {question.agent} of job {question.job_id}.")
+        say(f"Answered {question.agent} of job {question.job_id}.")
         return
     for question in questions:
         asyncio.run(put(job, question))

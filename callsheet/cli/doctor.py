@@ -1,12 +1,12 @@
 """`callsheet doctor`: what is wrong, and what to do."""
 
-import json
 import shutil
 import textwrap
 
 import click
 
 from callsheet.cli.checks.findings import Finding
+from callsheet.cli.terminal import say, say_json
 from callsheet.errors import RedisUnavailable, SettingsError
 from callsheet.settings import get_settings
 
@@ -33,7 +33,7 @@ def doctor(ask: bool, strict: bool, as_json: bool) -> None:
     found = _findings(ask)
     if as_json:
         for finding in found:
-            click.echo(json.dumps(finding.to_dict(), ensure_ascii=False))
+            say_json(finding.to_dict())
     else:
         _print(found)
     bad = {"fail", "warn"} if strict else {"fail"}
@@ -74,12 +74,10 @@ def _print(found: list[Finding]) -> None:
             lines += textwrap.wrap(finding.remedy, room - 2, initial_indent="→ ", subsequent_indent="  ")
         subject = finding.subject
         if len(subject) > column:
-            click.echo(f"{click.style(sign, colour)} {subject}")
-            first = indent
-        else:
-            first = f"{click.style(sign, colour)} {subject:<{column}}  "
+            say((sign, {"fg": colour}), f" {subject}")
         for number, line in enumerate(lines):
-            dim = finding.level == "skip"
-            click.echo((indent if number else first) + click.style(line, dim=dim or line.startswith(("→ ", "  "))))
+            first = number == 0 and len(subject) <= column
+            dim = finding.level == "skip" or line.startswith(("→ ", "  "))
+            say(*((sign, {"fg": colour}), f" {subject:<{column}}  ") if first else (indent,), (line, {"dim": dim}))
     counts = {level: sum(finding.level == level for finding in found) for level in _SIGNS}
-    click.echo(f"\n{counts['ok']} right, {counts['warn']} to look at, {counts['fail']} wrong.")
+    say(f"\n{counts['ok']} right, {counts['warn']} to look at, {counts['fail']} wrong.")

@@ -7,6 +7,7 @@ import click
 from callsheet.cli.flower_access import Access
 from callsheet.cli.ports import LOOPBACK, chosen
 from callsheet.cli.stack import python_command
+from callsheet.cli.terminal import say
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import get_settings
 
@@ -45,7 +46,7 @@ def flower(address: str, port: int, options: tuple[str, ...]) -> None:
         shown = f"[{access.address}]" if ":" in access.address else access.address or "0.0.0.0"  # noqa: S104 - shown only
         where = f"http{'s' if access.encrypted else ''}://{shown}:{port}"
     env.setdefault("FLOWER_TASKS_COLUMNS", _COLUMNS)
-    click.echo(f"Flower on {where}, for {settings.redis_address}; {access.told}. Ctrl-C stops it.")
+    say(f"Flower on {where}, for {settings.redis_address}; {access.told}. Ctrl-C stops it.")
     if access.warning:
-        click.echo(access.warning, err=True)
+        say(access.warning, err=True)
     os.execve(command[0], command, env)  # noqa: S606 - the process becomes Flower

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from callsheet import Msg
+from callsheet.cli.terminal import say, say_json
 from callsheet.hub import HubEvent, HubInfo, Member, listen
 from callsheet.hub.place import the_hubs
 from callsheet.hub.refusals import checked_name, missing
@@ -39,11 +40,11 @@ def list_(most: int, as_json: bool) -> None:
     found = _run(the_hubs().listed(most))
     for info in found:
         if as_json:
-            click.echo(json.dumps(_data(info)))
+            say_json(_data(info))
         else:
-            click.echo(f"{info.name:40} {info.members:>5} members {info.messages:>7} messages  {_when(info.used)}")
+            say(f"{info.name:40} {info.members:>5} members {info.messages:>7} messages  {_when(info.used)}")
     if not found and not as_json:
-        click.echo("No hubs are open.", err=True)
+        say("No hubs are open.", err=True)
 
 
 def _data(info: HubInfo) -> dict[str, Any]:
@@ -70,15 +71,15 @@ def show(name: str, as_json: bool) -> None:
     info, members = _run(look())
     if as_json:
         seats = [{"id": one.id, "agent": one.label, "eager": one.eager, "behind": one.behind} for one in members]
-        click.echo(json.dumps({**_data(info), "seats": seats}))
+        say_json({**_data(info), "seats": seats})
         return
     state = f"closed at {_when(info.closed)}" if info.closed is not None else "open"
     if info.closed is None:
         state += ", until it is closed" if info.kept else f" in {info.openers} program{'s' * (info.openers != 1)}"
-    click.echo(f"{info.name}: {state}; opened at {_when(info.created)}; {info.messages} messages; replies are "
+    say(f"{info.name}: {state}; opened at {_when(info.created)}; {info.messages} messages; replies are "
                f"{'shared' if info.auto else 'not shared'}")
     for one in sorted(members, key=lambda one: (one.label, one.id)):
-        click.echo(f"  {one.label:30} {one.id:34} {one.behind:>6} behind{'  eager' if one.eager else ''}")
+        say(f"  {one.label:30} {one.id:34} {one.behind:>6} behind{'  eager' if one.eager else ''}")
 
 
 @hub.command()
@@ -109,24 +110,24 @@ def tail(name: str, last: int, since: str | None, no_follow: bool, as_json: bool
             if no_follow and event.number >= said:
                 return
     except KeyboardInterrupt:
-        click.echo(err=True)
+        say(err=True)
 
 
 def _show(event: HubEvent, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"id": event.id, "number": event.number, "sender": event.sender, "time": event.time,
-                               "missing": event.missing, "msg": event.msg.to_dict()}, ensure_ascii=False))
+        say_json({"id": event.id, "number": event.number, "sender": event.sender, "time": event.time,
+                  "missing": event.missing, "msg": event.msg.to_dict()})
         return
     blocks = [block["text"] if block["type"] == "text" else json.dumps(block, ensure_ascii=False)
               for block in event.msg.get_content_blocks()]
-    click.echo(f"{_when(event.time)}  {event.msg.name}: " + "\n    ".join(blocks))
+    say(f"{_when(event.time)}  {event.msg.name}: " + "\n    ".join(blocks))
 
 
-@hub.command()
+@hub.command("say")
 @click.argument("name")
 @click.argument("text")
 @click.option("--as", "sender", default="user", show_default=True, metavar="NAME", help="Who says it.")
 @click.option("--role", default="user", show_default=True, type=click.Choice(["user", "assistant", "system"]))
-def say(name: str, text: str, sender: str, role: Any) -> None:
+def say_(name: str, text: str, sender: str, role: Any) -> None:
     """Say something in a hub that is open; prints the event's id."""
-    click.echo(say_in(name, Msg(sender, text, role)))
+    say(say_in(name, Msg(sender, text, role)))

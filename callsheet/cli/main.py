@@ -3,12 +3,16 @@
 import difflib
 import importlib
 import os
+import sys
+import traceback
 from typing import Any
 
 import click
 
 import callsheet
+from callsheet.cli.terminal import say
 from callsheet.errors import CallsheetError, JobError
+from callsheet.messages.printable import printable
 
 #: Where each command is; a module is imported when its command is asked for.
 COMMANDS = {
@@ -56,9 +60,13 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except CallsheetError as exc:
             if ctx.params.get("debug"):
+                sys.excepthook = lambda _, error, where: say("".join(traceback.format_exception(error)), err=True)
                 raise
             text = exc.message if isinstance(exc, JobError) else str(exc)
-            raise click.ClickException(text) from None
+            raise click.ClickException(printable(text)) from None
+        except click.ClickException as exc:
+            exc.message = printable(exc.message)  # type: ignore[misc]
+            raise
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -1,9 +1,9 @@
 """`callsheet run --stream`: what the agents print, as it comes."""
 
-import click
 
 from callsheet.agents.console import print_to_console
 from callsheet.cli.progress import Display
+from callsheet.cli.terminal import say
 from callsheet.errors import JobError
 from callsheet.tasks.events import Event
 from callsheet.tasks.jobs import Job
@@ -42,4 +42,4 @@ class Prints:
         elif self._alone:
             print_to_console(event.msg, event.last)
         elif event.last:
-            click.echo(f"{source}: {event.msg.name}: {event.msg.get_text_content() or '(no text)'}")
+            say(f"{source}: {event.msg.name}: {event.msg.get_text_content() or '(no text)'}")

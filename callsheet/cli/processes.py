@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from callsheet.messages.printable import printable
+
 _PR_SET_PDEATHSIG = 1
 _TAIL = 16 * 1024  # bytes of a log that are looked at for its last lines
 
@@ -88,7 +90,7 @@ class Process:
 
     def failure(self) -> str:
         """How it ended, with the last lines of its log."""
-        lines = [line for line in self.log_text().splitlines() if line.strip()][-12:]
+        lines = [line for line in printable(self.log_text()).split("\n") if line.strip()][-12:]
         shown = "\n".join(f"    {line}" for line in lines) or "    (nothing)"
         return f"The {self.name} ended with {exit_text(self.ended)}. Last lines of {self.service.log}:\n{shown}"
 

@@ -5,9 +5,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from callsheet.cli.terminal import Text, say
 
 _PLAIN_EVERY = 5.0  # seconds
 
@@ -109,11 +110,11 @@ class Display:
                 f"{tally.failed} failed  {tally.running} running  {tally.rate:.1f}/s  ETA {tally.eta}"))
         elif time.monotonic() - self._shown >= _PLAIN_EVERY:
             self._shown = time.monotonic()
-            click.echo(tally.line(), err=True)
+            say(tally.line(), err=True)
 
     def say(self, text: str) -> None:
         """A line of its own, above the live one."""
         if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._bar.console.print(Text(text))
         else:
-            click.echo(text, err=True)
+            say(text, err=True)

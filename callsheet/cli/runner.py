@@ -22,6 +22,7 @@ from callsheet.cli.spent import in_words, spent
 from callsheet.cli.stack import Plan, Stack, claimed, write_info
 from callsheet.cli.supervisor import Interrupted, Interrupts
 from callsheet.cli.target import Loaded, load
+from callsheet.cli.terminal import say
 from callsheet.cli.under_way import fates
 from callsheet.settings import Settings, get_settings, use_settings
 
@@ -99,11 +100,11 @@ class Runner:
             done = sum(map(results.is_done, survey.ids))
             tally = Tally(len(survey.ids), done)
             if done == len(survey.ids):
-                click.echo(f"All {done} inputs have a result in {self.order.output} already: nothing to do. "
+                say(f"All {done} inputs have a result in {self.order.output} already: nothing to do. "
                            "--no-resume runs them again.")
                 return self._end(survey, sent, results, tally, said=True)
             if done:
-                click.echo(f"Resuming: {done} of {len(survey.ids)} inputs have a result already.", err=True)
+                say(f"Resuming: {done} of {len(survey.ids)} inputs have a result already.", err=True)
             try:
                 with self._workers() as (settings, workers):
                     self._batch(settings, workers, sent, results, tally)
@@ -122,7 +123,7 @@ class Runner:
         for item in self.inputs:
             if isinstance(item, Malformed):
                 survey.malformed.append(item)
-                click.echo(f"Malformed: {item.source}: {item.why}", err=True)
+                say(f"Malformed: {item.source}: {item.why}", err=True)
             else:
                 survey.ids.append(item.id)
         skipped = {why: count for why, count in self.inputs.skipped.items() if count}
@@ -184,12 +185,12 @@ class Runner:
         with claimed(order.data):
             stack = Stack(plan, self.interrupts)
             try:
-                click.echo("Starting Redis and workers ...", err=True)
+                say("Starting Redis and workers ...", err=True)
                 stack.start()
                 write_info(order.data, {"redis": stack.settings.redis_address})
                 yield stack
             finally:
-                click.echo("Stopping Redis and workers ...", err=True)
+                say("Stopping Redis and workers ...", err=True)
                 # Nobody needs to hear that the connection to a Redis that is stopped broke.
                 logging.getLogger("callsheet.resources.subscriptions").setLevel(logging.ERROR)
                 stack.stop()
@@ -238,18 +239,18 @@ class Runner:
                 self._tidy()
         if not said:
             before = f" ({tally.skipped} of them before)" if tally.skipped else ""
-            click.echo(f"{tally.total} inputs: {tally.ok + tally.skipped} ok{before}, {tally.failed} failed, in "
+            say(f"{tally.total} inputs: {tally.ok + tally.skipped} ok{before}, {tally.failed} failed, in "
                        f"{clock(tally.elapsed)} ({tally.rate:.1f}/s). Results: {self.order.output}")
             if tally.spent:
-                click.echo(f"Used: {tally.spent}")
+                say(f"Used: {tally.spent}")
         if survey.skipped:
-            click.echo(f"Left out: {survey.skipped}")
+            say(f"Left out: {survey.skipped}")
         if survey.malformed:
-            click.echo(f"{len(survey.malformed)} malformed, not run:")
+            say(f"{len(survey.malformed)} malformed, not run:")
             for item in survey.malformed[:_NAMED]:
-                click.echo(f"  {item.source}: {item.why}")
+                say(f"  {item.source}: {item.why}")
             if len(survey.malformed) > _NAMED:
-                click.echo("  and others, named above")
+                say("  and others, named above")
         return 1 if tally.failed or survey.malformed else 0
 
     def _tidy(self) -> None:
@@ -266,5 +267,5 @@ class Runner:
             meanwhile = "What was waiting stays in Redis' file."
         else:
             meanwhile = f"Jobs that go on at the workers: {tally.running}."
-        click.echo(f"\nInterrupted: {tally.done} of {tally.total} inputs have a result in {self.order.output}, {left} "
+        say(f"\nInterrupted: {tally.done} of {tally.total} inputs have a result in {self.order.output}, {left} "
                    f"have none. {meanwhile}\nTo go on, give the same command again.", err=True)

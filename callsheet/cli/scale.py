@@ -9,6 +9,7 @@ import click
 from callsheet.cli.fleet import Fleet, Plan
 from callsheet.cli.stack import claimed, write_info
 from callsheet.cli.supervisor import Interrupts
+from callsheet.cli.terminal import say
 from callsheet.errors import SettingsError
 from callsheet.resources.redis import sync_client, translated
 from callsheet.scaling import Limits
@@ -92,12 +93,12 @@ def scale(kind: str, minimum: int, maximum: int, data: Path | None, options: tup
         sync_client(settings).ping()
     with claimed(folder, "--data"), Interrupts().caught() as interrupts:
         write_info(folder, {"redis": settings.redis_address})
-        say(f"{minimum} to {maximum} {kind} workers of {plan.per_worker} calls each, for {settings.redis_address}; "
+        tell(f"{minimum} to {maximum} {kind} workers of {plan.per_worker} calls each, for {settings.redis_address}; "
             f"logs in {folder / 'logs'}. Ctrl-C drains them.")
-        Fleet(plan, settings, say).run(interrupts)
-        say("all workers have ended.")
+        Fleet(plan, settings, tell).run(interrupts)
+        tell("all workers have ended.")
 
 
-def say(text: str) -> None:
+def tell(text: str) -> None:
     """Show a line, with the time."""
-    click.echo(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {text}")
+    say(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {text}")

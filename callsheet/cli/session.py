@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from callsheet import sessions
+from callsheet.cli.terminal import say, say_json, say_lines
 from callsheet.messages import Msg
 
 
@@ -31,13 +32,13 @@ def list_(most: int, as_json: bool) -> None:
     found = sessions.list(most)
     for one in found:
         if as_json:
-            click.echo(json.dumps({"id": one.id, "class": one.cls, "turns": one.turns, "created": one.created,
-                                   "updated": one.updated}))
+            say_json({"id": one.id, "class": one.cls, "turns": one.turns, "created": one.created,
+                      "updated": one.updated})
         else:
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.updated))
-            click.echo(f"{one.id:40} {one.turns:>6} turns  {when}  {one.cls}")
+            say(f"{one.id:40} {one.turns:>6} turns  {when}  {one.cls}")
     if not found and not as_json:
-        click.echo("No states are kept.", err=True)
+        say("No states are kept.", err=True)
 
 
 @session.command()
@@ -46,9 +47,9 @@ def list_(most: int, as_json: bool) -> None:
 def show(session_id: str, original: bool) -> None:
     """What an agent remembers: its registered attributes and its messages."""
     for path, value in sorted(sessions.state(session_id).items()):
-        click.echo(f"{path} = {json.dumps(value, ensure_ascii=False)}")
+        say(f"{path} = {json.dumps(value, ensure_ascii=False)}")
     for msg in sessions.messages(session_id, original):
-        click.echo(_shown(msg))
+        say(_shown(msg))
 
 
 def _shown(msg: Msg) -> str:
@@ -64,7 +65,7 @@ def export(session_id: str, output: Path | None) -> None:
     """Write a state as JSON lines, which `import` reads."""
     text = sessions.export(session_id)
     if output is None:
-        click.echo(text, nl=False)
+        say_lines(text)
     else:
         output.write_text(text, encoding="utf-8")
 
@@ -76,7 +77,7 @@ def export(session_id: str, output: Path | None) -> None:
 def import_(file: Path, session_id: str | None, replace: bool) -> None:
     """Keep a state that `export` wrote; `-` reads standard input."""
     text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    click.echo(sessions.put(text, session_id, replace))
+    say(sessions.put(text, session_id, replace))
 
 
 @session.command()
@@ -86,7 +87,7 @@ def import_(file: Path, session_id: str | None, replace: bool) -> None:
 def fork(session_id: str, new_id: str, replace: bool) -> None:
     """Copy a state to another id."""
     sessions.fork(session_id, new_id, replace)
-    click.echo(new_id)
+    say(new_id)
 
 
 @session.command()

@@ -1,11 +1,11 @@
 """`callsheet show`: the tree of a job."""
 
-import json
 import os
 from pathlib import Path
 
 import click
 
+from callsheet.cli.terminal import say, say_json
 from callsheet.settings import get_settings
 
 PIPED = 160
@@ -34,7 +34,7 @@ def show(job_id: str, page: Path | None, as_json: bool, most: int) -> None:
     if as_json:
         from callsheet.cli.tree_json import as_data
 
-        click.echo(json.dumps(as_data(tree), ensure_ascii=False))
+        say_json(as_data(tree))
     elif page is not None:
         from callsheet.cli.tree_page import written
 
@@ -42,7 +42,7 @@ def show(job_id: str, page: Path | None, as_json: bool, most: int) -> None:
             page.write_text(written(tree), encoding="utf-8")
         except OSError as exc:
             raise click.ClickException(f"{page} cannot be written: {exc.strerror}.") from None
-        click.echo(f"Written: {page.resolve().as_uri()}")
+        say(f"Written: {page.resolve().as_uri()}")
     else:
         from rich.console import Console
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from callsheet.cli.terminal import say
 from callsheet.models.stub.app import StubApp
 from callsheet.models.stub.behaviour import Behaviour
 from callsheet.models.stub.server import start
@@ -45,7 +46,7 @@ def stub_model(host: str, port: int, **how: Any) -> None:
         _run(Behaviour(**how), host, port)
     except OSError as exc:
         reason = exc.strerror or str(exc)
-        click.echo(f"Cannot listen on {host}:{port}: {reason}. Give another --port, or end what uses it.", err=True)
+        say(f"Cannot listen on {host}:{port}: {reason}. Give another --port, or end what uses it.", err=True)
         raise SystemExit(1) from None
 
 
@@ -66,7 +67,7 @@ async def _serve(behaviour: Behaviour, host: str, port: int) -> None:
     runner, port = await start(StubApp(behaviour), host, port)
     reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what the user gave
     shown = f"[{reached}]" if ":" in reached else reached
-    click.echo(f"Stub model on http://{shown}:{port}/v1. Point callsheet at it: "
+    say(f"Stub model on http://{shown}:{port}/v1. Point callsheet at it: "
                f"CALLSHEET_ENDPOINTS__OPENAI__BASE_URL=http://{shown}:{port}/v1")
     try:
         await stop.wait()

@@ -4,9 +4,8 @@ import time
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
+from callsheet.cli.terminal import Table, Text
 from callsheet.cli.top_look import Look, Quota, Rates, quota_words
 from callsheet.cli.tree_rows import seconds
 

@@ -3,9 +3,8 @@
 import textwrap
 from collections.abc import Iterator
 
-from rich.text import Text
-
 from callsheet.cli.spent import in_words as usage_in_words
+from callsheet.cli.terminal import Text
 from callsheet.cli.tree_rows import Row, Sums, cost, in_words, remarks, rows, seconds, sums, tokens
 from callsheet.tasks.tree.nodes import CallNode, JobNode
 

@@ -9,6 +9,7 @@ import click
 
 from callsheet.cli.stack import Plan, Stack, claimed, write_info
 from callsheet.cli.supervisor import Interrupted, Interrupts, ServiceFailed
+from callsheet.cli.terminal import say
 
 
 def autoscale(ctx: click.Context, param: click.Parameter, value: str) -> str:
@@ -66,24 +67,24 @@ def up(io: str, cpu: str, modules: tuple[str, ...] | None, redis_port: int, redi
                 path=(Path.cwd(),), patience=patience)
     with claimed(data), Interrupts().caught() as interrupts:
         stack = Stack(plan, interrupts)
-        click.echo("Starting ...")
+        say("Starting ...")
         try:
             stack.start()
             write_info(data, {"redis": stack.settings.redis_address})
-            click.echo(_table(stack))
+            say(_table(stack))
             stack.supervisor.watch()
         except Interrupted:
             pass
         except ServiceFailed as exc:
             exc.show()
-            click.echo("Stopping the others ...", err=True)
+            say("Stopping the others ...", err=True)
             raise SystemExit(1) from None
         else:
-            click.echo("\nStopping: running calls are given "
+            say("\nStopping: running calls are given "
                        f"{patience:g} s to end; Ctrl-C again hurries ...")
         finally:
             stack.stop()
-        click.echo("Stopped.")
+        say("Stopped.")
 
 
 def _table(stack: Stack) -> str:

@@ -9,12 +9,14 @@ from itertools import islice
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from callsheet.agents import AgentBase, CallOptions
 from callsheet.agents.dispatch import dispatcher
 from callsheet.errors import AgentFailed, CallsheetError, CannotTravel, JobError, PayloadExpired, UsageError
 from callsheet.messages import Msg
+from callsheet.messages.printable import printable
 from callsheet.settings import get_settings
 from callsheet.tasks.inline import InlineDispatcher
 from callsheet.tasks.jobs import Job, cancel_all
@@ -135,7 +137,7 @@ class Batch:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                    TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(self._target.label, total=self._total)
+            task = bar.add_task(escape(printable(self._target.label)), total=self._total)
             yield lambda: bar.advance(task)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from callsheet.errors import CallsheetError
+from callsheet.messages.printable import printable
 from callsheet.settings import Settings, get_settings
 from callsheet.settings.secrets import HIDDEN, names_a_secret, remembered, without_keys
 from callsheet.tasks.payloads import REF
@@ -128,7 +129,7 @@ def _joined(parts: Iterable[str], count: int, between: str = ", ") -> str:
 def _text(text: str, secrets: frozenset[str]) -> str:
     """A text on one line, without secrets, cut."""
     read = text[:_READ]
-    line = " ".join(without_keys(read, secrets).split())
+    line = printable(" ".join(without_keys(read, secrets).split()))
     return f"{line[:_LONGEST_TEXT]}…" if len(line) > _LONGEST_TEXT or len(text) > _READ else line
 
 

@@ -34,7 +34,7 @@ def filled(call_id: str, label: str, meta: dict[str, Any] | None, live: LiveCall
         node.retries, node.idle, node.usage = record.retries, record.idle, record.usage
         node.more_jobs = record.more_children
     if meta is not None:
-        node.status = meta["status"]
+        node.status = str(meta["status"])
         if node.status in (states.FAILURE, states.RETRY, states.REVOKED):
             node.error = error_of(meta, node.label, call_id)
     if live is not None and (meta is None or not ready(meta)):
