@@ -184,6 +184,12 @@ def test_data_that_do_not_fit_and_text_instead_of_data_are_answered() -> None:
     assert "generate_response" in str(agent.model.calls[2].messages[-1])  # type: ignore[attr-defined]
 
 
+def test_a_reply_without_the_data_that_it_needs_says_so() -> None:
+    agent = agent_with([tool_call("add", a=1), tool_call("add", a=2), "I know none."], add, max_iters=1)
+    reply = run(agent, ASK, structured_model=Total)
+    assert (reply.get_text_content(), reply.metadata) == ("I know none.", {"_no_data": True})
+
+
 def test_the_finish_tool_exists_only_while_data_are_asked_for() -> None:
     agent = agent_with([tool_call("generate_response", amount=1), "One.", tool_call("generate_response", amount=2),
                         "Two."])

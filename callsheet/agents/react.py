@@ -1,6 +1,7 @@
 """ReActAgent: an agent whose model reasons and calls tools until it has an answer."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, ClassVar, Literal
@@ -13,10 +14,13 @@ from callsheet.errors import UsageError
 from callsheet.formatters import FormatterBase
 from callsheet.memory import InMemoryMemory, MemoryBase
 from callsheet.messages import Msg, ToolUseBlock
+from callsheet.messages.forms import form_of
 from callsheet.models import ChatModelBase, ChatResponse
 from callsheet.tools import Toolkit, ToolResponse
 from callsheet.tools.groups import META_TOOL
 from callsheet.tools.response import INTERRUPTED, NOTHING, text_block
+
+log = logging.getLogger(__name__)
 
 ToolChoice = Literal["auto", "none", "required"]
 _BROKEN_OFF = "<system-info>This tool call was broken off: there is no result.</system-info>"
@@ -89,10 +93,10 @@ class ReActAgent(AgentBase):
         Args:
             msg: remembered first.
             structured_model: the form of data that the answer's `metadata` must have; the model gives them by
-                calling `generate_response`. If it has not when `max_iters` is reached, `metadata` is {}.
+                calling `generate_response`. If it has not when `max_iters` is reached, `metadata` has `_no_data`.
 
         Raises:
-            UsageError: `structured_model` is no pydantic model.
+            UsageError: `structured_model` is no pydantic model, or none that a provider can be asked for.
             EndpointError: the model could not be asked. Errors of tools are told the model.
         """
         course = Course(self, self.memory, structured_model, self._finish_tool(structured_model))
@@ -141,7 +145,10 @@ class ReActAgent(AgentBase):
                 choice = "required"
                 await self._hint(course, _GO_ON.format(name=self.finish_function_name))
         summary = await self._summarizing()
-        summary.metadata = course.data or {}
+        missing = {"_no_data": True} if course.form is not None and course.data is None else {}
+        if missing:
+            log.warning("reply_without_data agent=%s: none came in %d rounds", self.label, self.max_iters)
+        summary.metadata = {**summary.metadata, **(course.data or missing)}
         await self.memory.add(summary)
         return summary
 
@@ -268,7 +275,7 @@ class ReActAgent(AgentBase):
         form = self._course().form
         if form is None:
             return ToolResponse([text_block("No data are asked for: answer in words.")], {"success": False})
-        data = form.model_validate(kwargs).model_dump(mode="json")
+        data = form_of(form).read(kwargs)
         return ToolResponse([text_block("The data are complete.")], {"success": True, "structured_output": data})
 
     # Small things -------------------------------------------------------------------------------------
@@ -284,6 +291,7 @@ class ReActAgent(AgentBase):
             return None
         if not (isinstance(form, type) and issubclass(form, BaseModel)):
             raise UsageError(f"structured_model is {form!r:.200}: a subclass of pydantic's BaseModel is needed.")
+        form_of(form)  # before anything is paid
         finish = Toolkit()
         finish.middlewares = self.toolkit.middlewares
         finish.register_tool_function(getattr(self, self.finish_function_name), func_name=self.finish_function_name)

@@ -14,6 +14,7 @@ import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from callsheet.errors import UsageError
+from callsheet.messages.forms import form_of
 from callsheet.models.base import ChatResponse, ChatUsage
 from callsheet.models.exchange import fitting
 from callsheet.models.remote import Messages, check_messages, one_of
@@ -94,7 +95,7 @@ class GeminiChatModel(SdkChatModel):
             config.setdefault("thinking_config", self.thinking_config)
         if structured_model is not None:
             config |= {"response_mime_type": "application/json",
-                       "response_json_schema": structured_model.model_json_schema()}
+                       "response_json_schema": form_of(structured_model).schema}
         elif tools:
             config["tools"] = [{"function_declarations": [_declared(tool) for tool in tools]}]
             if choice:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, SecretStr
 
+from callsheet.messages.forms import form_of
 from callsheet.models.answer import Answer
 from callsheet.models.base import ChatResponse
 from callsheet.models.call import Call
@@ -65,7 +66,7 @@ class OllamaChatModel(OpenAIChatModel):
             body.pop(name, None)
         own = {"keep_alive": self.keep_alive, "options": self.options, "think": self.enable_thinking}
         if options.structured:
-            own["format"] = options.structured.model_json_schema()
+            own["format"] = form_of(options.structured).schema
         for name, value in own.items():
             if value is not None:
                 body.setdefault(name, value)

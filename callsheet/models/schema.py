@@ -4,19 +4,24 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from callsheet.messages.forms import form_of
+
+_NOT_STRICT = frozenset({"oneOf", "allOf", "not", "if", "prefixItems", "uniqueItems", "patternProperties",
+                         "propertyNames", "contains", "dependentRequired", "dependentSchemas", "unevaluatedProperties"})
+
 
 def response_format(model: type[BaseModel]) -> dict[str, Any]:
     """The `response_format` that makes an endpoint answer with this model's data."""
-    schema, strict = _strict(model.model_json_schema())
+    loose = form_of(model).schema
+    schema, strict = _strict(loose)
     return {"type": "json_schema",
-            "json_schema": {"name": _name(model), "schema": schema if strict else model.model_json_schema(),
-                            "strict": strict}}
+            "json_schema": {"name": _name(model), "schema": schema if strict else loose, "strict": strict}}
 
 
 def as_tool(model: type[BaseModel]) -> dict[str, Any]:
     """A tool whose arguments are this model's data, for endpoints without `response_format`."""
     return {"type": "function",
-            "function": {"name": _name(model), "parameters": model.model_json_schema(),
+            "function": {"name": _name(model), "parameters": form_of(model).schema,
                          "description": (model.__doc__ or "Give the answer in this form.").strip()}}
 
 
@@ -27,7 +32,7 @@ def _name(model: type[BaseModel]) -> str:
 def _strict(node: Any) -> tuple[Any, bool]:
     """The schema with every object closed and every field required, and whether that could be done.
 
-    It cannot where keys are free, as in `dict[str, int]`.
+    It cannot where keys or values are free, as in `dict[str, Any]`, nor with keywords that are not enforced.
     """
     if isinstance(node, list):
         parts = [_strict(item) for item in node]
@@ -36,7 +41,7 @@ def _strict(node: Any) -> tuple[Any, bool]:
         return node, True
     if "$ref" in node:
         return {"$ref": node["$ref"]}, True  # nothing may stand beside a reference
-    fine = True
+    fine = bool(node) and not _NOT_STRICT & node.keys()
     out: dict[str, Any] = {}
     for key, value in node.items():
         if key == "default":

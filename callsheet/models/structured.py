@@ -1,14 +1,25 @@
 """Answers in a form given as a pydantic model: checked, and asked for once more where they do not fit."""
 
+import json
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from callsheet.messages.forms import form_of
 from callsheet.models.base import ChatUsage
 from callsheet.models.errors import EndpointError
 
 SHOWN_PROBLEMS = 5
 """Fields that are named of those that do not fit."""
+
+MOST_STARTS = 64
+"""Places in an answer at which data are looked for."""
+
+_THOUGHTS = re.compile(r"</think(?:ing)?>|\[/THINK\]")
+_START = re.compile(r"[{\[]")
+_decoder = json.JSONDecoder()
 
 
 class Misfit(Exception):
@@ -42,13 +53,40 @@ def problems_of(exc: ValidationError) -> str:
 
 
 def read_fitting(model: type[BaseModel], text: str) -> dict[str, Any]:
-    """The data of an answer's text, which may stand in a code fence.
+    """The data of an answer's text, which may stand in a code fence, behind thoughts or amid prose.
 
     Raises:
         ValidationError: it does not fit.
     """
-    fenced = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
-    return model.model_validate_json(fenced).model_dump(mode="json")
+    form, wrong = form_of(model), None
+    for candidate in _candidates(text):
+        try:
+            return form.read(candidate)
+        except ValidationError as exc:
+            if wrong is None or wrong.errors()[0]["type"] == "json_invalid":
+                wrong = exc  # what is JSON, and does not fit, tells more
+    assert wrong is not None
+    raise wrong
+
+
+def _candidates(text: str) -> Iterator[str]:
+    """Where an answer's data may be: all of it; what follows the thoughts; the JSON texts in that, the last first."""
+    yield text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
+    after = _THOUGHTS.split(text)[-1]
+    if after != text:
+        yield after.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
+    found: list[str] = []
+    start = 0
+    for _ in range(MOST_STARTS):
+        beginning = _START.search(after, start)
+        if beginning is None:
+            break
+        try:
+            _, start = _decoder.raw_decode(after, beginning.start())
+            found.append(after[beginning.start():start])
+        except (ValueError, RecursionError):
+            start = beginning.start() + 1
+    yield from reversed(found)
 
 
 def added(one: ChatUsage | None, other: ChatUsage | None) -> ChatUsage | None:

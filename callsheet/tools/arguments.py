@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from callsheet.messages import ToolUseBlock
+from callsheet.messages.forms import form_of
 from callsheet.tools.registered import RegisteredToolFunction
 from callsheet.tools.signature import problems_of, shown
 
@@ -44,10 +45,12 @@ def _problems(tool: RegisteredToolFunction, found: dict[str, Any]) -> Iterator[s
     signature = tool.signature
     own = found
     if tool.extended_model is not None:
-        names = {field.alias or name for name, field in tool.extended_model.model_fields.items()}
-        own = {name: value for name, value in found.items() if name not in names}
+        form = form_of(tool.extended_model)
+        own = {name: value for name, value in found.items() if name not in form.schema.get("properties", {})}
+        # Where any name is taken, one that the schema does not show may be a field's too.
+        mine = signature.fields if signature is not None and signature.open else own
         try:
-            tool.extended_model.model_validate({name: value for name, value in found.items() if name in names})
+            form.read({name: value for name, value in found.items() if name not in mine})
         except ValidationError as exc:
             yield from problems_of(exc)
     for name in own:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from callsheet.errors import ToolError, UsageError
 from callsheet.messages import ToolUseBlock
+from callsheet.messages.forms import form_of
 from callsheet.settings.queues import wrong_with_name
 from callsheet.tools.response import ToolResponse
 from callsheet.tools.signature import Signature, signature_of, without_titles
@@ -147,7 +148,7 @@ class RegisteredToolFunction:
         """
         if self.extended_model is None:
             return self.json_schema
-        more = without_titles(self.extended_model.model_json_schema())
+        more = without_titles(form_of(self.extended_model).schema)
         merged = deepcopy(self.json_schema)
         parameters = merged["function"]["parameters"]
         for name, schema in more.get("properties", {}).items():

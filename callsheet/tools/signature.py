@@ -9,19 +9,13 @@ from weakref import WeakKeyDictionary
 
 import docstring_parser
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from pydantic.json_schema import GenerateJsonSchema
 
 from callsheet.errors import ToolError
+from callsheet.messages.forms import QuietSchema
 
 _CONFIG = ConfigDict(arbitrary_types_allowed=True)
 _SUBSCHEMAS = ("properties", "$defs", "patternProperties")  # their keys are names, not keywords
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-
-
-class _Quiet(GenerateJsonSchema):
-    """Leaves defaults out that are not JSON, and says nothing."""
-
-    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 - as the base has it
 
 
 @dataclass(frozen=True)
@@ -153,12 +147,12 @@ def _modelled(function: Callable[..., Any], fields: dict[str, Any]) -> tuple[typ
     """The pydantic model of a function's parameters, and its schema."""
     try:
         model = create_model("Arguments", __config__=_CONFIG, **fields)
-        return model, model.model_json_schema(schema_generator=_Quiet)
+        return model, model.model_json_schema(schema_generator=QuietSchema)
     except Exception as exc:  # pydantic has several for what it cannot show
         for field, (_, info) in fields.items():
             try:
                 create_model("Argument", __config__=_CONFIG, **{field: fields[field]}).model_json_schema(
-                    schema_generator=_Quiet)
+                    schema_generator=QuietSchema)
             except Exception as cause:
                 why = str(cause).partition("\n")[0]
                 raise ToolError(f"The parameter {info.alias!r} of the tool {name_of(function)} has no JSON schema: "
