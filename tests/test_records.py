@@ -60,7 +60,7 @@ def test_usage_is_read_from_any_pieces_of_any_providers_body(which: str, cuts: l
     edges = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
     for start, end in itertools.pairwise(edges):
         reader.feed(body[start:end])
-    assert (reader.input_tokens, reader.output_tokens, reader.cached_tokens) == (12, 34, 5)
+    assert (*reader.tokens[:3],) == (12, 34, 5)
 
 
 @given(cuts=st.lists(st.integers(0, 400), max_size=30))
@@ -71,7 +71,7 @@ def test_ollamas_counts_are_read_from_any_pieces(cuts: list[int]) -> None:
     body, reader = "".join(json.dumps(event) + "\n" for event in events).encode(), UsageReader()
     for start, end in itertools.pairwise([0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]):
         reader.feed(body[start:end])
-    assert (reader.input_tokens, reader.output_tokens, reader.cached_tokens) == (12, 34, None)
+    assert (*reader.tokens[:3],) == (12, 34, None)
 
 
 @given(body=st.binary(max_size=400), pieces=st.integers(1, 20))
@@ -79,7 +79,7 @@ def test_bytes_that_hold_no_usage_tell_nothing_and_are_not_kept(body: bytes, pie
     reader = UsageReader()
     for _ in range(pieces):
         reader.feed(body.replace(b'"usage', b""))
-    assert reader.input_tokens is None
+    assert reader.tokens.input is None
     assert len(reader._rest) <= 64
 
 

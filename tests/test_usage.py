@@ -22,6 +22,7 @@ from callsheet.resources.accounts import NAMES, OTHERS, JobUsage, add_numbers, g
 from callsheet.resources.books import Batch, Books, job_usage
 from callsheet.resources.context import MOST_PARENTS, CallContext, call_context, child_context
 from callsheet.resources.record import CallRecord
+from callsheet.resources.tokens import Tokens
 from callsheet.settings import Settings, use_settings
 from tests.agents.spenders import Idle, Spends, SpendsInProcess
 from tests.services import RedisServer, Worker, wait_for, worker
@@ -227,8 +228,8 @@ def test_nothing_is_kept_of_inline_jobs_that_are_gone(inline_endpoint: StubModel
 
 def record(job: str | None = "j", **more: Any) -> CallRecord:
     parents = more.pop("parents", ())
-    given = {"endpoint": "e", "model": "m", "started": 100.0, "finished": 101.5, "status": 200, "input_tokens": 10,
-             "output_tokens": 5, **more}
+    given = {"endpoint": "e", "model": "m", "started": 100.0, "finished": 101.5, "status": 200,
+             "tokens": Tokens(10, 5), **more}
     return CallRecord(context=CallContext(job=job, call=job, agent="A(a)", tenant="t", parents=parents), **given)
 
 
@@ -257,12 +258,12 @@ def test_many_rows_end_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_a_record_counts() -> None:
     with use_settings(Settings.load(prices={"m": {"input": 2, "output": 4, "cached": 1}})):
-        numbers = accounts.numbers_of(record(cached_tokens=4, retries=2, queued=0.25, paused=0.5))
+        numbers = accounts.numbers_of(record(tokens=Tokens(10, 5, 4), retries=2, queued=0.25, paused=0.5))
         assert Usage.from_numbers(numbers) == Usage(
             calls=1, retries=2, input_tokens=10, output_tokens=5, cached_tokens=4, cost=(6 * 2 + 4 + 20) / 1e6,
             waited=0.75, seconds=1.5)
         assert Usage.from_numbers(accounts.numbers_of(record(model="other"))).unpriced == 1
-        nothing = record(input_tokens=None, output_tokens=None, status=None, error="ConnectError", fallback="f")
+        nothing = record(tokens=Tokens(), status=None, error="ConnectError", fallback="f")
         assert Usage.from_numbers(accounts.numbers_of(nothing)) == Usage(
             calls=1, errors=1, fallbacks=1, seconds=1.5)
 

@@ -12,12 +12,14 @@ from typing import Any, ClassVar
 import httpx
 from pydantic import BaseModel, SecretStr
 
-from callsheet.models.answer import block, tool_block
+from callsheet.models.answer import MOST_CALLS, ToolCall, TooManyCalls, tool_blocks
 from callsheet.models.base import ChatResponse, ChatUsage
 from callsheet.models.exchange import fitting
+from callsheet.models.growing import Pace, Text
 from callsheet.models.remote import Messages, check_messages, one_of
 from callsheet.models.schema import as_tool
 from callsheet.models.sdk import HEADER, SdkCall, SdkChatModel, no_cookies, unusable
+from callsheet.resources.tokens import numbers_in, tokens_of
 from callsheet.settings import Endpoint
 
 log = logging.getLogger(__name__)
@@ -156,7 +158,7 @@ class AnthropicChatModel(SdkChatModel):
         async for event in events:
             if event.type == "message_stop":
                 ended = True
-            elif message.take(event):
+            elif message.take(event) and message.due:
                 yield message.response()
         if not message.finish and not ended:
             if message.blocks or not call.seen.head.lstrip().startswith((b"<", b"{", b"[")):
@@ -185,16 +187,23 @@ class _Message:
         self._started = started
         self._id: str | None = None
         self._usage: dict[str, Any] = {}
+        self._pace = Pace()
+        self._size = 0
 
     @property
     def text(self) -> str:
         """All text."""
-        return "".join(part["text"] for part in self.blocks.values() if part["type"] == "text")
+        return "".join(str(part["text"]) for part in self.blocks.values() if part["type"] == "text")
 
     @property
     def form(self) -> str | None:
         """The first tool call's arguments, or None."""
-        return next((str(part["arguments"]) for part in self.blocks.values() if part["type"] == "tool_use"), None)
+        return next((str(part["call"].arguments) for part in self.blocks.values() if part["type"] == "tool_use"), None)
+
+    @property
+    def due(self) -> bool:
+        """Whether a response is worth its while."""
+        return self._pace.due(self._size)
 
     def begin(self, message: Any) -> None:
         """The head of an answer."""
@@ -205,15 +214,19 @@ class _Message:
     def part(self, index: int, part: Any) -> None:
         """A part of an answer, whole or at its beginning."""
         kind = part.type
+        if len(self.blocks) == MOST_CALLS:
+            raise TooManyCalls
+        self._size += 256
         if kind == "text":
-            self.blocks[index] = {"type": kind, "text": part.text}
+            self.blocks[index] = {"type": kind, "text": Text(part.text)}
         elif kind == "thinking":
-            self.blocks[index] = {"type": kind, "thinking": part.thinking, "signature": part.signature}
+            self.blocks[index] = {"type": kind, "thinking": Text(part.thinking), "signature": Text(part.signature)}
         elif kind == "redacted_thinking":
             self.blocks[index] = {"type": "thinking", "thinking": "", "redacted": part.data}
         elif kind == "tool_use":
-            self.blocks[index] = {"type": kind, "id": part.id, "name": part.name,
-                                  "arguments": json.dumps(part.input) if part.input else ""}
+            call = ToolCall(part.id, part.name)
+            call.arguments.add(json.dumps(part.input) if part.input else "")
+            self.blocks[index] = {"type": kind, "call": call}
         else:
             log.warning("model_part_left_out kind=%s: only text, thinking and tool calls are kept", kind)
 
@@ -236,17 +249,22 @@ class _Message:
                 "signature_delta": "signature"}.get(str(delta.type))
         if part is None or name is None:
             return False
-        part["arguments" if name == "partial_json" else name] += getattr(delta, name) or ""
+        piece = getattr(delta, name) or ""
+        (part["call"].arguments if name == "partial_json" else part[name]).add(piece)
+        self._size += len(piece)
         return name != "signature"
 
     def response(self, *, final: bool = False) -> ChatResponse:
         """The answer so far."""
         content: list[Any] = []
-        for number, (_, part) in enumerate(sorted(self.blocks.items())):
+        parts = [part for _, part in sorted(self.blocks.items())]
+        calls = iter(tool_blocks([part["call"] for part in parts if part["type"] == "tool_use"], final,
+                                 self._tool_parsing))
+        for part in parts:
             if part["type"] == "tool_use":
-                content.append(tool_block(part, number, final, self._tool_parsing))
+                content.append(next(calls))
             elif part.get("text") or part["type"] == "thinking":
-                content.append(block(**{"kind": part["type"], **{k: v for k, v in part.items() if k != "type"}}))
+                content.append({name: str(value) for name, value in part.items()})
         finish = _FINISH.get(self.finish, self.finish) if self.finish else None
         response = ChatResponse(content=content, usage=self._told(), finish_reason=finish)
         response.id = self._id or response.id
@@ -257,14 +275,11 @@ class _Message:
         self._usage.update({name: value for name, value in found.items() if value is not None})
 
     def _told(self) -> ChatUsage | None:
-        if "input_tokens" not in self._usage and "output_tokens" not in self._usage:
+        found = tokens_of(numbers_in(self._usage))
+        if found.input is None and found.output is None:
             return None
-        usage = self._usage
-        # What is read from the cache or written to it is counted apart.
-        read = sum(int(usage.get(name) or 0) for name in ("input_tokens", "cache_read_input_tokens",
-                                                          "cache_creation_input_tokens"))
-        return ChatUsage(read, int(usage.get("output_tokens") or 0), time.monotonic() - self._started,
-                         metadata=dict(usage))
+        return ChatUsage(found.input or 0, found.output or 0, time.monotonic() - self._started,
+                         metadata=dict(self._usage))
 
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from callsheet.resources import transport
 from callsheet.resources.post import post
 from callsheet.settings import Endpoint
 
+ERROR_READ = 256 * 1024
+"""Bytes of a refusal that are read."""
+
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
@@ -79,7 +82,8 @@ class Opened:
             response.request = request
             if response.is_success:
                 return response
-            raise call.failures.refused(response.status_code, await read_body(response, call), response.headers)
+            raise call.failures.refused(response.status_code, await read_body(response, call, ERROR_READ),
+                                        response.headers)
         except (httpx.HTTPError, TimeoutError) as exc:
             await self._close()
             raise call.failures.transport(exc, self._response is not None) from exc

@@ -11,6 +11,7 @@ import httpx
 
 from callsheet.errors import ModelError
 from callsheet.resources.endpoints import shown_url
+from callsheet.resources.traces import without_trace
 from callsheet.resources.verdict import RETRIED, SPENT, asked_delay, of_error
 from callsheet.settings import Endpoint
 from callsheet.settings.providers import address_variable
@@ -126,7 +127,10 @@ class Failures:
         elif isinstance(exc, httpx.ConnectError):
             what = f"{self.where} cannot be reached: {self.clean(str(exc))}."
             remedy = f"Start the server, or correct {address}."
-        elif isinstance(exc, httpx.UnsupportedProtocol | httpx.DecodingError):
+        elif isinstance(exc, httpx.DecodingError):
+            return EndpointError(f"{self.where} answers what cannot be read: {self.clean(str(exc))}. Ask for less, or "
+                                 f"correct {address}.", self.name)
+        elif isinstance(exc, httpx.UnsupportedProtocol):
             return EndpointError(f"{self.where} cannot be spoken to: {self.clean(str(exc))}. "
                                  f"Correct {address}.", self.name)
         else:
@@ -153,7 +157,7 @@ class Failures:
 
     def clean(self, text: str) -> str:
         """A text for people: on one line, not too long, without the key."""
-        shown = " ".join(text.split())
+        shown = " ".join(without_trace(text).split())
         if self._key:
             shown = shown.replace(self._key, "[key]")
         return shown if len(shown) <= SHOWN else shown[:SHOWN] + "…"

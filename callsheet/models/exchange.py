@@ -2,21 +2,28 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, Protocol
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from callsheet.models.answer import Answer
+from callsheet.models.answer import MOST_CALLS, Answer, TooManyCalls
 from callsheet.models.base import ChatResponse, ChatUsage
 from callsheet.models.errors import Failures
-from callsheet.models.sse import EventStream, EventTooLong, LineStream
+from callsheet.models.sse import Event, EventStream, EventTooLong, LineStream
 from callsheet.models.structured import Misfit, problems_of, read_fitting
 
 MAX_BODY = 64 * 1024 * 1024
-"""Bytes of an answer that is read whole."""
+"""Bytes of an answer."""
+
+MOST_VALUES = 1_000_000
+"""Values in one JSON text: to read more takes so long that other agents of the process would notice."""
+
+_TURN = 0.02  # seconds of work on a stream after which the loop does others'
 
 DRAIN = 0.5
 """Seconds to wait for a stream's end after its last event, so that the connection can be used again."""
@@ -44,24 +51,28 @@ class Exchange(Protocol):
     translate: Callable[[dict[str, Any]], dict[str, Any]] | None
 
 
-async def read_body(response: httpx.Response, call: Exchange) -> bytes:
-    """The whole body; TimeoutError after `call.timeout` seconds, an EndpointError over MAX_BODY bytes."""
+async def read_body(response: httpx.Response, call: Exchange, cut: int | None = None) -> bytes:
+    """The whole body, or its first `cut` bytes; TimeoutError after `call.timeout` seconds, an EndpointError over
+    MAX_BODY bytes."""
     parts: list[bytes] = []
     size = 0
     async with asyncio.timeout(call.timeout):
         async for chunk in pieces_of(response):
             parts.append(chunk)
             size += len(chunk)
+            if cut is not None and size > cut:
+                break
             if size > MAX_BODY:
-                raise call.failures.broken(f"The answer has over {MAX_BODY} bytes", "Ask for less.",
-                                           response.status_code)
+                raise _too_large(call, response.status_code)
     return b"".join(parts)
 
 
+def _too_large(call: Exchange, status: int) -> Exception:
+    return call.failures.broken(f"The answer has over {MAX_BODY} bytes", "Ask for less.", status)
+
+
 def pieces_of(response: httpx.Response) -> AsyncIterator[bytes]:
-    """The body's bytes as they come, decompressed."""
-    if response.headers.get("content-encoding", "identity") != "identity":
-        return response.aiter_bytes()
+    """The body's bytes as they come."""
     assert isinstance(response.stream, httpx.AsyncByteStream)
     return aiter(response.stream)  # without httpx's buffers and counts
 
@@ -84,16 +95,20 @@ async def stream_answer(response: httpx.Response, call: Exchange) -> AsyncGenera
     if streams not in response.headers.get("content-type", streams):
         yield await read_whole(response, call)  # a server that does not stream, or a page that is no API
         return
-    done = False
+    done = behind = False
     shown = None
     pieces = pieces_of(response)
-    async for data in _events(pieces, call, response.status_code):
-        if data.strip() == "[DONE]":
+    async for event in _events(pieces, call, response.status_code):
+        if event.data.strip() == "[DONE]":
             done = True
             break
-        if _add(call, _parsed(data, response, call), response.status_code):
-            shown = call.answer.response()
-            yield shown
+        if not _is_meant(event, call, response.status_code):
+            continue
+        if _add(call, _parsed(event.data, response, call), response.status_code):
+            behind = not call.answer.due
+            if not behind:
+                shown = call.answer.response()
+                yield shown
     if done:
         with contextlib.suppress(TimeoutError, httpx.HTTPError):
             async with asyncio.timeout(DRAIN):
@@ -103,17 +118,24 @@ async def stream_answer(response: httpx.Response, call: Exchange) -> AsyncGenera
         raise call.failures.broken("The stream broke off before the answer was complete", "Try again.",
                                    response.status_code, retryable=True)
     last = _finished(call, response.status_code)
-    if (shown is None or shown.finish_reason != last.finish_reason or last.metadata is not None
+    if (shown is None or behind or shown.finish_reason != last.finish_reason or last.metadata is not None
             or call.answer.tool_arguments is not None):
         yield last
 
 
-async def _events(pieces: AsyncIterator[bytes], call: Exchange, status: int) -> AsyncGenerator[str, None]:
+async def _events(pieces: AsyncIterator[bytes], call: Exchange, status: int) -> AsyncGenerator[Event, None]:
     stream = LineStream() if call.lines else EventStream()
+    size, began = 0, time.monotonic()
     try:
         async for piece in pieces:
+            size += len(piece)
+            if size > MAX_BODY:
+                raise _too_large(call, status)
             for event in stream.feed(piece):
                 yield event
+                if time.monotonic() - began > _TURN:
+                    await asyncio.sleep(0)
+                    began = time.monotonic()
     except EventTooLong as exc:
         raise call.failures.broken(f"The stream is not one of answers: {exc}", "Check the endpoint's base_url.",
                                    status) from exc
@@ -121,8 +143,29 @@ async def _events(pieces: AsyncIterator[bytes], call: Exchange, status: int) -> 
         yield event
 
 
+def _is_meant(event: Event, call: Exchange, status: int) -> bool:
+    """Whether an event is a part of the answer: not the signs of life that servers give names of their own.
+
+    Raises:
+        EndpointError: it is an error by its name.
+    """
+    if event.name in ("", "message"):
+        return True
+    if event.name == "error":
+        try:
+            told = json.loads(event.data)
+        except (ValueError, RecursionError):
+            told = event.data
+        raise call.failures.told(told["error"] if isinstance(told, dict) and told.get("error") else told, status)
+    return event.data.lstrip().startswith("{")
+
+
 def _parsed(data: bytes | str, response: httpx.Response, call: Exchange) -> dict[str, Any]:
     try:
+        marks = (b"{", b"[", b",") if isinstance(data, bytes) else ("{", "[", ",")
+        if len(data) > MOST_VALUES and sum(map(data.count, marks)) > MOST_VALUES:  # type: ignore[arg-type]
+            raise call.failures.broken(f"The answer has over {MOST_VALUES} values", "Ask for less.",
+                                       response.status_code)
         value = json.loads(data)
     except (ValueError, RecursionError) as exc:
         text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
@@ -143,12 +186,15 @@ def _add(call: Exchange, event: dict[str, Any], status: int) -> bool:
         raise call.failures.told(event["error"], status)
     try:
         return call.answer.add(call.translate(event) if call.translate else event)
+    except TooManyCalls:
+        raise call.failures.broken(f"The answer makes over {MOST_CALLS} tool calls", "Ask for less.", status) from None
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
         raise _shapeless(call, event, status) from exc
 
 
 def _shapeless(call: Exchange, value: Any, status: int) -> Exception:
-    return call.failures.broken(f"The answer is no chat completion: {json.dumps(value)[:200]}",
+    shown = "".join(itertools.islice(json.JSONEncoder().iterencode(value), 200))  # no more than is shown
+    return call.failures.broken(f"The answer is no chat completion: {shown[:200]}",
                                 f"Check that the endpoint speaks {call.speaks}.", status)
 
 

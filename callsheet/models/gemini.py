@@ -15,11 +15,14 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from callsheet.errors import UsageError
 from callsheet.messages.forms import form_of
+from callsheet.models.answer import MOST_CALLS, TooManyCalls
 from callsheet.models.base import ChatResponse, ChatUsage
 from callsheet.models.exchange import fitting
+from callsheet.models.growing import Pace, Text
 from callsheet.models.remote import Messages, check_messages, one_of
 from callsheet.models.sdk import HEADER, SdkCall, SdkChatModel, no_cookies, unusable
 from callsheet.models.structured import Misfit, problems_of
+from callsheet.resources.tokens import numbers_in, tokens_of
 from callsheet.settings import Endpoint
 
 _MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
@@ -154,7 +157,7 @@ class GeminiChatModel(SdkChatModel):
     async def _responses(self, call: SdkCall, events: AsyncIterator[Any]) -> AsyncGenerator[ChatResponse, None]:
         found = _Answer(call.started)
         async for event in events:
-            if found.take(event):
+            if found.take(event) and found.due:
                 yield found.response()
         if not found.finish and found.content:
             raise call.failures.broken("The stream broke off before the answer was complete", "Try again.",
@@ -195,11 +198,19 @@ class _Answer:
         self._started = started
         self._id: str | None = None
         self._usage: dict[str, Any] = {}
+        self._ids: set[str] = set()
+        self._pace = Pace()
+        self._size = 0
 
     @property
     def text(self) -> str:
         """All text."""
-        return "".join(part["text"] for part in self.content if part["type"] == "text")
+        return "".join(str(part["text"]) for part in self.content if part["type"] == "text")
+
+    @property
+    def due(self) -> bool:
+        """Whether a response is worth its while."""
+        return self._pace.due(self._size)
 
     def take(self, answer: Any) -> bool:
         """One event of a stream, or a whole answer; says whether there is news."""
@@ -223,10 +234,15 @@ class _Answer:
         return news
 
     def _part(self, part: Any) -> bool:
+        if len(self.content) == MOST_CALLS:
+            raise TooManyCalls
+        self._size += 256 + len(part.text or "")
         signature = base64.b64encode(part.thought_signature).decode() if part.thought_signature else None
         if part.function_call is not None:
             call = part.function_call
-            made = {"type": "tool_use", "id": call.id or f"call_{secrets.token_hex(8)}", "name": call.name,
+            ident = call.id if call.id and call.id not in self._ids else f"call_{secrets.token_hex(8)}"
+            self._ids.add(ident)
+            made = {"type": "tool_use", "id": ident, "name": call.name,
                     "input": json.loads(json.dumps(call.args or {}))}
         elif part.inline_data is not None and part.inline_data.data is not None:
             source = {"type": "base64", "media_type": part.inline_data.mime_type,
@@ -243,8 +259,8 @@ class _Answer:
         kind = "thinking" if part.thought else "text"
         if part.text:
             if not self.content or self.content[-1]["type"] != kind:
-                self.content.append({"type": kind, kind: ""})
-            self.content[-1][kind] += part.text
+                self.content.append({"type": kind, kind: Text()})
+            self.content[-1][kind].add(part.text)
         if signature and self.content:
             self.content[-1]["thought_signature"] = signature
         return bool(part.text)
@@ -254,18 +270,17 @@ class _Answer:
         finish = _FINISH.get(self.finish, self.finish.lower()) if self.finish else None
         if finish == "stop" and any(part["type"] == "tool_use" for part in self.content):
             finish = "tool_calls"
-        content: Any = [dict(part) for part in self.content]
+        content: Any = [{name: str(value) if isinstance(value, Text) else value for name, value in part.items()}
+                        for part in self.content]
         response = ChatResponse(content=content, usage=self._told(), finish_reason=finish)
         response.id = self._id or response.id
         return response
 
     def _told(self) -> ChatUsage | None:
-        usage = self._usage
-        if "prompt_token_count" not in usage:
+        found = tokens_of(numbers_in(self._usage))
+        if found.input is None:
             return None
-        asked = usage["prompt_token_count"] + usage.get("tool_use_prompt_token_count", 0)
-        said = usage.get("candidates_token_count", 0) + usage.get("thoughts_token_count", 0)
-        return ChatUsage(asked, said, time.monotonic() - self._started, metadata=usage)
+        return ChatUsage(found.input, found.output or 0, time.monotonic() - self._started, metadata=self._usage)
 
 
 def _word(value: Any) -> str:

@@ -17,9 +17,12 @@ import httpx
 from pydantic import BaseModel
 
 from callsheet.errors import CallsheetError, UsageError
+from callsheet.models.answer import MOST_CALLS, TooManyCalls
 from callsheet.models.base import ChatResponse
 from callsheet.models.errors import EndpointError, Failures
+from callsheet.models.exchange import MAX_BODY
 from callsheet.models.remote import Chunks, Messages, RemoteChatModel
+from callsheet.models.sse import EventStream, EventTooLong
 from callsheet.models.structured import Misfit
 from callsheet.resources import transport
 from callsheet.settings import Endpoint
@@ -185,6 +188,8 @@ class SdkChatModel(RemoteChatModel):
         for cause in _chain(exc):
             if isinstance(cause, httpx.HTTPError | TimeoutError):
                 return call.failures.transport(cause, call.seen.status is not None)
+        if isinstance(exc, TooManyCalls):
+            return call.failures.broken(f"The answer has over {MOST_CALLS} parts", "Ask for less.", call.seen.status)
         status = self._status_error(exc)
         if status is not None and not 200 <= status < 300:
             return call.failures.refused(status, bytes(call.seen.head), call.seen.headers)
@@ -231,11 +236,28 @@ class _Body(httpx.AsyncByteStream):
         self._seen = seen
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        # SDKs read a body of any size, and a stream anew with each piece of an event: they get whole events.
+        events = EventStream() if "event-stream" in self._seen.headers.get("content-type", "") else None
+        size = 0
         async for chunk in self._stream:
             left = KEPT - len(self._seen.head)
             if left > 0:
                 self._seen.head += chunk[:left]
-            yield chunk
+            size += len(chunk)
+            if size > MAX_BODY:
+                raise httpx.DecodingError(f"the answer has over {MAX_BODY} bytes")
+            if events is None:
+                yield chunk
+            elif found := self._found(events, chunk):
+                yield found
+        if events is not None and (rest := events.close()):
+            yield rest[0].written()
+
+    def _found(self, events: EventStream, chunk: bytes) -> bytes:
+        try:
+            return b"".join(event.written() for event in events.feed(chunk))
+        except EventTooLong as exc:
+            raise httpx.DecodingError(str(exc)) from exc
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -1,75 +1,134 @@
-"""Streams of events as they come off the wire: server-sent ones, and one JSON text a line."""
+"""Streams of events as they come off the wire: server-sent ones, and one JSON text a line.
+
+What has no end yet is kept in pieces, so that a server that sends byte by byte costs no more than one that does not.
+"""
+
+from typing import NamedTuple
 
 LIMIT = 16 * 1024 * 1024
 """Bytes of one event; a server that sends more without an end is cut off."""
+
+_MARK = b"\xef\xbb\xbf"  # a byte order mark, which may stand at a stream's beginning and means nothing
 
 
 class EventTooLong(ValueError):
     """One event grew over LIMIT."""
 
 
-class EventStream:
-    """Turns chunks of bytes, cut anywhere, into the data of each event.
+class Event(NamedTuple):
+    """One event.
 
-    Lines end in LF, CRLF or CR. Not str.splitlines: that also splits at U+2028 and others, which JSON may hold.
+    Attributes:
+        name: "" where it has none.
+        data: never blank.
+    """
+
+    name: str
+    data: str
+
+    def written(self) -> bytes:
+        """The event as a stream holds it, on as few lines as can be; its data being JSON."""
+        name = f"event: {self.name}\n" if self.name else ""
+        return f"{name}data: {self.data.replace(chr(10), ' ')}\n\n".encode()
+
+
+class _Growing:
+    """What has come of a line, or of an event, that has no end yet."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def _keep(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > LIMIT:
+            raise EventTooLong(f"one event has over {LIMIT} bytes")
+
+    def _joined(self, piece: bytes) -> bytes:
+        """The line that ends with this piece."""
+        if not self._pieces:
+            return piece
+        kept, self._pieces = b"".join(self._pieces), []
+        self._size -= len(kept)
+        return kept + piece
+
+
+class EventStream(_Growing):
+    """Turns chunks of bytes, cut anywhere, into events, by the standard of server-sent events.
+
+    Lines end in LF, CRLF or CR. Not str.splitlines: that also splits at U+2028 and others, which JSON may hold. An
+    event without data, by which servers keep a connection open, is none.
     """
 
     def __init__(self) -> None:
-        self._tail = b""
+        super().__init__()
+        self._name = ""
         self._data: list[bytes] = []
-        self._size = 0
+        self._begun = self._after_cr = False
 
-    def feed(self, chunk: bytes) -> list[str]:
+    def feed(self, chunk: bytes) -> list[Event]:
         """The events that `chunk` completes.
 
         Raises:
             EventTooLong: an event has more than LIMIT bytes.
         """
-        text = self._tail + chunk
-        # A CR at the very end may be the first half of CRLF: it waits.
-        held = text[-1:] == b"\r"
-        lines = (text[:-1] if held else text).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._tail = lines.pop() + (b"\r" if held else b"")
-        events = [event for line in lines if (event := self._line(line)) is not None]
-        if self._size + len(self._tail) > LIMIT:
-            raise EventTooLong(f"one event has over {LIMIT} bytes")
+        if self._after_cr and chunk:
+            chunk = chunk.removeprefix(b"\n")  # the other half of CRLF
+        self._after_cr = chunk[-1:] == b"\r" or (self._after_cr and not chunk)
+        lines = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        rest, events = lines.pop(), []
+        for line in lines:
+            event = self._line(self._joined(line))
+            if event is not None:
+                events.append(event)
+        if rest:
+            self._keep(rest)
         return events
 
-    def close(self) -> list[str]:
+    def close(self) -> list[Event]:
         """What is left when the stream ends: servers forget the last blank line."""
-        rest = self.feed(b"\n\n") if self._tail or self._data else []
-        self._tail = b""
-        return rest
+        self._after_cr = False
+        return self.feed(b"\n\n") if self._pieces or self._data else []
 
-    def _line(self, line: bytes) -> str | None:
+    def _line(self, line: bytes) -> Event | None:
+        if not self._begun:
+            line, self._begun = line.removeprefix(_MARK), True
         if not line:
-            data, self._data, self._size = self._data, [], 0
-            return b"\n".join(data).decode("utf-8", "replace") if data else None
-        if line.startswith(b"data:"):
-            value = line[5:].removeprefix(b" ")
-            self._data.append(value)
-            self._size += len(value)
+            data, name = b"\n".join(self._data), self._name
+            self._data, self._name, self._size = [], "", 0
+            return Event(name, data.decode("utf-8", "replace")) if data.strip() else None
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            self._data.append(value.removeprefix(b" "))
+        elif field == b"event":
+            self._name = value.removeprefix(b" ").decode("utf-8", "replace")
+        self._size += len(line)
+        if self._size > LIMIT:
+            raise EventTooLong(f"one event has over {LIMIT} bytes")
         return None
 
 
-class LineStream:
+class LineStream(_Growing):
     """Turns chunks of bytes, cut anywhere, into lines that are not empty."""
 
-    def __init__(self) -> None:
-        self._tail = b""
-
-    def feed(self, chunk: bytes) -> list[str]:
+    def feed(self, chunk: bytes) -> list[Event]:
         """The lines that `chunk` completes.
 
         Raises:
             EventTooLong: a line has more than LIMIT bytes.
         """
-        *lines, self._tail = (self._tail + chunk).split(b"\n")
-        if len(self._tail) > LIMIT:
-            raise EventTooLong(f"one line has over {LIMIT} bytes")
-        return [line.decode("utf-8", "replace") for line in lines if line.strip()]
+        lines = chunk.split(b"\n")
+        rest, events = lines.pop(), []
+        for line in lines:
+            whole = self._joined(line).removeprefix(_MARK)
+            self._size = 0
+            if whole.strip():
+                events.append(Event("", whole.decode("utf-8", "replace")))
+        if rest:
+            self._keep(rest)
+        return events
 
-    def close(self) -> list[str]:
+    def close(self) -> list[Event]:
         """What is left when the stream ends."""
-        tail, self._tail = self._tail, b""
-        return [tail.decode("utf-8", "replace")] if tail.strip() else []
+        return self.feed(b"\n")

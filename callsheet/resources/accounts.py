@@ -178,7 +178,7 @@ def numbers_of(record: CallRecord) -> list[int]:
     """What one call took, as `Usage.from_numbers` takes it."""
     answered = record.error is None and record.status is not None and record.status < 400
     end = record.finished if record.finished is not None else record.started
-    tokens, out, cached = record.input_tokens or 0, record.output_tokens or 0, record.cached_tokens or 0
+    tokens, out, cached, written, lasting = (number or 0 for number in record.tokens)
     cost, unpriced = 0.0, 0
     if tokens or out:
         settings = get_settings()
@@ -187,7 +187,7 @@ def numbers_of(record: CallRecord) -> list[int]:
         if price is None:
             unpriced = 1
         else:
-            cost = price.of(tokens, out, cached)
+            cost = price.of(tokens, out, cached, written, lasting)
     return [1, int(not answered), record.retries, int(bool(record.fallback)), tokens, out, cached, unpriced,
             round(cost * _NANO), round((record.queued + record.paused) * _MICRO),
             max(0, round((end - record.started) * _MICRO))]

@@ -22,7 +22,7 @@ class _Body(httpx2.AsyncByteStream):  # type: ignore[misc]
         try:
             async for chunk in self._stream:
                 yield chunk
-        except httpx.TransportError as exc:
+        except httpx.RequestError as exc:
             raise _theirs(exc) from exc
 
     async def aclose(self) -> None:
@@ -56,7 +56,7 @@ class Httpx2Transport(httpx2.AsyncBaseTransport):  # type: ignore[misc]
         """The transport is others' too, and stays open."""
 
 
-def _theirs(exc: httpx.TransportError) -> Exception:
+def _theirs(exc: httpx.RequestError) -> Exception:
     """httpx2's error of the same name."""
     cls = getattr(httpx2, type(exc).__name__, httpx2.TransportError)
     made: Exception = cls(str(exc))

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from callsheet.resources.context import CallContext, current_call
+from callsheet.resources.tokens import NOTHING, Tokens
 
 EXTENSION = "callsheet"
 """Where a request keeps its record: `request.extensions["callsheet"]`."""
@@ -31,9 +32,7 @@ class CallRecord:
         first_byte: unix time of the first byte of the last answer's body, or None.
         finished: unix time of the end of the answer's body, or of the failure; None before.
         status: HTTP status of the last answer, or None.
-        input_tokens: as reported, cached ones included; over all tries; None where nothing was reported.
-        output_tokens: likewise.
-        cached_tokens: of the input tokens, those that the provider had in its cache; likewise.
+        tokens: as reported, over all tries.
         estimate: tokens that the request was reckoned to take, or None where no limit asked.
         error: class of the exception that ended it, or None.
         fallback: the endpoint or model in whose place this one was asked, or "".
@@ -50,12 +49,25 @@ class CallRecord:
     first_byte: float | None = None
     finished: float | None = None
     status: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cached_tokens: int | None = None
+    tokens: Tokens = NOTHING
     estimate: int | None = None
     error: str | None = None
     fallback: str = ""
+
+    @property
+    def input_tokens(self) -> int | None:
+        """Tokens of the prompt, cached ones included; None where nothing was reported."""
+        return self.tokens.input
+
+    @property
+    def output_tokens(self) -> int | None:
+        """Tokens of the answer; None where nothing was reported."""
+        return self.tokens.output
+
+    @property
+    def cached_tokens(self) -> int | None:
+        """Of the input tokens, those that the provider had in its cache; None where nothing was reported."""
+        return self.tokens.cached
 
     @property
     def total_tokens(self) -> int | None:

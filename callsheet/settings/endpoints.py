@@ -70,23 +70,34 @@ class Price(_Part):
         input: of the prompt.
         output: of the answer.
         cached: of the part of the prompt that the provider had in its cache; as `input` without.
+        written: of the part that it wrote to its cache; as `input` without.
+        lasting: of the part that it wrote there for an hour; as `written` without.
     """
 
     input: float = Field(ge=0)
     output: float = Field(ge=0)
     cached: float | None = Field(None, ge=0)
+    written: float | None = Field(None, ge=0)
+    lasting: float | None = Field(None, ge=0)
 
-    def of(self, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> float:
+    def of(self, input_tokens: int, output_tokens: int, cached_tokens: int = 0, written_tokens: int = 0,
+           lasting_tokens: int = 0) -> float:
         """The cost of a call.
 
         Args:
             input_tokens: cached ones included.
             output_tokens: of the answer.
             cached_tokens: of the input tokens.
+            written_tokens: of the input tokens.
+            lasting_tokens: of the written ones.
         """
         cached = self.input if self.cached is None else self.cached
-        fresh = max(0, input_tokens - cached_tokens)
-        return (fresh * self.input + cached_tokens * cached + output_tokens * self.output) / 1e6
+        written = self.input if self.written is None else self.written
+        lasting = written if self.lasting is None else self.lasting
+        fresh = max(0, input_tokens - cached_tokens - written_tokens)
+        brief = max(0, written_tokens - lasting_tokens)
+        return (fresh * self.input + cached_tokens * cached + brief * written + lasting_tokens * lasting
+                + output_tokens * self.output) / 1e6
 
 
 Prices = dict[str, Price]
