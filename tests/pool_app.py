@@ -102,6 +102,40 @@ def plain_add(x, y):
 
 
 @app.task
+def plain_memory():
+    raise MemoryError("12 GiB")
+
+
+class Clumsy(app.Task):
+    """Its handler raises what Celery lets pass; that is after its result is stored."""
+
+    def on_success(self, *args):
+        raise MemoryError("in on_success")
+
+    def on_failure(self, *args):
+        raise MemoryError("in on_failure")
+
+
+@app.task(base=Clumsy)
+async def clumsy(fails=False):
+    await asyncio.sleep(0)
+    if fails:
+        raise ValueError("why")
+
+
+@app.task
+async def keeps(key, megabytes):
+    """Fails together with others, and has much in its hands."""
+    hoard = [bytearray(1 << 20) for _ in range(megabytes)]
+    note(key)
+    await opened(f"{key}:gate")
+    try:
+        raise KeyError(len(hoard))
+    except KeyError as exc:
+        raise ValueError("all at once") from exc
+
+
+@app.task
 async def stamp(key):
     note(key, str(time.time()))
 

@@ -16,7 +16,7 @@ from callsheet.settings import use_settings
 from callsheet.tasks.app import current_app
 from tests.agents.basic import Compute, Echo, Sleeper
 from tests.agents.files import Patient
-from tests.agents.pipes import Broken, CpuTag, Dies, Gated, Noting, Several, Tag, Timed, told
+from tests.agents.pipes import Broken, CpuRaises, CpuTag, Dies, Gated, Noting, Raises, Several, Tag, Timed, told
 from tests.agents.user_tasks import add_now, add_soon, die
 from tests.fleet import client_settings
 from tests.services import wait_for, worker
@@ -333,6 +333,20 @@ def test_a_users_task_that_ends_its_process_gets_one_second_chance_and_then_fail
     with pytest.raises(WorkerLostError):
         result.get(timeout=20)
     assert tally.read_text().splitlines() == ["died", "died"]
+
+
+@pytest.mark.parametrize("kind", ["MemoryError", "Odd"])
+@pytest.mark.parametrize(("agent", "neighbour"), [(Raises, Tag), (CpuRaises, CpuTag)], ids=["io", "cpu"])
+def test_what_celerys_callbacks_cannot_take_is_a_failure_as_others(fleet, agent, neighbour, kind):
+    """Celery ends a worker over a MemoryError, whose message would end the next."""
+    jobs = [agent("r", kind).submit(HELLO) for _ in range(3)]
+    for job in jobs:
+        with pytest.raises(AgentFailed, match="too much") as found:
+            job.get(timeout=20)
+        assert found.value.remote_type.endswith(kind)
+    assert neighbour("n").submit(HELLO).get(timeout=20).content == "n(hello)"
+    wait_for(lambda: not any(job.id in entry for entry in fleet.redis.hvals("unacked") for job in jobs),
+             what="their messages to be settled")
 
 
 def test_compute_says_where_it_ran(fleet):

@@ -22,7 +22,7 @@ from tests.services import wait_for
 
 @pytest.fixture(scope="module")
 def pool(redis_server):
-    with pool_worker(redis_server, "-c", "4", "-E") as running:
+    with pool_worker(redis_server, "-c", "4", "-E", "--max-tasks-per-child=1000") as running:
         yield running
         assert "Callback" not in running.process.log, "a callback of Celery's raised on the hub's thread"
 
@@ -93,6 +93,40 @@ def test_failures(pool):
     pool.wait_log(f"{ignored.id}] ignored")
     wait_for(lambda: not pool.inspect("active"), what="no active request left")
     assert issubclass(Ignore, Exception)
+
+
+@pytest.mark.parametrize(("task", "args", "stored"), [
+    (a.plain_memory, (), "MemoryError('12 GiB')"), (a.clumsy, (), "None"), (a.clumsy, (True,), "ValueError('why')"),
+], ids=["a thread's", "on_success", "on_failure"])
+def test_no_memory_error_keeps_a_message_or_a_slot(pool, task, args, stored):
+    results = [pool.send(task, *args) for _ in range(8)]  # twice as many as there are slots
+    assert [repr(get(result, propagate=False)) for result in results] == [stored] * 8
+    wait_for(lambda: not pool.unacked(), what="their messages to be settled")
+    assert pool.run(a.add, 1, 1) == 2
+
+
+def test_a_failure_that_waits_to_be_stored_is_small_and_what_it_held_is_let_go(redis_server):
+    """Billiard's account of one is a megabyte."""
+    key = unique()
+    with pool_worker(redis_server, "-c", "200", PARTS="callsheet") as pool:
+        process = psutil.Process(pool.process.process.pid)
+
+        def round_of(megabytes):
+            results = [pool.send(a.keeps, key, megabytes) for _ in range(200)]
+            pool.wait_notes(key, 200)
+            pool.open(f"{key}:gate")
+            assert {repr(get(result, 30, propagate=False)) for result in results} == {"ValueError('all at once')"}
+            pool.redis.delete(key, f"{key}:gate")
+            return process.memory_info().rss >> 20
+
+        before = process.memory_info().rss >> 20
+        assert round_of(0) < before + 90
+        round_of(1)
+        wait_for(lambda: process.memory_info().rss >> 20 < before + 150, what="what they held to be free")
+
+
+def test_what_is_of_no_use_on_this_pool_is_said(pool):
+    assert "--max-tasks-per-child does nothing here" in pool.process.log
 
 
 def wait_state(result, state):

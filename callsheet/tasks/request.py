@@ -1,17 +1,24 @@
 """How a worker's main process deals with a task whose process was lost."""
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import WorkerLostError
+from celery.exceptions import TimeLimitExceeded
 from celery.worker import state
 from celery.worker.request import Request
+from kombu.utils.encoding import safe_repr
 
 from callsheet.resources.timings import Outcome
 from callsheet.tasks.records import Noted, noted
 from callsheet.tasks.results import AGENT_ATTRIBUTE
 from callsheet.tasks.shown import hidden
+
+logger = logging.getLogger(__name__)
 
 _PROCESSES = 1 << 32  # pids of processes are below, those of calls on the asyncio pool above
 _REPLY = "callsheet.reply"
@@ -36,7 +43,8 @@ class SecondChanceRequest(Request):
         """Celery's; what is stored after a hard limit tells where the call ran."""
         if not soft:
             self._note("failed")
-        super().on_timeout(soft, timeout)
+        with self._settled(TimeLimitExceeded(timeout), stored=soft):
+            super().on_timeout(soft, timeout)
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """Celery's; what is stored of a call that ran tells where."""
@@ -65,7 +73,40 @@ class SecondChanceRequest(Request):
                 self.reject(requeue=True)
                 return None
             self._note("failed")
-        return super().on_failure(exc_info, send_failed_event, return_ok)
+        with self._settled(error, stored=return_ok):
+            return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """Celery's; what raises in it does not keep the task from running, or its message from being settled."""
+        try:
+            super().on_accepted(pid, time_accepted)
+        except Exception:
+            logger.exception("Task %s[%s]: its start could not be told", self.name, self.id)
+
+    @contextmanager
+    def _settled(self, error: BaseException, stored: bool) -> Iterator[None]:
+        """Settle the message in spite of what the block raises, as Celery's does over a MemoryError.
+
+        An error that left here would end a cpu worker, whose message would end the next; on an io worker the message
+        would be held for ever.
+
+        Args:
+            error: with which the task ended.
+            stored: whether that is its result already.
+        """
+        try:
+            yield
+        except Exception as exc:
+            logger.error("Task %s[%s] ended with %r; noting that raised %r. Its message is settled all the same.",
+                         self.name, self.id, error, exc, exc_info=not isinstance(exc, MemoryError))
+            with suppress(Exception):
+                if not stored:
+                    self.task.backend.mark_as_failure(self.id, error, request=self._context,
+                                                      store_result=self.store_errors)
+            with suppress(Exception):
+                self.acknowledge()
+            shown = safe_repr(error)  # type: ignore[no-untyped-call]
+            self.send_event("task-failed", exception=shown, traceback="")
 
     def _has_a_second_chance(self) -> bool:
         if self._already_cancelled or self._already_revoked or self._success_was_stored():
@@ -83,7 +124,10 @@ class SecondChanceRequest(Request):
             for name in _TELLING:
                 if name in fields:
                     fields[name] = hidden(fields[name])
-            self._eventer.send(type, uuid=self.id, **fields)
+            try:
+                self._eventer.send(type, uuid=self.id, **fields)
+            except Exception:  # who watches misses one; the task's message is settled
+                logger.exception("Task %s[%s]: %s could not be told", self.name, self.id, type)
 
     @property
     def agent(self) -> str:

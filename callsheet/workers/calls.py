@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from billiard.einfo import ExceptionInfo
 from celery.exceptions import Ignore, Terminated
 from celery.worker import state
 
@@ -17,6 +16,7 @@ from callsheet.workers.mailbox import Mailbox
 from callsheet.workers.prefetch import Prefetch
 from callsheet.workers.slots import Slots
 from callsheet.workers.threads import ThreadCrew
+from callsheet.workers.tracing import Failure
 
 logger = logging.getLogger(__name__)
 
@@ -63,14 +63,9 @@ def on_loop(loop: asyncio.AbstractEventLoop) -> bool:
         return False
 
 
-def info_of(error: BaseException) -> ExceptionInfo:
+def info_of(error: BaseException) -> Failure:
     """The exception as Celery's callbacks take it."""
-    if error.__traceback__ is None:  # ExceptionInfo cannot do without
-        try:
-            raise error
-        except BaseException as raised:
-            error = raised
-    return ExceptionInfo((type(error), error, error.__traceback__))
+    return Failure((type(error), error, error.__traceback__))
 
 
 class Call:
@@ -108,7 +103,7 @@ class Call:
         self.first: Call | None = None  # the running call that this one is a second delivery of
         self.twins: list[Call] = []
         self.value: Any = None
-        self.failure: ExceptionInfo | None = None
+        self.failure: Failure | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._clock = 0.0  # the loop's time at which the limits began, less that of holds
         self._holds = 0
@@ -286,7 +281,8 @@ class CoroutineCall(Call):
         except BaseException as exc:  # cancelled before it began
             if self.fate is None:
                 self.failure = info_of(exc)
-        self.home.finish(self)
+        finally:  # whatever happens, its slot is free again
+            self.home.finish(self)
 
     def cancel(self) -> None:
         """Raise CancelledError at the await point."""

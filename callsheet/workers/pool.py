@@ -30,12 +30,16 @@ from callsheet.workers.shutdown import Shutdown
 from callsheet.workers.slots import Slots
 from callsheet.workers.threadcalls import ThreadCall
 from callsheet.workers.threads import ThreadCrew
+from callsheet.workers.tracing import trace_lightly
 from callsheet.workers.watch import LoopWatch
 
 logger = logging.getLogger(__name__)
 
 # Calls begun in one turn of the loop. With all at once, none would send its request before all had made theirs up.
 BEGIN_TOGETHER = 64
+
+# What Celery's command line takes for pools of processes: the pool's option, and the flag.
+_OF_PROCESSES = {"maxtasksperchild": "--max-tasks-per-child", "max_memory_per_child": "--max-memory-per-child"}
 
 # Above every process id, so that nobody can signal a process by what `inspect active` shows for a call.
 FIRST_PID = 1 << 32
@@ -83,6 +87,11 @@ class AsyncioPool(BasePool):
 
     def on_start(self) -> None:
         """Start the loop's thread and its watch."""
+        for option, flag in _OF_PROCESSES.items():
+            if self.options.get(option):
+                logger.warning("%s does nothing here: this pool has no processes to replace. Leave it out, and bound "
+                               "the worker's memory where it is started (systemd's MemoryMax, a container's limit).",
+                               flag)
         self._tasks = self.app.tasks
         self._loop_thread = LoopThread(self.app.set_current)
         self.loop = self._loop_thread.loop
@@ -134,6 +143,7 @@ class AsyncioPool(BasePool):
     def attach(self, consumer: Any) -> None:
         """A consumer has started."""
         self.consumer = consumer
+        trace_lightly(self.app, consumer.hostname)
         self.prefetch.attach(consumer)
 
     def detach(self) -> None:

@@ -53,6 +53,33 @@ class Broken(AgentBase):
         raise ValueError(f"{self.name} broke")
 
 
+class Odd(BaseException):
+    """Of the kind that `except Exception` does not catch."""
+
+
+ODD = {error.__name__: error for error in (MemoryError, Odd)}
+
+
+class Raises(AgentBase):
+    """Raises what is not met every day."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        self.name, self.kind = name, kind
+
+    async def reply(self, msg: Any = None) -> Msg:
+        raise ODD[self.kind]("too much")
+
+
+class CpuRaises(AgentBase):
+    """The same on a cpu worker."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        self.name, self.kind = name, kind
+
+    def reply(self, msg: Any = None) -> Msg:
+        raise ODD[self.kind]("too much")
+
+
 class Several(AgentBase):
     """Replies with a list, or with None where `count` is 0."""
 
