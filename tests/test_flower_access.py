@@ -198,6 +198,7 @@ def test_on_loopback_another_site_does_nothing(local: Flower, headers: dict[str,
 def test_on_loopback_a_name_that_was_made_to_point_here_sees_nothing(local: Flower) -> None:
     assert Browser(local.port, "elsewhere.example").ask("/")[0] == 403
     assert Browser(local.port, "localhost").ask("/")[0] == 200
+    assert local.ask("/metrics", headers={"Host": f"elsewhere.example:{local.port}"})[0] == 403
 
 
 def test_on_loopback_nothing_is_done_without_the_cookie(local: Flower) -> None:

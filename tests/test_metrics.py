@@ -1,6 +1,7 @@
 """What workers tell Prometheus: of real workers, over HTTP, while and after jobs run."""
 
 import asyncio
+import http.client
 import json
 import os
 import re
@@ -317,6 +318,22 @@ def test_of_a_range_the_first_free_port_is_taken_and_none_is_refused(stage: Stag
         second.stop()
     finally:
         first.stop()
+
+
+@pytest.mark.parametrize(("host", "status"), [
+    ("127.0.0.1:{}", 200), ("localhost:{}", 200), ("[::1]:{}", 200), ("elsewhere.example:{}", 403), ("", 403),
+    ("127.0.0.1.elsewhere.example", 403), ("192.168.1.5:{}", 403),
+])
+def test_on_loopback_a_name_that_was_made_to_point_here_gets_no_metrics(host: str, status: int) -> None:
+    port = MetricsPort(CollectorRegistry(), "127.0.0.1", [0])
+    port.start()
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", port.port, timeout=5)
+        connection.request("GET", "/metrics", headers={"Host": host.format(port.port)})
+        assert connection.getresponse().status == status
+        connection.close()
+    finally:
+        port.stop()
 
 
 def test_a_wrong_address_is_named() -> None:

@@ -1,12 +1,11 @@
 """How a Flower on the loopback address tells this machine's browsers from other web sites that they visit."""
 
-import ipaddress
-
 import tornado.web
 from flower.views import BaseHandler
 from flower.views.auth import get_next_url
 
 from callsheet.cli.flower_access import LOCAL_USER
+from callsheet.workers.metrics.port import is_loopback
 
 
 class LocalLogin(BaseHandler):
@@ -19,17 +18,18 @@ class LocalLogin(BaseHandler):
 
     def get(self) -> None:
         """Give the cookie, and go on to the page that was asked for."""
-        if not _own_name(self.request.host_name):
-            raise tornado.web.HTTPError(403, f"This Flower is for its own machine, not for {self.request.host_name}. "
-                                             "To reach it by other names, set CALLSHEET_FLOWER_AUTH=user:password.")
+        refuse_other_names(self)
         self.set_secure_cookie("user", LOCAL_USER)
         self.redirect(get_next_url(self))
 
 
-def _own_name(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+def refuse_other_names(handler: BaseHandler) -> None:
+    """Refuse a request that calls this machine by another name than its own.
+
+    Raises:
+        tornado.web.HTTPError: it does.
+    """
+    host = handler.request.host_name
+    if not is_loopback(host):
+        raise tornado.web.HTTPError(403, f"This Flower is for its own machine, not for {host}. To reach it by other "
+                                         "names, set CALLSHEET_FLOWER_AUTH=user:password.")

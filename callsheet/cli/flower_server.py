@@ -14,6 +14,7 @@ from tornado.options import options
 from tornado.web import authenticated
 
 from callsheet.cli.flower_access import LOCAL_USER
+from callsheet.cli.flower_login import refuse_other_names
 from callsheet.workers.io import app
 
 
@@ -26,6 +27,15 @@ class GuardedMetrics(Metrics):
         await super().get()
 
 
+class LocalMetrics(Metrics):
+    """The same on loopback, for programs of this machine; no cookie is asked for, as Prometheus keeps none."""
+
+    async def get(self) -> None:
+        """The numbers."""
+        refuse_other_names(self)
+        await super().get()
+
+
 def main() -> None:
     """Run Flower with the options of the command line and the environment."""
     command.apply_env_options()
@@ -33,9 +43,9 @@ def main() -> None:
     command.extract_settings()
     command.setup_logging()
     flower: Any = Flower(capp=app, options=options, **settings)
-    if options.basic_auth or (options.auth and options.auth != LOCAL_USER):
-        prefix = f"/{options.url_prefix.strip('/')}" if options.url_prefix else ""
-        flower.add_handlers(".*", [(rf"{prefix}/metrics", GuardedMetrics)])
+    prefix = f"/{options.url_prefix.strip('/')}" if options.url_prefix else ""
+    asks = options.basic_auth or (options.auth and options.auth != LOCAL_USER)
+    flower.add_handlers(".*", [(rf"{prefix}/metrics", GuardedMetrics if asks else LocalMetrics)])
     atexit.register(flower.stop)
     signal.signal(signal.SIGTERM, command.sigterm_handler)
     port = flower.start_http_server()

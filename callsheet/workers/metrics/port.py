@@ -1,7 +1,9 @@
 """The port on which a worker answers Prometheus."""
 
+import ipaddress
 import logging
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterable
@@ -55,10 +57,12 @@ class MetricsPort:
 
     def __init__(self, registry: CollectorRegistry, address: str, ports: Iterable[int]) -> None:
         server, self._server = _ServerV6 if ":" in address else _Server, None
-        tried = list(ports)
+        tried, app = list(ports), make_wsgi_app(registry)
+        if is_loopback(address):
+            app = _for_own_names(app)
         for port in tried:
             try:
-                self._server = make_server(address, port, make_wsgi_app(registry), server, _Silent)
+                self._server = make_server(address, port, app, server, _Silent)
                 break
             except OSError as exc:
                 why = exc.strerror or str(exc)
@@ -84,6 +88,30 @@ class MetricsPort:
         server, self._server = self._server, None
         if server is not None:
             server.socket.close()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address, as a client gave it, is this machine's own and no other's.
+
+    A web site whose name was made to point to this machine has its own name, whatever that resolves to.
+    """
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _for_own_names(app: Any) -> Any:
+    """The application for clients that call this machine by its own names; browsers cannot lie about that."""
+    def guarded(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        given = environ.get("HTTP_HOST", "localhost")
+        if is_loopback(re.sub(r":\d*$", "", given)):
+            answer: Iterable[bytes] = app(environ, start_response)
+            return answer
+        start_response("403 Forbidden", [("Content-Type", "text/plain")])
+        return [b"These metrics are for their own machine: call it 127.0.0.1 or localhost.\n"]
+
+    return guarded
 
 
 def _taken(address: str, tried: list[int], why: str) -> str:
