@@ -47,7 +47,7 @@ def ask(folder: Path, text: str) -> Msg:
     return Msg("user", text, "user", metadata={"folder": str(folder)})
 
 
-def test_it_starts_serves_and_leaves_nothing(folder: Path) -> None:
+def test_it_starts_serves_and_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flower = free_port()
     with cli("up", "--redis-port", "0", "--flower-port", str(flower), "--modules", "mine,tests.demo_files",
              "--io", "20,2", "--cpu", "2,1", "--stub-model", "--stub-port", "0", cwd=folder) as up:
@@ -67,14 +67,29 @@ def test_it_starts_serves_and_leaves_nothing(folder: Path) -> None:
         with use_settings(Settings.load(redis_url=url)):
             assert Counted("a").submit(ask(folder, "x")).get(30).content == "a:x"
 
+        # Its Redis is its owner's: what it keeps, and what it would do for others.
+        assert {path.stat().st_mode & 0o077 for path in (folder / ".callsheet").rglob("*")} == {0}
+        password = (folder / ".callsheet/redis/password").read_text()
+        assert password not in up.output + " ".join(up.child("redis-server").cmdline())
+        port = int(url.rpartition(":")[2].partition("/")[0])
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis(port=port).set("a", "b")
+        for command in ("CONFIG GET dir", "DEBUG SLEEP 0", "SAVE", "REPLICAOF other 6379", "MODULE LIST"):
+            with pytest.raises(redis.ResponseError, match="unknown command"):
+                redis.Redis(port=port, password=password).execute_command(*command.split())
+
+        # Programs in the folder find it without being told.
+        monkeypatch.chdir(folder)
+        assert Settings.load().redis_address == f"redis://127.0.0.1:{port}/0"
+        assert password in Settings.load().redis_url.get_secret_value()
+
         # A second one in the folder, or on the port, is told what to do.
-        port = url.rpartition(":")[2].partition("/")[0]
         with cli("up", *FAST, cwd=folder) as second:
             assert second.wait() == 1
             assert f"pid {up.popen.pid}" in second.output and f"CALLSHEET_REDIS_URL={url}" in second.output
-        with cli("up", "--data", "other", "--redis-port", port, cwd=folder) as third:
+        with cli("up", "--data", "other", "--redis-port", str(port), cwd=folder) as third:
             assert third.wait() == 1
-            assert f"port {port}" in third.output and f"--redis {url}" in third.output
+            assert f"port {port}" in third.output and f"--redis redis://127.0.0.1:{port}/0" in third.output
 
         # A call that runs when it is stopped ends in peace.
         with use_settings(Settings.load(redis_url=url)):
@@ -87,8 +102,8 @@ def test_it_starts_serves_and_leaves_nothing(folder: Path) -> None:
         assert up.wait() == 0, up.output
         up.wait_alone(timeout=1)
         assert "Stopped." in up.output
-    left = [name for name in files(folder / ".callsheet") if not name.startswith("logs/")]
-    assert left == ["redis/appendonly.aof"] or all(name.startswith("redis/appendonlydir/") for name in left)
+    left = {name for name in files(folder / ".callsheet") if not name.startswith(("logs/", "redis/appendonly"))}
+    assert left == {"redis/password", "redis/redis.conf"}
     assert "ready to exit" in (folder / ".callsheet/logs/redis.log").read_text()
 
 

@@ -1,6 +1,8 @@
-"""The redis-server that `callsheet up` brings along: on loopback only, its data in an append-only file."""
+"""The redis-server that `callsheet up` brings along: for its owner on this machine, its data in an append-only file."""
 
 import importlib.util
+import json
+import secrets
 import shutil
 import signal
 from pathlib import Path
@@ -8,10 +10,14 @@ from pathlib import Path
 import click
 
 from callsheet.cli.ports import LOOPBACK, answers_redis, chosen
-from callsheet.cli.processes import Process, Service
+from callsheet.cli.processes import Process, Service, private_file, private_folder
 from callsheet.resources.redis import translated
 from callsheet.settings import Settings
 from callsheet.tasks.app import make_app
+
+#: What would write files, load code or let others in; nothing here needs it.
+CLOSED = ("CONFIG", "DEBUG", "MODULE", "ACL", "SAVE", "BGSAVE", "SLAVEOF", "REPLICAOF", "MIGRATE", "SHUTDOWN",
+          "MONITOR")
 
 
 def redis_binary() -> str:
@@ -45,16 +51,31 @@ def redis_port(port: int) -> int:
     return chosen(port, "Redis", "--redis-port", remedy)
 
 
+def redis_password(data: Path) -> Path:
+    """The file with the password of the Redis whose data are in `data`; made where there is none."""
+    folder = data / "redis"
+    private_folder(folder)
+    path = folder / "password"
+    if not path.exists():
+        with private_file(path) as file:
+            file.write(secrets.token_hex(32).encode())
+    return path.absolute()
+
+
 def redis_service(port: int, data: Path, env: dict[str, str]) -> Service:
     """The service; its append-only file is in `data`/redis."""
-    folder = data / "redis"
-    folder.mkdir(parents=True, exist_ok=True)
-    command = (redis_binary(), "--port", str(port), "--bind", LOOPBACK, "--dir", str(folder), "--appendonly", "yes",
-               "--save", "", "--daemonize", "no")
+    password = redis_password(data)
+    folder = password.parent
+    with private_file(folder / "redis.conf") as file:  # a command line is for all to see
+        quoted = json.dumps(password.read_text(encoding="utf-8").strip(), ensure_ascii=False)
+        file.write("".join([f"requirepass {quoted}\n", *(f'rename-command {name} ""\n' for name in CLOSED)]).encode())
+    command = (redis_binary(), str(folder / "redis.conf"), "--port", str(port), "--bind", LOOPBACK, "--dir",
+               str(folder), "--appendonly", "yes", "--save", "", "--daemonize", "no")
     # On SIGTERM Redis writes its file to the end; killing it is for one that hangs.
     stops = ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0))
     return Service(name="redis", command=command, where=f"redis://{LOOPBACK}:{port}/0", log=data / "logs" / "redis.log",
-                   ready=lambda process: _answers(process, port), env=env, stops=stops, orphaned=signal.SIGTERM)
+                   ready=lambda process: _answers(process, port), env=env, stops=stops, orphaned=signal.SIGTERM,
+                   umask=0o077)
 
 
 def _answers(process: Process, port: int) -> bool:

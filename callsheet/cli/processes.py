@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from callsheet.messages.printable import printable
 
@@ -29,6 +30,7 @@ class Service:
         env: its environment, whole.
         stops: signals that end it, each with the seconds it is given, from the kindest to SIGKILL.
         orphaned: the signal that it gets when this process dies without stopping it.
+        umask: of the files that it makes; this process's with -1.
     """
 
     name: str
@@ -39,6 +41,20 @@ class Service:
     env: Mapping[str, str]
     stops: tuple[tuple[signal.Signals, float], ...]
     orphaned: signal.Signals = signal.SIGKILL
+    umask: int = -1
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder that its owner alone looks into."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    path.chmod(0o700)
+
+
+def private_file(path: Path) -> BinaryIO:
+    """A new file, open for writing, that its owner alone reads."""
+    path.unlink(missing_ok=True)
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
 class Process:
@@ -47,14 +63,14 @@ class Process:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.name = service.name
-        service.log.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(service.log.parent)
         if service.log.exists():
             service.log.replace(service.log.with_suffix(service.log.suffix + ".1"))
-        with service.log.open("wb") as log:
+        with private_file(service.log) as log:
             # In a session of its own, so that Ctrl-C in the terminal reaches the command alone.
             self._popen = subprocess.Popen(
                 service.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                env=dict(service.env), start_new_session=True,
+                env=dict(service.env), start_new_session=True, umask=service.umask,
                 preexec_fn=_with_parent(service.orphaned))  # noqa: PLW1509 - one system call, no locks
         self.pid = self._popen.pid
 

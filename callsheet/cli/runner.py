@@ -187,7 +187,7 @@ class Runner:
             try:
                 say("Starting Redis and workers ...", err=True)
                 stack.start()
-                write_info(order.data, {"redis": stack.settings.redis_address})
+                write_info(order.data, {"redis": stack.redis_address})
                 yield stack
             finally:
                 say("Stopping Redis and workers ...", err=True)

@@ -14,12 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import click
 
-from callsheet.cli.embedded_redis import redis_port, redis_service, take_back
+from callsheet.cli.embedded_redis import redis_password, redis_port, redis_service, take_back
 from callsheet.cli.ports import LOOPBACK, chosen
-from callsheet.cli.processes import Process, Service
+from callsheet.cli.processes import Process, Service, private_file
 from callsheet.cli.supervisor import Interrupts, Supervisor
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
@@ -65,6 +67,7 @@ class Stack:
 
     Attributes:
         settings: that reach the stack's Redis.
+        redis_address: of it, for others: without a password, but with the file of the one that was started.
         stub_url: of the stub model, if there is one.
     """
 
@@ -72,9 +75,11 @@ class Stack:
         self.plan = plan
         self.supervisor = Supervisor(interrupts)
         self._redis_port = redis_port(plan.redis_port) if plan.redis_url is None else 0
-        self.redis_url = plan.redis_url or f"redis://{LOOPBACK}:{self._redis_port}/0"
-        given = {"redis_url": self.redis_url} | ({} if plan.modules is None else {"modules": plan.modules})
-        self.settings = Settings.load(**given)
+        self._redis_url = plan.redis_url or (f"redis://{LOOPBACK}:{self._redis_port}/0?password_file="
+                                             f"{quote(str(redis_password(plan.data)))}")
+        given: dict[str, Any] = {} if plan.modules is None else {"modules": plan.modules}
+        self.settings = Settings.load(redis_url=self._redis_url, **given)
+        self.redis_address = self.settings.redis_address if plan.redis_url else self._redis_url
         self.flower_port = None if plan.flower_port is None else chosen(
             plan.flower_port, "Flower", "--flower-port", ", or leave it out with --no-flower")
         self.stub_port = None if plan.stub_port is None else chosen(plan.stub_port, "The stub model", "--stub-port")
@@ -108,7 +113,7 @@ class Stack:
 
     def _env(self) -> dict[str, str]:
         path = [*map(str, self.plan.path), *filter(None, [os.environ.get("PYTHONPATH")])]
-        env = {**os.environ, "CALLSHEET_REDIS_URL": self.redis_url, "PYTHONPATH": os.pathsep.join(path),
+        env = {**os.environ, "CALLSHEET_REDIS_URL": self._redis_url, "PYTHONPATH": os.pathsep.join(path),
                "PYTHONUNBUFFERED": "1"}
         env.pop("CALLSHEET_INLINE", None)
         if self.plan.modules is not None:
@@ -195,7 +200,7 @@ def claimed(data: Path, others: str = "--data and --redis-port") -> Iterator[Pat
         click.ClickException: another command uses it, or it cannot be made; with the remedy.
     """
     try:
-        data.mkdir(parents=True, exist_ok=True)
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder, info = os.open(data, os.O_RDONLY), data / _INFO
     except OSError as exc:
         raise click.ClickException(f"The folder {data} cannot be made: {exc.strerror}. Give another --data.") from None
@@ -215,8 +220,14 @@ def write_info(data: Path, facts: dict[str, str]) -> None:
     """Note for other commands what uses the folder."""
     info = data / _INFO
     draft = info.with_suffix(".tmp")
-    draft.write_text(json.dumps({"pid": os.getpid(), **facts}))
+    with private_file(draft) as file:
+        file.write(json.dumps({"pid": os.getpid(), **facts}).encode())
     draft.replace(info)
+
+
+def assigned(value: str) -> str:
+    """A value as a shell takes it in `export NAME=value`, where a ? stands for itself."""
+    return value if shlex.quote(value.replace("?", "")) == value.replace("?", "") else shlex.quote(value)
 
 
 def _taken(data: Path, info: Path, others: str) -> str:
@@ -224,7 +235,7 @@ def _taken(data: Path, info: Path, others: str) -> str:
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(info.read_text())
     pid, redis = known.get("pid"), known.get("redis")
-    use = f"Use it: export CALLSHEET_REDIS_URL={shlex.quote(str(redis))}\n" if redis else ""
+    use = f"Use it: export CALLSHEET_REDIS_URL={assigned(str(redis))}\n" if redis else ""
     end = f"Or end it: kill {pid}\n" if pid else ""
     return (f"Callsheet runs with the folder {data} already{f' (pid {pid})' if pid else ''}.\n{use}{end}"
             f"Or run a second one beside it: with other {others}.")

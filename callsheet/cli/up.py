@@ -2,12 +2,11 @@
 
 import os
 import re
-import shlex
 from pathlib import Path
 
 import click
 
-from callsheet.cli.stack import Plan, Stack, claimed, write_info
+from callsheet.cli.stack import Plan, Stack, assigned, claimed, write_info
 from callsheet.cli.supervisor import Interrupted, Interrupts, ServiceFailed
 from callsheet.cli.terminal import say
 
@@ -70,7 +69,7 @@ def up(io: str, cpu: str, modules: tuple[str, ...] | None, redis_port: int, redi
         say("Starting ...")
         try:
             stack.start()
-            write_info(data, {"redis": stack.settings.redis_address})
+            write_info(data, {"redis": stack.redis_address})
             say(_table(stack))
             stack.supervisor.watch()
         except Interrupted:
@@ -98,7 +97,7 @@ def _table(stack: Stack) -> str:
     modules = ", ".join(stack.settings.modules)
     lines += ["", f"Workers build agents from: {modules}" if modules else
               "Workers build no agents of yours yet: name their modules with --modules.",
-              f"To submit from elsewhere:  export CALLSHEET_REDIS_URL={shlex.quote(stack.settings.redis_address)}"]
+              f"To submit from elsewhere:  export CALLSHEET_REDIS_URL={assigned(stack.redis_address)}"]
     if stack.stub_url:
         lines.append(f"To call the stub model:    export CALLSHEET_ENDPOINTS__OPENAI__BASE_URL={stack.stub_url}")
     return "\n".join([*lines, "Ready. Ctrl-C stops all."])

@@ -29,7 +29,7 @@ from callsheet.settings.queues import wrong_with_name
 from callsheet.settings.sentinels import SCHEME as SENTINEL
 from callsheet.settings.sentinels import Login, Sentinels
 from callsheet.settings.sentinels import parse as parse_sentinels
-from callsheet.settings.sources import Pyproject, Toml, misspelt_in
+from callsheet.settings.sources import Pyproject, Toml, misspelt_in, redis_here, with_password
 
 PREFIX = "CALLSHEET_"
 ENV_FILE = ".env"
@@ -43,7 +43,7 @@ class Settings(BaseSettings):
 
     Attributes:
         redis_url: broker, results and state. `redis://`, `rediss://`, `unix:///path?db=0`, or
-            `sentinel://host:26379;sentinel://other:26379/0`; may hold a password.
+            `sentinel://host:26379;sentinel://other:26379/0`; may hold a password, or `?password_file=` its file's path.
         redis_sentinel_master: the name under which the sentinels of such an address watch the master.
         redis_sentinel_username: for the sentinels themselves, where they ask for one.
         redis_sentinel_password: likewise; the server's own is in the address.
@@ -102,7 +102,7 @@ class Settings(BaseSettings):
         toml_file="callsheet.toml", hide_input_in_errors=True, pyproject_toml_table_header=("tool", "callsheet"),
     )
 
-    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    redis_url: SecretStr = Field(default_factory=redis_here, validate_default=True)
     redis_sentinel_master: str | None = Field(None, validate_default=True)
     redis_sentinel_username: str = ""
     redis_sentinel_password: SecretStr | None = None
@@ -219,7 +219,7 @@ class Settings(BaseSettings):
         if not right and not (parts and parts.scheme == "unix" and parts.path.strip("/")):
             raise ValueError("an address such as redis://127.0.0.1:6379/0, rediss://…, unix:///path?db=0 or "
                              "sentinel://host:26379;sentinel://other:26379/0 is needed")
-        return value
+        return SecretStr(with_password(value.get_secret_value()))
 
     @field_validator("redis_sentinel_master")
     @classmethod

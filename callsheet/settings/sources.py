@@ -1,11 +1,16 @@
 """The files that settings come from, with errors that name them."""
 
+import contextlib
+import json
+import os
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from dotenv import dotenv_values
+from pydantic import SecretStr
 from pydantic_settings import PyprojectTomlConfigSettingsSource, TomlConfigSettingsSource
 
 from callsheet.errors import SettingsError
@@ -40,6 +45,39 @@ class Pyproject(PyprojectTomlConfigSettingsSource):
     def unknown(self, fields: Iterable[str]) -> list[str]:
         """A line for each key that is no setting."""
         return unknown("[tool.callsheet] of pyproject.toml", self.toml_data, fields)
+
+
+def redis_here() -> SecretStr:
+    """The Redis of a `callsheet up` of this user's that runs in the working directory; else the usual address."""
+    info = Path(".callsheet/up.json")
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        if info.stat().st_uid == os.getuid():
+            known = json.loads(info.read_text())
+            os.kill(known["pid"], 0)
+            return SecretStr(known["redis"])
+    return SecretStr("redis://127.0.0.1:6379/0")
+
+
+def with_password(address: str) -> str:
+    """The address of a Redis with the password from the file that its `password_file` names, if it names one.
+
+    Raises:
+        ValueError: the file cannot be read, or is not for such an address.
+    """
+    parts = urlsplit(address)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    file = query.pop("password_file", None)
+    if file is None:
+        return address
+    if parts.scheme not in ("redis", "rediss"):
+        raise ValueError("password_file goes with redis:// and rediss:// only")
+    try:
+        password = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError) as exc:
+        raise ValueError(f"its password_file {file} cannot be read: {exc}") from None
+    user, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user.partition(':')[0]}:{quote(password, safe='')}@{host}",
+                          query=urlencode(query)).geturl()
 
 
 def misspelt_in(file: str, prefix: str, fields: Iterable[str]) -> list[str]:
