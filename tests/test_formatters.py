@@ -2,16 +2,20 @@
 
 import asyncio
 import base64
+import gzip
+import ipaddress
 import json
 import logging
+import re
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from callsheet import Msg
+from callsheet import Msg, Settings
 from callsheet.errors import MessageError, UsageError
 from callsheet.formatters import (
     AnthropicChatFormatter,
@@ -31,6 +35,8 @@ from callsheet.formatters import (
 )
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader, Writer
+from callsheet.resources.outside import admitted
+from callsheet.settings import use_settings
 
 PNG = ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 CHAT: list[type] = [AnthropicChatFormatter, DashScopeChatFormatter, DeepSeekChatFormatter, GeminiChatFormatter,
@@ -250,33 +256,114 @@ def test_what_is_nowhere_is_named(cls: Any) -> None:
         formatted(cls(), ("user", [at("pictures/gone.png")], "user"))
 
 
-def test_the_web_is_left_to_providers_that_fetch_and_fetched_for_others() -> None:
-    class Web(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            found = self.path == "/a.png"
-            self.send_response(200 if found else 404)
-            self.end_headers()
-            self.wfile.write(base64.b64decode(PNG) if found else b"")
+def test_files_are_sent_from_the_folders_of_the_settings_alone(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    for folder in (inside, outside):
+        folder.mkdir()
+        (folder / "a b.png").write_bytes(base64.b64decode(PNG))
+    (inside / "link.png").symlink_to(outside / "a b.png")
+    (inside / "notes.au").write_text("hunter2")
+    (inside / "fake.png").symlink_to("/etc/passwd")
 
-        def log_message(self, *_: Any) -> None:
-            pass
+    def sent(url: str) -> bool:
+        try:
+            return PNG in json.dumps(formatted(OpenAIChatFormatter(), ("user", [at(url)], "user")))
+        except MessageError as exc:
+            assert re.search("no folder whose|is no image|neither a file", str(exc)), exc
+            return False
 
-    server = HTTPServer(("127.0.0.1", 0), Web)
+    with use_settings(Settings.load(media_folders=str(inside))):
+        for url in (f"{inside}/a b.png", f"file://{inside}/a b.png", f"file://{inside}/a%20b.png",
+                    f"file://localhost{inside}/a%20b.png"):
+            assert sent(url), url
+        for url in (f"{outside}/a b.png", f"{inside}/../out/a b.png", f"{inside}/link.png", f"{inside}/fake.png",
+                    f"{inside}/notes.au", f"file://{inside}/%2e%2e/out/a%20b.png", "/etc/passwd", "/dev/zero",
+                    "/proc/self/environ", "file:///etc/gone", "/etc/gone"):
+            assert not sent(url), url
+
+
+def test_data_addresses_are_data() -> None:
+    for cls in (OpenAIChatFormatter, AnthropicChatFormatter, GeminiChatFormatter, OllamaChatFormatter):
+        assert PNG in json.dumps(formatted(cls(), ("user", [at(f"data:image/png;base64,{PNG}")], "user")))
+
+
+class Web(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        raw, body = base64.b64decode(PNG), b""
+        if self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/to/"))
+            body = b"x" * 100
+        elif self.path == "/bomb.png":
+            body = gzip.compress(raw + bytes(10_000_000))
+            self.send_response(200)
+            self.send_header("Content-Encoding", "gzip")
+        else:
+            body = raw if self.path == "/a.png" else b"plain" if self.path == "/a.txt" else b""
+            self.send_response(200 if body else 404)
+            self.send_header("Content-Type", "image/png")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Web)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        url = f"http://127.0.0.1:{server.server_port}/a.png"
-        said = ("user", [at(url)], "user")
-        assert formatted(OpenAIChatFormatter(), said)[0]["content"][0]["image_url"]["url"] == url
-        assert formatted(AnthropicChatFormatter(), said)[0]["content"][0]["source"] == {"type": "url", "url": url}
-        assert formatted(DashScopeChatFormatter(), said)[0]["content"] == [{"image": url}]
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_web_is_left_to_providers_that_fetch_and_fetched_for_others(web: int) -> None:
+    url = f"http://127.0.0.1:{web}/a.png"
+    said = ("user", [at(url)], "user")
+    assert formatted(OpenAIChatFormatter(), said)[0]["content"][0]["image_url"]["url"] == url
+    assert formatted(AnthropicChatFormatter(), said)[0]["content"][0]["source"] == {"type": "url", "url": url}
+    assert formatted(DashScopeChatFormatter(), said)[0]["content"] == [{"image": url}]
+    with use_settings(Settings.load(media_hosts="127.0.0.0/8")):
         assert formatted(OllamaChatFormatter(), said)[0]["images"] == [PNG]
-        inline = formatted(GeminiChatFormatter(), said)[0]["parts"][0]["inline_data"]
-        assert inline == {"data": PNG, "mime_type": "image/png"}
-        with pytest.raises(MessageError, match=r"gone.png cannot be fetched: .*404"):
-            formatted(GeminiChatFormatter(), ("user", [at(url.replace("a.png", "gone.png"))], "user"))
-    finally:
-        server.shutdown()
-        server.server_close()
+        for at_url in (url, f"http://127.0.0.1:{web}/to//a.png"):
+            inline = formatted(GeminiChatFormatter(), ("user", [at(at_url)], "user"))[0]["parts"][0]["inline_data"]
+            assert inline == {"data": PNG, "mime_type": "image/png"}
+        for name, why in (("gone.png", "404"), ("a.txt", "is no image"), ("bomb.png", "compressed"),
+                          ("to/file:///etc/passwd", "fetched"), ("to/http://127.0.0.1:1/", "fetched")):
+            with pytest.raises(MessageError, match=why):
+                formatted(GeminiChatFormatter(), ("user", [at(url.replace("a.png", name))], "user"))
+
+
+@pytest.mark.parametrize(("allowed", "host", "fetched"), [
+    ("public", "127.0.0.1", False), ("public", "localhost", False),
+    ("public", "[::ffff:127.0.0.1]", False), ("public", "0.0.0.0", False),
+    ("public,10.0.0.0/8", "127.0.0.1", False), ("localhost", "127.0.0.1", False), ("", "localhost", False),
+    ("127.0.0.1", "127.0.0.1", True), ("localhost", "localhost", True), ("127.0.0.0/8,public", "localhost", True),
+])
+def test_pictures_are_fetched_from_where_the_settings_allow(web: int, allowed: str, host: str, fetched: bool) -> None:
+    said = ("user", [at(f"http://{host}:{web}/a.png")], "user")
+    with use_settings(Settings.load(media_hosts=allowed)):
+        if fetched:
+            assert PNG in str(formatted(GeminiChatFormatter(), said))
+        else:
+            with pytest.raises(MessageError, match="CALLSHEET_MEDIA_HOSTS"):
+                formatted(GeminiChatFormatter(), said)
+
+
+@pytest.mark.parametrize(("address", "public"), [
+    ("8.8.8.8", True), ("2606:4700::1111", True), ("10.0.0.1", False), ("169.254.169.254", False), ("::1", False),
+    ("fe80::1%eth0", False), ("fd00:ec2::254", False), ("100.100.100.200", False), ("168.63.129.16", False),
+    ("::ffff:10.0.0.1", False), ("64:ff9b::a9fe:a9fe", False), ("2002:a9fe:a9fe::1", False), ("224.0.0.1", False),
+    ("::7f00:1", False), ("ff02::1", False), ("192.168.1.1", False), ("0.0.0.0", False),
+])
+def test_an_address_inside_is_no_public_one_however_it_is_written(address: str, public: bool) -> None:
+    found = ipaddress.ip_address(address)
+    assert admitted(found, "x", ["public"]) is public
+    near = found.is_link_local or address.removeprefix("64:ff9b::").removeprefix("2002:").startswith("a9fe:a9fe")
+    metadata = address in ("fd00:ec2::254", "100.100.100.200", "168.63.129.16")
+    assert admitted(found, "pictures.inside", ["*.inside"]) is not (near or metadata)
+    assert not admitted(found, "pictures.elsewhere", ["*.inside"])
 
 
 # Tokens ----------------------------------------------------------------------------------------------------------

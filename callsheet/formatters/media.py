@@ -2,39 +2,58 @@
 
 import asyncio
 import base64
-import mimetypes
+import re
+import tempfile
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import httpx
 
 from callsheet.errors import MessageError
+from callsheet.resources.outside import fetched
+from callsheet.settings import get_settings
 
 MOST = 64 * 1024 * 1024
 """Bytes of one file or download."""
 
-TIMEOUT = 60.0
-"""Seconds that a download may be silent."""
-
 KINDS = ("image", "audio", "video")
 
-_MAGIC: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"\x89PNG\r\n\x1a\n", "image/png"), (0, b"\xff\xd8\xff", "image/jpeg"), (0, b"GIF8", "image/gif"),
-    (8, b"WEBP", "image/webp"), (4, b"ftyphei", "image/heic"), (4, b"ftypmif1", "image/heif"),
-    (8, b"WAVE", "audio/wav"), (0, b"ID3", "audio/mp3"), (0, b"\xff\xfb", "audio/mp3"), (0, b"fLaC", "audio/flac"),
-    (0, b"OggS", "audio/ogg"), (8, b"AIFF", "audio/aiff"), (4, b"ftyp", "video/mp4"),
-    (0, b"\x1a\x45\xdf\xa3", "video/webm"), (8, b"AVI ", "video/avi"),
+#: By what a file's first bytes are; its name, and what a server says of it, count for nothing.
+_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (rb"\x89PNG\r\n\x1a\n", "image/png"), (rb"\xff\xd8\xff", "image/jpeg"), (rb"GIF8[79]a", "image/gif"),
+    (rb"RIFF....WEBP", "image/webp"), (rb"\0\0..ftyphe[ivm]", "image/heic"), (rb"\0\0..ftypm[is]f1", "image/heif"),
+    (rb"\0\0..ftypavi[fs]", "image/avif"), (rb"BM....\0{4}", "image/bmp"), (rb"II\*\0|MM\0\*", "image/tiff"),
+    (rb"RIFF....WAVE", "audio/wav"), (rb"ID3[\x02-\x04]|\xff[\xe2\xe3\xf2\xf3\xfa\xfb]", "audio/mp3"),
+    (rb"\xff[\xf1\xf9]", "audio/aac"), (rb"fLaC\0", "audio/flac"), (rb"OggS\0", "audio/ogg"),
+    (rb"FORM....AIF[FC]", "audio/aiff"), (rb"\.snd\0\0\0", "audio/basic"), (rb"\0\0..ftypM4A", "audio/mp4"),
+    (rb"\0\0..ftypqt", "video/quicktime"), (rb"\0\0..ftyp3g", "video/3gpp"), (rb"\0\0..ftyp", "video/mp4"),
+    (rb"\x1a\x45\xdf\xa3", "video/webm"), (rb"RIFF....AVI ", "video/avi"), (rb"\0\0\x01[\xba\xb3]", "video/mpeg"),
+    (rb"FLV\x01", "video/x-flv"), (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "video/x-ms-wmv"),
 )
+_KNOWN = [(re.compile(start, re.DOTALL), kind) for start, kind in _MAGIC]
 
 
-def local_file(url: str) -> Path | None:
-    """The file of this machine that an address names, as a path or a file:// address; None where there is none."""
-    path = Path(url.removeprefix("file://"))
-    try:
-        return path if path.is_file() else None
-    except (OSError, ValueError):  # a name that no file can have
-        return None
+def local_file(url: str, block: dict[str, Any]) -> Path | None:
+    """The file of this machine that an address names, as a path or a file:// address; None where there is none.
+
+    Raises:
+        MessageError: it is in none of the folders whose files messages may name.
+    """
+    given = url.removeprefix("file://localhost").removeprefix("file://")
+    folders = [Path(tempfile.gettempdir() if folder == "temp" else folder).resolve()
+               for folder in get_settings().media_folders]
+    for name in dict.fromkeys((given, unquote(given) if given != url else given)):
+        try:
+            path = Path(name).resolve()  # a link counts as what it points to
+            if name.startswith("/") and not any(path.is_relative_to(folder) for folder in folders):
+                raise MessageError(f"The {block['type']} at {url!r} is in no folder whose files may be sent. Put it "
+                                   "into one, or add its folder to CALLSHEET_MEDIA_FOLDERS where workers run.")
+            if path.is_file():
+                return path
+        except (OSError, ValueError):  # a name that no file can have
+            continue
+    return None
 
 
 def web_url(url: str, block: dict[str, Any]) -> str:
@@ -63,15 +82,28 @@ async def data_of(block: dict[str, Any], *, download: bool = False) -> tuple[str
     if source["type"] == "base64":
         return source["media_type"], source["data"]
     url = source["url"]
-    path = local_file(url)
+    if url.startswith("data:"):
+        return _within(url, block)
+    path = local_file(url, block)
     if path is not None:
         raw = await asyncio.to_thread(_read, path, block)
-        return _media_type(raw, path.name, None, block), base64.b64encode(raw).decode()
-    web_url(url, block)
-    if not download:
-        return None
-    raw, kind = await _fetched(url, block)
-    return _media_type(raw, urlsplit(url).path, kind, block), base64.b64encode(raw).decode()
+    else:
+        web_url(url, block)
+        if not download:
+            return None
+        raw = await _fetched(url, block)
+    name = path.name if path is not None else urlsplit(url).path
+    return _media_type(raw, name, block), base64.b64encode(raw).decode()
+
+
+def _within(url: str, block: dict[str, Any]) -> tuple[str, str]:
+    """The media type and base64 of a data: address."""
+    head, comma, data = url[len("data:"):].partition(",")
+    kind, *more = head.split(";")
+    if not comma or not kind:
+        raise MessageError(f"The {block['type']}'s data: address has no media type, or no data: "
+                           "data:image/png;base64,... is needed.")
+    return kind, unquote(data) if "base64" in more else base64.b64encode(unquote_to_bytes(data)).decode()
 
 
 async def url_of(block: dict[str, Any]) -> str:
@@ -82,39 +114,34 @@ async def url_of(block: dict[str, Any]) -> str:
 
 def _read(path: Path, block: dict[str, Any]) -> bytes:
     try:
-        if path.stat().st_size > MOST:
-            raise MessageError(f"The {block['type']} {path} has over {MOST} bytes. Give a smaller one.")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MOST + 1)  # what a file tells of its size need not be so
     except OSError as exc:
         raise MessageError(f"The {block['type']} {path} cannot be read: {exc.strerror}.") from exc
+    if len(raw) > MOST:
+        raise _too_large(str(path), block)
+    return raw
 
 
-async def _fetched(url: str, block: dict[str, Any]) -> tuple[bytes, str | None]:
-    parts: list[bytes] = []
+async def _fetched(url: str, block: dict[str, Any]) -> bytes:
     try:
-        async with (httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=True) as http,
-                    http.stream("GET", url) as response):
-            response.raise_for_status()
-            async for part in response.aiter_bytes():
-                parts.append(part)
-                if sum(map(len, parts)) > MOST:
-                    raise MessageError(f"The {block['type']} at {url} has over {MOST} bytes. Give a smaller one.")
-    except (httpx.HTTPError, httpx.InvalidURL) as exc:
-        raise MessageError(f"The {block['type']} at {url} cannot be fetched: {exc}. This provider takes data, not "
-                           "addresses: give it with a source of type base64.") from exc
-    return b"".join(parts), response.headers.get("content-type", "").partition(";")[0] or None
+        raw = await fetched(url, MOST, get_settings().media_hosts)
+    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as exc:
+        raise MessageError(f"The {block['type']} at {url} cannot be fetched: {str(exc) or 'it takes too long'}. This "
+                           "provider takes data, not addresses: give it with a source of type base64.") from exc
+    if raw is None:
+        raise _too_large(url, block)
+    return raw
 
 
-def _media_type(raw: bytes, name: str, told: str | None, block: dict[str, Any]) -> str:
-    """What the data are: by their first bytes, else by what a server told, else by a file's name.
+def _too_large(name: str, block: dict[str, Any]) -> MessageError:
+    return MessageError(f"The {block['type']} {name} has over {MOST} bytes. Give a smaller one.")
 
-    Nothing but media passes, so that a message cannot have any other file of the machine sent away.
-    """
-    for start, magic, found in _MAGIC:
-        if raw[start:start + len(magic)] == magic:
-            return found
-    for guess in (told, mimetypes.guess_type(name)[0]):
-        if guess and guess.partition("/")[0] in KINDS:
-            return guess
+
+def _media_type(raw: bytes, name: str, block: dict[str, Any]) -> str:
+    """What the data are; nothing but media passes, so that a message cannot have any other file sent away."""
+    for start, kind in _KNOWN:
+        if start.match(raw):
+            return kind
     raise MessageError(f"The {block['type']} {name!r} is no image, sound or film that is known here. Give it with a "
                        "source of type base64 and its media_type.")

@@ -29,11 +29,11 @@ def pooled_transport(endpoint: Endpoint) -> httpx.AsyncBaseTransport:
     Raises:
         SettingsError: the endpoint's file of certificates cannot be read.
     """
-    address = endpoint.proxy.get_secret_value() if endpoint.proxy else _proxy_in_environment(endpoint.base_url)
-    return _Pooled(endpoint.max_connections or 0, httpx.create_ssl_context(_trusted(endpoint)), _proxy(address))
+    address = endpoint.proxy.get_secret_value() if endpoint.proxy else proxy_in_environment(endpoint.base_url)
+    return Pooled(endpoint.max_connections or 0, httpx.create_ssl_context(_trusted(endpoint)), _proxy(address))
 
 
-class _Pooled(httpx.AsyncBaseTransport):
+class Pooled(httpx.AsyncBaseTransport):
     """Connections of the loop in which the first request is made.
 
     Args:
@@ -49,8 +49,11 @@ class _Pooled(httpx.AsyncBaseTransport):
         self._proxy_headers = proxy.headers if proxy else None
         self._opened: aiohttp.ClientSession | None = None
 
+    def _connector(self) -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector(limit=self._limit, keepalive_timeout=KEEPALIVE, ssl=self._trusted)
+
     def _open(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=self._limit, keepalive_timeout=KEEPALIVE, ssl=self._trusted)
+        connector = self._connector()
         # A jar would carry one agent's cookies into another's calls.
         self._opened = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         return self._opened
@@ -166,7 +169,7 @@ def _proxy(address: str | None) -> httpx.Proxy | None:
     return httpx.Proxy(proxy.url, headers={"Authorization": f"Basic {credentials}"})
 
 
-def _proxy_in_environment(base_url: str) -> str | None:
+def proxy_in_environment(base_url: str) -> str | None:
     """The proxy that HTTPS_PROXY and its kin name for the address, asked for once a client."""
     parsed = urllib.parse.urlsplit(base_url)
     proxies = urllib.request.getproxies()

@@ -50,6 +50,9 @@ class Settings(BaseSettings):
         modules: modules (with what is under them) whose agents, functions and Celery tasks workers may build
             and run; comma-separated in the environment.
         queues: more queues than `io` and `cpu` that jobs may name.
+        media_folders: folders of a worker whose pictures, sound and film messages may name; `temp` is the temporary one.
+        media_hosts: from where it fetches what messages name: `public` for all that the internet reaches, addresses,
+            networks, and names or patterns such as `*.example.com`.
         inline: run every call in the caller's process, without Redis; for unit tests.
         key_prefix: put before every Redis key of Callsheet's own.
         result_expires: seconds that results and large payloads are kept.
@@ -108,6 +111,8 @@ class Settings(BaseSettings):
     redis_sentinel_password: SecretStr | None = None
     modules: Names = ()
     queues: Names = ()
+    media_folders: Names = (".", "temp")
+    media_hosts: Names = ("public",)
     inline: bool = False
     key_prefix: str = "callsheet:"
     result_expires: int = Field(86_400, gt=0)
@@ -171,7 +176,7 @@ class Settings(BaseSettings):
             raise SettingsError("\n  ".join(["Some settings are wrong:", *wrong]) + "\nCorrect them in the "
                                 "environment, in .env, in callsheet.toml or under [tool.callsheet].")
 
-    @field_validator("modules", "queues", mode="before")
+    @field_validator("modules", "queues", "media_folders", "media_hosts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return names(value)
