@@ -50,7 +50,7 @@ class Settings(BaseSettings):
         modules: modules (with what is under them) whose agents, functions and Celery tasks workers may build
             and run; comma-separated in the environment.
         queues: more queues than `io` and `cpu` that jobs may name.
-        media_folders: folders of a worker whose pictures, sound and film messages may name; `temp` is the temporary one.
+        media_folders: of a worker, whose pictures, sound and film messages may name; `temp` is the temporary one.
         media_hosts: from where it fetches what messages name: `public` for all that the internet reaches, addresses,
             networks, and names or patterns such as `*.example.com`.
         inline: run every call in the caller's process, without Redis; for unit tests.
