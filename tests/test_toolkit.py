@@ -2,9 +2,10 @@
 
 import asyncio
 import threading
+import time
 from contextvars import ContextVar
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import pytest
 from pydantic import BaseModel, Field
@@ -180,6 +181,58 @@ def test_arguments_arrive_as_annotated() -> None:
     kit.register_tool_function(tool)
     assert text_of(run(kit, "tool", point={"x": "3"}, numbers=["1", 2])) == "done"
     assert got == [Point(x=3), [1, 2], 0.5]
+
+
+def test_annotations_as_people_write_them() -> None:
+    def tool(places: list["Point"], perhaps: Optional["Point"] = None, *, cls: str = "", by: "dict[str, Point]") -> str:
+        return f"{places[0].x} {perhaps and perhaps.x} {cls} {by['a'].x}"
+
+    kit = Toolkit()
+    kit.register_tool_function(tool)
+    assert text_of(run(kit, "tool", places=[{"x": 1}], perhaps={"x": 2}, cls="c", by={"a": {"x": 3}})) == "1 2 c 3"
+
+    def hides(known: int, unknown: "Nowhere" = None) -> "Nowhere":  # type: ignore[name-defined]  # noqa: F821
+        return known
+
+    kit.register_tool_function(hides, preset_kwargs={"unknown": 1})
+    assert text_of(run(kit, "hides", known=5)) == "5"
+    with pytest.raises(ToolError, match=r"hides.*Nowhere"):
+        kit.register_tool_function(hides, func_name="other")
+    with pytest.raises(ToolError, match="without its object"):
+        kit.register_tool_function(Holder.held)
+
+
+class Holder:
+    def held(self, word: str) -> str:
+        """Not bound."""
+        return word
+
+
+class Filter(BaseModel):
+    language: str = "en"
+    needed: int | None
+
+
+def test_null_for_what_need_not_be_given_is_left_out() -> None:
+    def tool(query: str, language: str = "en", inner: Filter | None = None, many: list[Filter] = []) -> str:  # noqa: B006
+        return f"{query} {language} {inner and inner.language} {len(many)}"
+
+    kit = Toolkit()
+    kit.register_tool_function(tool)
+    assert text_of(run(kit, "tool", query="q", language=None)) == "q en None 0"
+    assert text_of(run(kit, "tool", query="q", inner={"language": None, "needed": None}, many=[
+        {"language": None, "needed": 1}])) == "q en en 1"
+    assert "query: " in text_of(run(kit, "tool", query=None, language=None))
+    parameters = {"type": "object", "required": ["q"], "properties": {
+        "q": {"type": ["string", "null"]}, "n": {"anyOf": [{"type": "integer"}, {"type": "string"}]},
+        "o": {"anyOf": [{"type": "object", "properties": {"p": {"type": "string"}}}, {"type": "string"}]}}}
+    schema = {"type": "function", "function": {"name": "other", "parameters": parameters}}
+
+    def other(**kwargs: Any) -> str:
+        return str(kwargs)
+
+    kit.register_tool_function(other, json_schema=schema)
+    assert text_of(run(kit, "other", q=None, n=None, o={"p": None})) == "{'q': None, 'o': {}}"
 
 
 def test_a_text_names_each_wrong_argument() -> None:
@@ -415,15 +468,29 @@ def test_a_given_schema_is_what_arguments_are_checked_against() -> None:
     assert text_of(run(kit, "tool", n=3)) == "{'n': 3, 'hidden': 'h'}"
 
 
-def test_a_schema_cannot_keep_the_process_busy() -> None:
+_REFS = {"l0": {"type": "string"}} | {f"l{k}": {"anyOf": [{"$ref": f"#/$defs/l{k - 1}"}] * 2} for k in range(1, 21)}
+
+
+@pytest.mark.parametrize(("rules", "data"), [
+    ({"properties": {"s": {"type": "string", "pattern": "^(a+)+$"}}, "patternProperties": {"^(b+)+$": False},
+      "additionalProperties": False}, {"s": "a" * 40 + "!", "b" * 40 + "!": 1}),
+    ({"properties": {"s": {"$ref": "#/$defs/l20"}}, "$defs": _REFS}, {"s": 5}),
+    ({"properties": {"s": {"uniqueItems": True}}}, {"s": [{"k": [k]} for k in range(4000)]}),
+    ({"properties": {"s": {"items": {"enum": list(range(9000))}}}}, {"s": [-1] * 9000}),
+    ({"properties": {"s": {"anyOf": [{"type": "string"}, {"const": 1}] * 500}}}, {"s": [["x" * 1000] * 20] * 1000}),
+    ({"properties": {"s": {"items": {"not": {}}}}}, {"s": ["x" * 100] * 9000}),
+], ids=["patterns", "references", "unique", "enumeration", "texts of problems", "many problems"])
+def test_a_schema_cannot_keep_the_process_busy(rules: dict[str, Any], data: dict[str, Any]) -> None:
     def tool(**kwargs: Any) -> str:
         return "ran"
 
-    bad = {"type": "object", "properties": {"s": {"type": "string", "pattern": "^(a+)+$"}},
-           "patternProperties": {"^(b+)+$": False}, "additionalProperties": False}
     kit = Toolkit()
-    kit.register_tool_function(tool, json_schema={"type": "function", "function": {"name": "t", "parameters": bad}})
-    assert text_of(run(kit, "tool", **{"s": "a" * 40 + "!", "b" * 40 + "!": 1})) == "ran"
+    kit.register_tool_function(tool, json_schema={"type": "function", "function": {
+        "name": "t", "parameters": {"type": "object", **rules}}})
+    before = time.process_time()
+    said = text_of(run(kit, "tool", **data))
+    assert said == "ran" or (said.startswith("Error: The arguments of tool do not fit") and len(said) < 5000)
+    assert time.process_time() - before < 1.5
 
 
 def test_a_broken_schema_leaves_it_to_the_tool() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from typing import Any, ClassVar
 
 import pytest
@@ -43,6 +44,26 @@ def test_a_schema_that_is_none_takes_anything() -> None:
     kit = registered(Toolkit(), Server("srv", ["odd"]))
     assert kit.get_json_schemas()[0]["function"]["parameters"] == {"type": "object", "properties": {}}
     assert "{'x': 1}" in run(kit, "odd", x=1)
+
+
+def test_names_that_no_provider_takes_are_mapped_both_ways() -> None:
+    names = ["a.b", "a/b", "a_b", "3d", "größe", "n" * 70, "n" * 69 + "m", "日本", "中国", "odd"]
+    kit = registered(Toolkit(), Server("srv", names), preset_kwargs_mapping={"a.b": {"key": "k"}})
+    assert all(re.fullmatch("[a-zA-Z_][a-zA-Z0-9_-]{0,63}", name) for name in kit.tools)
+    assert len(kit.tools) == len(names) and "a_b" in kit.tools
+    assert [schema["function"]["name"] for schema in kit.get_json_schemas()] == list(kit.tools)
+    for name, server_name in zip(kit.tools, names, strict=True):
+        assert run(kit, name, word="w", key="k").startswith(f"srv.{server_name} ") or server_name == "a.b"
+    assert run(kit, "a.b", word="w").startswith("srv.a.b ")  # a model that knows the server's name
+    other = Toolkit()
+    other.apply_wire_extras(kit.wire_extras())
+    assert list(other.tools) == list(kit.tools)
+    assert run(other, "_3d", word="w", key="k").startswith("srv.3d ")
+    kit.remove_tool_function("a/b", allow_not_exist=False)
+    assert len(kit.tools) == len(names) - 1
+    kit.register_tool_function(add, func_name="plus.two")
+    kit.register_tool_function(add, func_name="plus two", namesake_strategy="rename")
+    assert sum(name.startswith("plus_two") for name in kit.tools) == 2
 
 
 def test_what_cannot_be_right_is_refused_and_nothing_is_registered() -> None:

@@ -1,14 +1,17 @@
 """What a server answered to a call, as a ToolResponse."""
 
+import itertools
 import json
+import logging
 from typing import Any
 
 from callsheet.errors import ToolFailed
 from callsheet.settings import get_settings
 from callsheet.tools import ToolResponse
-from callsheet.tools.arguments import misfits
 from callsheet.tools.response import NOTHING, Block, text_block
+from callsheet.tools.schemas import TooMuch, misfits
 
+logger = logging.getLogger(__name__)
 _MOST_PROBLEMS = 5
 _MEDIA = ("image", "audio", "video")
 
@@ -98,9 +101,11 @@ def _problems(schema: dict[str, Any], data: Any) -> list[str]:
     found = []
     try:
         for problem in misfits(schema, data):
-            found.append(problem)
+            found.append(str(problem))
             if len(found) == _MOST_PROBLEMS:
                 break
+    except TooMuch as exc:  # nothing is known against it
+        logger.info("mcp_answer_unchecked: %s", exc)
     except Exception as exc:  # whatever a broken schema leads to
         found.append(f"the schema itself is broken: {type(exc).__name__}")
     return found
@@ -109,6 +114,6 @@ def _problems(schema: dict[str, Any], data: Any) -> list[str]:
 def unfit(tool: Any, arguments: dict[str, Any]) -> list[str]:
     """What of the arguments does not fit what the server announced; [] also where that is no schema."""
     try:
-        return list(misfits(tool.input_schema, arguments))[:_MOST_PROBLEMS]
+        return list(map(str, itertools.islice(misfits(tool.input_schema, arguments), _MOST_PROBLEMS)))
     except Exception:  # whatever a broken schema leads to: the server then says what is wrong
         return []

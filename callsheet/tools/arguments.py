@@ -1,9 +1,9 @@
 """A model's arguments for a tool: checked, and put together with the preset ones."""
 
-import importlib
 import logging
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,10 +11,11 @@ from pydantic import ValidationError
 from callsheet.messages import ToolUseBlock
 from callsheet.messages.forms import form_of
 from callsheet.tools.registered import RegisteredToolFunction
+from callsheet.tools.schemas import Path, Problem, misfits
 from callsheet.tools.signature import problems_of, shown
 
 logger = logging.getLogger(__name__)
-_SHOWN = 10  # problems that are named of those there are
+_SHOWN, _MOST = 10, 100  # problems that are named, and looked for
 
 
 class Misfit(Exception):
@@ -23,6 +24,8 @@ class Misfit(Exception):
 
 def given(tool: RegisteredToolFunction, call: ToolUseBlock) -> dict[str, Any]:
     """The arguments that a model gave, once they are known to fit.
+
+    Null for what need not be given, as models say that they do not give it, is left out.
 
     Raises:
         Misfit: they do not; names each argument that is wrong, and what there is.
@@ -33,7 +36,11 @@ def given(tool: RegisteredToolFunction, call: ToolUseBlock) -> dict[str, Any]:
     if not isinstance(found, dict) or data.get("raw_input"):
         raise Misfit(f"The arguments of {tool.name} are not one whole JSON object: "
                      f"{shown(data.get('raw_input') or found)}. Give them again.")
-    problems = list(_problems(tool, found))
+    problems = list(islice(_problems(tool, found), _MOST))
+    if problems and any(problem.nulls for problem in problems):
+        lean = _without(found, [path for problem in problems for path in problem.nulls])
+        if next(_problems(tool, lean), None) is None:
+            return lean
     if problems:
         more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         listed = "".join(f"\n  {line}" for line in problems[:_SHOWN])
@@ -41,7 +48,23 @@ def given(tool: RegisteredToolFunction, call: ToolUseBlock) -> dict[str, Any]:
     return found
 
 
-def _problems(tool: RegisteredToolFunction, found: dict[str, Any]) -> Iterator[str]:
+def _without(found: dict[str, Any], paths: Iterable[Path]) -> dict[str, Any]:
+    """The arguments without what is null at these paths, in which also names of alternatives may stand."""
+    lean = deepcopy(found)
+    for path in paths:
+        node: Any = lean
+        owner: Any = None
+        for part in path:
+            if isinstance(node, dict) and part in node:
+                owner, name, node = node, part, node[part]
+            elif isinstance(node, list) and isinstance(part, int) and part < len(node):
+                owner, node = None, node[part]
+        if node is None and owner is not None:
+            del owner[name]
+    return lean
+
+
+def _problems(tool: RegisteredToolFunction, found: dict[str, Any]) -> Iterator[Problem]:
     signature = tool.signature
     own = found
     if tool.extended_model is not None:
@@ -55,14 +78,14 @@ def _problems(tool: RegisteredToolFunction, found: dict[str, Any]) -> Iterator[s
             yield from problems_of(exc)
     for name in own:
         if name in tool.preset_kwargs:
-            yield f"{name}: this is not for you to give"
+            yield Problem.of(f"{name}: this is not for you to give", ())
     if signature is None:
         yield from _by_schema(tool, own)
         return
     for name in own:
         known = name in signature.fields or name in tool.preset_kwargs
         if not known and (not signature.open or name == signature.star):
-            yield f"{name}: there is no such argument"
+            yield Problem.of(f"{name}: there is no such argument", [(name,)])
     try:
         signature.converted(own)
     except ValidationError as exc:
@@ -87,48 +110,10 @@ def call_arguments(tool: RegisteredToolFunction, found: dict[str, Any]) -> tuple
     return signature.spread({**signature.converted(found), **tool.preset_kwargs})
 
 
-def _by_schema(tool: RegisteredToolFunction, found: dict[str, Any]) -> Iterator[str]:
+def _by_schema(tool: RegisteredToolFunction, found: dict[str, Any]) -> Iterator[Problem]:
     """What does not fit a schema that somebody gave; whether that is one is not known."""
     try:
         yield from misfits(tool.json_schema["function"]["parameters"], found)
     except Exception as exc:  # whatever a broken schema leads to: the tool itself then says what is wrong
         logger.warning("tool_schema_broken tool=%s error=%s: its arguments are not checked", tool.name,
                        type(exc).__name__)
-
-
-def misfits(schema: Any, data: Any) -> Iterator[str]:
-    """What of some data does not fit a JSON schema from elsewhere; its regular expressions are not looked at.
-
-    Raises:
-        Exception: of any class; the schema is none.
-    """
-    checker = _lenient()(schema, registry=importlib.import_module("referencing").Registry())
-    for error in checker.iter_errors(data):
-        where = ".".join(map(str, error.absolute_path))
-        said = error.message if len(error.message) <= 200 else f"{error.message[:200]}..."
-        yield f"{where}: {said}" if where else said
-
-
-@cache
-def _lenient() -> Any:
-    """JSON schema's rules but those of regular expressions, by which a server could keep this process busy for ever.
-
-    Loaded when it is first needed: it takes long, and most tools have a function's schema.
-    """
-    module = importlib.import_module("jsonschema")
-    return module.validators.extend(module.Draft202012Validator, {
-        "pattern": _unchecked, "patternProperties": _unchecked, "unevaluatedProperties": _unchecked,
-        "additionalProperties": _additional(module)})
-
-
-def _unchecked(*_: Any) -> Iterator[Any]:
-    return iter(())
-
-
-def _additional(module: Any) -> Any:
-    stock = module.Draft202012Validator.VALIDATORS["additionalProperties"]
-
-    def check(validator: Any, rule: Any, instance: Any, schema: Any) -> Iterator[Any]:
-        return iter(()) if "patternProperties" in schema else iter(stock(validator, rule, instance, schema) or ())
-
-    return check

@@ -94,7 +94,7 @@ class RegisteredToolFunction:
         original_func: what is called.
         json_schema: as models are given it, without `preset_kwargs`.
         preset_kwargs: arguments that the model neither sees nor gives.
-        original_name: the function's own name, where the tool has another.
+        original_name: the function's own name, or the server's, where the tool has another.
         extended_model: more arguments that the model is asked for.
         mcp_name: of the MCP client that it comes from.
         postprocess_func: gets the model's call and each response; may give another response.

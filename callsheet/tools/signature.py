@@ -4,7 +4,8 @@ import inspect
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_type_hints
 from weakref import WeakKeyDictionary
 
 import docstring_parser
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from callsheet.errors import ToolError
 from callsheet.messages.forms import QuietSchema
+from callsheet.tools.schemas import Problem
 
 _CONFIG = ConfigDict(arbitrary_types_allowed=True)
 _SUBSCHEMAS = ("properties", "$defs", "patternProperties")  # their keys are names, not keywords
@@ -104,7 +106,7 @@ def _read(function: Callable[..., Any], hidden: frozenset[str], long: bool, posi
           keyword: bool) -> Signature:
     doc = docstring_parser.parse(inspect.getdoc(function) or "")
     said = {param.arg_name.lstrip("*"): param.description for param in doc.params}
-    order = [param for param in _parameters(function) if param.name not in ("self", "cls")]
+    order = _parameters(function, hidden)
     fields: dict[str, Any] = {}
     names: dict[str, str] = {}
     star: dict[str, str | None] = {"positional": None, "keyword": None}
@@ -132,15 +134,30 @@ def _read(function: Callable[..., Any], hidden: frozenset[str], long: bool, posi
                      open=any(param.kind is inspect.Parameter.VAR_KEYWORD for param in order), **star)
 
 
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+def _parameters(function: Callable[..., Any], hidden: frozenset[str]) -> list[inspect.Parameter]:
+    """The function's parameters; names in their annotations stand for what they name, also within others."""
     try:
-        return list(inspect.signature(function, eval_str=True).parameters.values())
+        found = list(inspect.signature(function).parameters.values())
+    except Exception as exc:  # builtins without a signature
+        raise ToolError(f"The tool {name_of(function)} has no signature that can be read: {exc}. Write a def around "
+                        "it, or give json_schema.") from exc
+    written = inspect.unwrap(function if inspect.isroutine(function) else type(function).__call__)
+    if found and found[0].name == "self" and not inspect.ismethod(function) and "." in getattr(
+            function, "__qualname__", "").rpartition("<locals>.")[2]:
+        raise ToolError(f"The tool {function.__qualname__} is a method without its object. Register the method of an "
+                        "object, e.g. tools.find.")
+    given = {param.name: param.annotation for param in found
+             if param.annotation is not inspect.Parameter.empty and param.name not in hidden}
+    try:
+        meant = get_type_hints(SimpleNamespace(__annotations__=given), getattr(written, "__globals__", {}),
+                               include_extras=True)
     except NameError as exc:
         raise ToolError(f"An annotation of the tool {name_of(function)} cannot be resolved: {exc}. Import that name "
                         "where the program runs, not for type checkers alone, or give json_schema.") from exc
-    except Exception as exc:  # builtins without a signature, and annotations that are no expressions
-        raise ToolError(f"The tool {name_of(function)} has no signature that can be read: {exc}. Write a def around "
-                        "it, or give json_schema.") from exc
+    except Exception as exc:  # annotations that are no expressions, or no types
+        raise ToolError(f"An annotation of the tool {name_of(function)} cannot be read: {exc}. Annotate its parameters "
+                        "with types, or give json_schema.") from exc
+    return [param.replace(annotation=meant.get(param.name, inspect.Parameter.empty)) for param in found]
 
 
 def _modelled(function: Callable[..., Any], fields: dict[str, Any]) -> tuple[type[BaseModel], dict[str, Any]]:
@@ -183,13 +200,14 @@ def without_titles(node: Any) -> Any:
     return out
 
 
-def problems_of(exc: ValidationError) -> list[str]:
+def problems_of(exc: ValidationError) -> list[Problem]:
     """What does not fit, an argument a line."""
     lines = []
     for error in exc.errors(include_url=False, include_context=False):
         where = ".".join(map(str, error["loc"])) or "the arguments"
         given = "" if error["type"] == "missing" else f" (given {shown(error['input'])})"
-        lines.append(f"{where}: {error['msg'].removeprefix('Value error, ')}{given}")
+        lines.append(Problem.of(f"{where}: {error['msg'].removeprefix('Value error, ')}{given}",
+                                [error["loc"]] if error["input"] is None else []))
     return lines
 
 

@@ -3,7 +3,7 @@
 import inspect
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from callsheet.errors import ToolError, UsageError
 from callsheet.messages import ToolUseBlock
+from callsheet.messages.names import LONGEST, tool_name
 from callsheet.tools import travel
 from callsheet.tools.arguments import Misfit, given
 from callsheet.tools.clients import ClientTool, McpClient, McpFunction, tools_of
@@ -43,7 +44,7 @@ class Toolkit(Grouped):
     level of a module, `functools.partial` of these, methods of objects that travel, MCP clients.
 
     Attributes:
-        tools: by name.
+        tools: by the name that the model knows: the function's or the server's, unless providers do not take that.
         groups: by name, without "basic".
         middlewares: the outermost first.
     """
@@ -101,12 +102,13 @@ class Toolkit(Grouped):
             postprocess_func=postprocess_func, timeout=timeout, retries=retries, queue=queue, reading=reading),
             namesake_strategy)
 
-    def _add(self, tool: RegisteredToolFunction, strategy: NamesakeStrategy) -> None:
+    def _add(self, tool: RegisteredToolFunction, strategy: NamesakeStrategy, others: Collection[str] = ()) -> None:
         if strategy not in _STRATEGIES:
             raise ToolError(f"namesake_strategy is {strategy!r}: one of {', '.join(_STRATEGIES)} is needed.")
         if tool.group != BASIC and tool.group not in self.groups:
             raise ToolError(f"There is no tool group {tool.group!r}; there are {', '.join([BASIC, *self.groups])}. "
                             "Make it with create_tool_group first.")
+        tool = self._offerable(tool, others)
         if tool.name not in self.tools or strategy == "override":
             self.tools[tool.name] = tool
         elif strategy == "raise":
@@ -115,11 +117,23 @@ class Toolkit(Grouped):
         elif strategy == "skip":
             logger.info("tool_skipped tool=%s: there is one of that name", tool.name)
         else:
-            new = next(name for name in iter(lambda: f"{tool.name}_{secrets.token_hex(3)}", None)
+            new = next(name for name in iter(lambda: f"{tool.name[:LONGEST - 7]}_{secrets.token_hex(3)}", None)
                        if name not in self.tools)
-            function = {**tool.json_schema["function"], "name": new}
-            self.tools[new] = replace(tool, name=new, original_name=tool.original_name or tool.name,
-                                      json_schema={**tool.json_schema, "function": function})
+            self.tools[new] = _renamed(tool, new)
+
+    def _offerable(self, tool: RegisteredToolFunction, others: Collection[str]) -> RegisteredToolFunction:
+        """The tool by a name that every provider takes; MCP, for one, allows dots, slashes and 128 characters."""
+        name = tool_name(tool.name)
+        known = self.tools.get(name)
+        if name != tool.name and (name in others or (known is not None and (known.original_name or name) != tool.name)):
+            name = tool_name(tool.name, told_apart=True)
+        return tool if name == tool.name else _renamed(tool, name)
+
+    def _known(self, name: Any) -> RegisteredToolFunction | None:
+        """The tool of this name, or the one that has another only because no provider takes this."""
+        if not isinstance(name, str) or name in self.tools or tool_name(name) == name:
+            return self.tools.get(name) if isinstance(name, str) else None
+        return next((tool for tool in self.tools.values() if tool.original_name == name), None)
 
     def remove_tool_function(self, tool_name: str, allow_not_exist: bool = True) -> None:
         """Take a tool away.
@@ -127,7 +141,10 @@ class Toolkit(Grouped):
         Raises:
             ToolError: there is none of that name, and `allow_not_exist` is False.
         """
-        if self.tools.pop(tool_name, None) is None and not allow_not_exist:
+        known = self._known(tool_name)
+        if known is not None:
+            del self.tools[known.name]
+        elif not allow_not_exist:
             raise ToolError(f"There is no tool {tool_name!r}; there are {', '.join(self.tools) or 'none'}.")
 
     def set_extended_model(self, func_name: str, model: type[BaseModel] | None) -> None:
@@ -141,9 +158,10 @@ class Toolkit(Grouped):
         """
         if model is not None and not (isinstance(model, type) and issubclass(model, BaseModel)):
             raise UsageError(f"The extended model is {model!r:.200}: a subclass of pydantic's BaseModel is needed.")
-        if func_name not in self.tools:
+        known = self._known(func_name)
+        if known is None:
             raise ToolError(f"There is no tool {func_name!r}; there are {', '.join(self.tools) or 'none'}.")
-        self.tools[func_name].extended_model = model
+        known.extended_model = model
 
     def register_middleware(self, middleware: Middleware) -> None:
         """Put an async generator function around each call of a tool; the first one registered is the outermost.
@@ -190,7 +208,7 @@ class Toolkit(Grouped):
         before = dict(self.tools)
         try:
             for one in tools:
-                self._add(one, namesake_strategy)
+                self._add(one, namesake_strategy, {tool.name for tool in tools})
         except ToolError:
             self.tools = before
             raise
@@ -233,7 +251,7 @@ class Toolkit(Grouped):
 
     async def _called(self, call: ToolUseBlock) -> Responses:
         name = call.get("name")
-        tool = self.tools.get(name) if isinstance(name, str) else None
+        tool = self._known(name)
         if tool is None:
             offered = ", ".join(one.name for one in self.tools.values() if self.is_offered(one))
             yield text_response(f"Error: there is no tool {name!r:.200}. There are {offered or 'none'}.")
@@ -263,6 +281,12 @@ class Toolkit(Grouped):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {', '.join(self.tools) or 'without tools'}>"
+
+
+def _renamed(tool: RegisteredToolFunction, name: str) -> RegisteredToolFunction:
+    function = {**tool.json_schema["function"], "name": name}
+    return replace(tool, name=name, original_name=tool.original_name or tool.name,
+                   json_schema={**tool.json_schema, "function": function})
 
 
 def _around(middleware: Middleware, handler: Handler) -> Handler:
