@@ -24,6 +24,7 @@ from callsheet.models import (
     OllamaChatModel,
     OpenAIChatModel,
 )
+from callsheet.models.ending import reason
 from callsheet.models.schema import response_format
 from callsheet.models.sse import LIMIT, Event, EventStream, EventTooLong, LineStream
 from callsheet.settings import Settings, use_settings
@@ -257,6 +258,15 @@ def test_bad_answers(handler: Handler, status: int, retryable: bool, parts: list
     (streams(delta(content="Once upon"), done=False, cut=True), "broke off its answer"),
     (streams(delta(content="Once"), '{"choices": [{"del', done=False), "half of it"),
     (streams(delta(content="Once"), {"error": {"message": "out of memory", "code": 500}}, done=False), "out of mem"),
+    (streams(delta(content="Once")), "broke off before the answer was complete"),
+    (streams(delta(content="Once"), {"object": "error", "message": "out of memory", "type": "InternalServerError"}),
+     "out of memory"),
+    (streams(delta(content="Once"), {"message": "upstream timed out", "code": 504}), "upstream timed out"),
+    (streams(delta(content="Once"), {"detail": "gone", "code": "503"}), "gone"),
+    (streams(delta(content="Once"), delta("error")), r"failed amid its answer \(error\)"),
+    (streams(delta(content="Once"), {"choices": [{"delta": {}, "finish_reason": "error",
+                                                 "error": {"message": "provider is down", "code": 502}}]}), "is down"),
+    (streams(delta(content="Once"), delta("insufficient_system_resource")), "insufficient_system_resource"),
 ])
 def test_streams_that_break_off(handler: Handler, part: str) -> None:
     heard: list[Any] = []
@@ -271,9 +281,24 @@ def test_streams_that_break_off(handler: Handler, part: str) -> None:
     assert heard and caught.value.retryable
 
 
-def test_a_stream_may_end_without_done_or_without_finish_reason() -> None:
+def test_a_stream_may_end_without_done() -> None:
     assert ask(streams(delta("stop", content="a"), done=False), streaming())[-1].content
-    assert ask(streams(delta(content="a")), streaming())[-1].content
+
+
+@pytest.mark.parametrize(("word", "known"), [
+    ("end_turn", "stop"), ("STOP", "stop"), ("MAX_TOKENS", "length"), ("model_length", "length"),
+    ("function_call", "tool_calls"), ("SAFETY", "content_filter"), ("MALFORMED_FUNCTION_CALL", "error"),
+    ("FINISH_REASON_UNSPECIFIED", None), ("pause_turn", "pause_turn"), (None, None)])
+def test_why_an_answer_ended_in_the_words_of_any_provider(word: str | None, known: str | None) -> None:
+    assert reason(word) == known
+
+
+@pytest.mark.parametrize("error", [{"object": "error", "message": "CUDA"}, {"detail": [{"msg": "CUDA"}]},
+                                   {"type": "error", "error": {"message": "CUDA"}}, {"msg": "CUDA", "code": 1113}])
+def test_an_answer_that_is_an_error_says_what_the_server_said(error: dict[str, Any]) -> None:
+    for handler in (says(json.dumps(error)), streams(error)):
+        with pytest.raises(EndpointError, match=r"is an error: .*CUDA"):
+            ask(handler, streaming())
 
 
 def test_a_server_that_does_not_stream_is_understood() -> None:

@@ -233,8 +233,18 @@ def test_an_error_within_a_stream_is_an_error(cls: Any) -> None:
     first = {"type": "message_start", "message": {"id": "m", "content": [], "usage": {"input_tokens": 1}}}
     body = f"event: message_start\ndata: {json.dumps(first)}\n\nevent: error\ndata: {json.dumps(error)}\n\n" \
         if cls is AnthropicChatModel else f"data: {json.dumps(error)}\n\n"
-    with pytest.raises(EndpointError):
+    with pytest.raises(EndpointError, match="Overloaded") as caught:
         on_handler(says(body, content_type="text/event-stream"), cls("m"))
+    assert caught.value.retryable and "message_start" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("word", "why", "retryable"), [
+    ("MALFORMED_FUNCTION_CALL", "Malformed function call: look(", True), ("OTHER", "", True), ("SAFETY", "", False)])
+def test_gemini_says_why_there_is_no_answer(word: str, why: str, retryable: bool) -> None:
+    body = {"candidates": [{"content": {}, "finishReason": word, "finishMessage": why}]}
+    with pytest.raises(EndpointError, match=re.escape(why or word)) as caught:
+        on_handler(says(json.dumps(body)), GeminiChatModel("m", stream=False))
+    assert caught.value.retryable is retryable
 
 
 @pytest.mark.parametrize("stream", [False, True])

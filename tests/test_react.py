@@ -17,7 +17,7 @@ from callsheet.agents.running import run_reply
 from callsheet.errors import UsageError
 from callsheet.formatters import OpenAIChatFormatter
 from callsheet.memory import InMemoryMemory
-from callsheet.models import EndpointError, OpenAIChatModel
+from callsheet.models import ChatResponse, EndpointError, OpenAIChatModel
 from callsheet.settings import Settings, use_settings
 from callsheet.testing import Reply, ScriptedModel, StubModelServer, tool_call
 from tests.agents.reacting import Total, roles, wait_at
@@ -152,6 +152,39 @@ def test_an_error_of_the_model_is_raised_and_the_next_reply_finds_a_valid_histor
         run(agent)
     assert run(agent, Msg("user", "Again", "user")).get_text_content() == "Back."
     assert shape(agent)[-2:] == ["user: Again", "assistant: Back."]
+
+
+def cut(text: str, why: str = "length") -> ChatResponse:
+    return ChatResponse([{"type": "text", "text": text}] if text else [], finish_reason=why)
+
+
+@pytest.mark.parametrize("why", ["length", "content_filter"])
+def test_an_answer_in_which_the_model_was_stopped_is_marked(why: str, caplog: pytest.LogCaptureFixture) -> None:
+    agent = agent_with([cut("It is 1", why), "Whole."])
+    reply = run(agent)
+    assert (reply.get_text_content(), reply.metadata) == ("It is 1", {"_finish_reason": why})
+    assert f"model_answer_cut agent=ReActAgent(bot) reason={why}" in caplog.text
+    assert run(agent).metadata == {} and history(agent)[1].metadata == reply.metadata
+
+
+@pytest.mark.parametrize(("script", "on_cut"), [([cut("")], "mark"), ([cut("", "content_filter")], "continue"),
+                                                ([cut("It is 1")], "refuse")])
+def test_an_answer_that_is_none_or_not_wanted_is_an_error_and_not_remembered(script: list[Any], on_cut: Any) -> None:
+    agent = agent_with(script, on_cut=on_cut)
+    with pytest.raises(EndpointError, match=r"ReActAgent\(bot\) was stopped (before|in) its answer"):
+        run(agent)
+    assert shape(agent) == ["user: How much is it?"]
+
+
+def test_an_answer_in_which_the_model_was_stopped_can_go_on() -> None:
+    agent = agent_with([cut("It is tw"), cut("enty-f"), "ive."], on_cut="continue")
+    reply = run(agent)
+    assert (reply.content, reply.metadata) == ([{"type": "text", "text": "It is twenty-five."}], {})
+    last = agent.model.calls[-1].messages  # type: ignore[attr-defined]
+    assert [message["role"] for message in last[2:]] == ["assistant", "assistant", "user"]
+    assert "repeat nothing" in str(last[-1])
+    with pytest.raises(UsageError, match="on_cut='no'"):
+        agent_with([], on_cut="no")
 
 
 # Structured output -----------------------------------------------------------------------------------------------

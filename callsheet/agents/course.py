@@ -38,6 +38,7 @@ class Course:
         self.finish = finish
         self.data: dict[str, Any] | None = None
         self.hints: list[Msg] = []
+        self.so_far: list[Any] = []  # texts of an answer that the model was stopped in
         self._memory = memory
         self._adding = asyncio.Lock()
         self.begin()
@@ -116,6 +117,14 @@ place: ContextVar[int | None] = ContextVar("callsheet_react_place", default=None
 def result_msg(call: ToolUseBlock, output: Any) -> Msg:
     """The message with a tool call's result: text, or blocks."""
     return Msg("system", [{"type": "tool_result", "id": call["id"], "name": call["name"], "output": output}], "system")
+
+
+def joined(so_far: list[Any], rest: list[Any]) -> list[Any]:
+    """The blocks of an answer and those with which it goes on amid a text."""
+    texts = [block for block in rest if block["type"] == "text"]
+    if not so_far or not texts:
+        return [*so_far, *rest]
+    return [*so_far[:-1], {**so_far[-1], "text": so_far[-1]["text"] + texts[0]["text"]}, *texts[1:]]
 
 
 async def side_by_side(works: list[Coroutine[Any, Any, Any]]) -> list[Any]:

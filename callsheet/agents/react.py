@@ -4,18 +4,18 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel
 
 from callsheet.agents.base import AgentBase
-from callsheet.agents.course import Course, current, place, result_msg, side_by_side
+from callsheet.agents.course import Course, current, joined, place, result_msg, side_by_side
 from callsheet.errors import UsageError
 from callsheet.formatters import FormatterBase
 from callsheet.memory import InMemoryMemory, MemoryBase
 from callsheet.messages import Msg, ToolUseBlock
 from callsheet.messages.forms import form_of
-from callsheet.models import ChatModelBase, ChatResponse
+from callsheet.models import ChatModelBase, ChatResponse, EndpointError
 from callsheet.tools import Toolkit, ToolResponse
 from callsheet.tools.groups import META_TOOL
 from callsheet.tools.response import INTERRUPTED, NOTHING, text_block
@@ -23,11 +23,15 @@ from callsheet.tools.response import INTERRUPTED, NOTHING, text_block
 log = logging.getLogger(__name__)
 
 ToolChoice = Literal["auto", "none", "required"]
+OnCut = Literal["mark", "continue", "refuse"]
+_WHY = "_finish_reason"  # in the metadata of an answer that is not whole
 _BROKEN_OFF = "<system-info>This tool call was broken off: there is no result.</system-info>"
 _INTERRUPTED_REPLY = "You interrupted me. How shall I go on?"
 _SAY_IT = "<system-hint>The data are complete. Now answer in words, from what you know.</system-hint>"
 _GO_ON = ("<system-hint>The answer's data are still missing. Go on with the task, or, when you have all you need, call "
           "'{name}' with the data.</system-hint>")
+_WRITE_ON = ("<system-hint>Your answer was cut off at a limit of tokens. Go on at the very place where it ends; repeat "
+             "nothing.</system-hint>")
 _SUM_UP = ("You have used up the steps that you had for this task. Answer now, without tools: sum up what you found "
            "and what remains open.")
 
@@ -46,9 +50,12 @@ class ReActAgent(AgentBase):
         parallel_tool_calls: whether the tool calls of one round run side by side.
         print_hint_msg: whether to print what the agent tells its model between rounds.
         max_iters: rounds of reasoning and acting; after these the model sums up.
+        on_cut: what to do with an answer in words that the model was stopped in, at its limit of tokens: "mark" it
+            (its metadata have `_finish_reason`, "length"), have the model "continue" it, or "refuse" it with an error.
+            One that a filter cut is marked, or refused.
 
     Raises:
-        UsageError: `max_iters` is no positive whole number.
+        UsageError: `max_iters` is no positive whole number, or `on_cut` none of these.
     """
 
     hookable: tuple[str, ...] = (*AgentBase.hookable, "_reasoning", "_acting")
@@ -57,7 +64,10 @@ class ReActAgent(AgentBase):
 
     def __init__(self, name: str, sys_prompt: str, model: ChatModelBase, formatter: FormatterBase,
                  toolkit: Toolkit | None = None, memory: MemoryBase | None = None, *, enable_meta_tool: bool = False,
-                 parallel_tool_calls: bool = False, print_hint_msg: bool = False, max_iters: int = 10) -> None:
+                 parallel_tool_calls: bool = False, print_hint_msg: bool = False, max_iters: int = 10,
+                 on_cut: OnCut = "mark") -> None:
+        if on_cut not in get_args(OnCut):
+            raise UsageError(f"on_cut={on_cut!r}: one of {', '.join(get_args(OnCut))} is needed.")
         if not isinstance(max_iters, int) or isinstance(max_iters, bool) or max_iters < 1:
             raise UsageError(f"max_iters={max_iters!r}: a whole number, 1 or more, is needed.")
         if not callable(model):
@@ -74,6 +84,7 @@ class ReActAgent(AgentBase):
         self.parallel_tool_calls = parallel_tool_calls
         self.print_hint_msg = print_hint_msg
         self.max_iters = max_iters
+        self.on_cut = on_cut
         # On a worker the toolkit has it already: what was registered travels with it.
         if enable_meta_tool and META_TOOL not in self.toolkit.tools:
             self.toolkit.register_tool_function(self.toolkit.reset_equipped_tools)
@@ -131,9 +142,13 @@ class ReActAgent(AgentBase):
         for _ in range(self.max_iters):
             said, given = await self._round(course, choice)
             called = said.has_content_blocks("tool_use")
-            if course.form is None or course.data is not None:
+            if not called and self.on_cut == "continue" and said.metadata.get(_WHY) == "length":
+                course.so_far = joined(course.so_far, said.get_content_blocks("text"))
+                await self._hint(course, _WRITE_ON)
+            elif course.form is None or course.data is not None:
                 if not called:
-                    said.metadata = course.data or {}
+                    said.content = joined(course.so_far, said.get_content_blocks())
+                    said.metadata = {**said.metadata, **(course.data or {})}
                     return said
             elif given is not None:
                 course.data = given
@@ -207,6 +222,7 @@ class ReActAgent(AgentBase):
         msg = Msg(self.name, [], "assistant")
         try:
             await self._ask(msg, prompt, tools=self._schemas(course), tool_choice=tool_choice)
+            self._judge(msg)
             await self.print(msg, True)
             await course.said(msg)
         except asyncio.CancelledError:
@@ -267,6 +283,7 @@ class ReActAgent(AgentBase):
         if not msg.has_content_blocks("text"):
             await self._ask(msg, prompt)
         msg.content = [block for block in msg.get_content_blocks() if block["type"] != "tool_use"]
+        self._judge(msg)
         await self.print(msg, True)
         return msg
 
@@ -305,6 +322,22 @@ class ReActAgent(AgentBase):
         return [*(schema for schema in schemas if schema["function"]["name"] != self.finish_function_name),
                 *course.finish.get_json_schemas()]
 
+    def _judge(self, msg: Msg) -> None:
+        """Say, or refuse, what the model was stopped in.
+
+        Raises:
+            EndpointError: it said nothing, or `on_cut` is "refuse".
+        """
+        why = msg.metadata.get(_WHY)
+        if not why:
+            return
+        empty = not msg.has_content_blocks("tool_use") and not (msg.get_text_content() or "").strip()
+        if empty or self.on_cut == "refuse":
+            remedy = "Raise max_tokens of its model" if why == "length" else "Ask for something else"
+            raise EndpointError(f"The model of {self.label} was stopped {'before' if empty else 'in'} its answer "
+                                f"({why}). {remedy}.", getattr(self.model, "endpoint", ""))
+        log.warning("model_answer_cut agent=%s reason=%s", self.label, why)
+
     async def _prompt(self, more: list[Msg]) -> list[dict[str, Any]]:
         return await self.formatter.format([Msg("system", self.sys_prompt, "system"),
                                             *await self.memory.get_memory(), *more])
@@ -324,3 +357,5 @@ class ReActAgent(AgentBase):
 def _take(msg: Msg, response: ChatResponse) -> None:
     msg.content = list(response.content)
     msg.invocation_id = response.id
+    if response.finish_reason in ("length", "content_filter"):
+        msg.metadata = {**msg.metadata, _WHY: response.finish_reason}

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from callsheet.models.base import ChatResponse, ChatUsage, Content
+from callsheet.models.ending import reason
 from callsheet.models.growing import Pace, Text
 from callsheet.resources.tokens import numbers_in, tokens_of
 
@@ -34,7 +35,7 @@ class Answer:
     """
 
     def __init__(self, started: float, audio_format: str = "wav", tool_parsing: bool = True) -> None:
-        self.finish: str | None = None
+        self.ended: str | None = None  # the provider's word for why
         self.refusal = ""
         self.usage: ChatUsage | None = None
         self._started = started
@@ -60,7 +61,7 @@ class Answer:
             if choice.get("index", 0) == 0:
                 delta = choice.get("delta")
                 news = self._take(delta or choice.get("message") or {}, whole=not delta) or news
-                self.finish = choice.get("finish_reason") or self.finish
+                self.ended = choice.get("finish_reason") or self.ended
         return news
 
     @property
@@ -91,6 +92,16 @@ class Answer:
         return response
 
     @property
+    def finish(self) -> str | None:
+        """Why it ended, in the words of ChatResponse; None before."""
+        return reason(self.ended)
+
+    @property
+    def said(self) -> bool:
+        """Whether there is more than thoughts."""
+        return bool(self._text or self._audio or self._tools)
+
+    @property
     def tool_arguments(self) -> str | None:
         """The first tool call's arguments as they came, or None."""
         return str(self._tools[0].arguments) if self._tools else None
@@ -98,7 +109,7 @@ class Answer:
     @property
     def empty(self) -> bool:
         """Whether nothing has come, not even an end."""
-        return not (self.finish or self._text or self._thinking or self._audio or self._tools or self.refusal)
+        return not (self.finish or self.said or self._thinking or self.refusal)
 
     def _take(self, delta: dict[str, Any], *, whole: bool) -> bool:
         parts = (self._text, self._thinking, self._audio)

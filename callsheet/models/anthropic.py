@@ -14,6 +14,7 @@ from pydantic import BaseModel, SecretStr
 
 from callsheet.models.answer import MOST_CALLS, ToolCall, TooManyCalls, tool_blocks
 from callsheet.models.base import ChatResponse, ChatUsage
+from callsheet.models.ending import ended, reason
 from callsheet.models.exchange import fitting
 from callsheet.models.growing import Pace, Text
 from callsheet.models.remote import Messages, check_messages, one_of
@@ -24,8 +25,6 @@ from callsheet.settings import Endpoint
 
 log = logging.getLogger(__name__)
 
-_FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "tool_use": "tool_calls",
-           "refusal": "content_filter", "model_context_window_exceeded": "length"}
 _MODES = {"auto": {"type": "auto"}, "none": {"type": "none"}, "required": {"type": "any"}}
 
 
@@ -154,23 +153,16 @@ class AnthropicChatModel(SdkChatModel):
 
     async def _responses(self, call: SdkCall, events: AsyncIterator[Any]) -> AsyncGenerator[ChatResponse, None]:
         message = _Message(call.started, self.stream_tool_parsing)
-        ended = False
         async for event in events:
-            if event.type == "message_stop":
-                ended = True
-            elif message.take(event) and message.due:
+            if message.take(event) and message.due:
                 yield message.response()
-        if not message.finish and not ended:
-            if message.blocks or not call.seen.head.lstrip().startswith((b"<", b"{", b"[")):
-                raise call.failures.broken("The stream broke off before the answer was complete", "Try again.",
-                                           call.seen.status, retryable=True)
-            raise unusable(call)
+        if not message.finish:
+            raise call.failures.cut_off(call.seen.status) if message.blocks else unusable(call)
         yield self._finished(call, message)
 
     def _finished(self, call: SdkCall, message: "_Message") -> ChatResponse:
         response = message.response(final=True)
-        if response.finish_reason == "content_filter" and not response.content:
-            raise call.failures.broken("The model refused", "Ask for something else.", call.seen.status)
+        ended(message.finish, bool(response.content), call.failures, call.seen.status)
         if call.structured is not None:
             response.metadata = fitting(call.structured, message.form or message.text, call.failures, call.seen.status,
                                         cut=response.finish_reason == "length", usage=response.usage)
@@ -265,8 +257,7 @@ class _Message:
                 content.append(next(calls))
             elif part.get("text") or part["type"] == "thinking":
                 content.append({name: str(value) for name, value in part.items()})
-        finish = _FINISH.get(self.finish, self.finish) if self.finish else None
-        response = ChatResponse(content=content, usage=self._told(), finish_reason=finish)
+        response = ChatResponse(content=content, usage=self._told(), finish_reason=reason(self.finish))
         response.id = self._id or response.id
         return response
 

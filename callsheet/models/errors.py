@@ -20,7 +20,9 @@ SHOWN = 500
 """Characters of a server's own words that a message quotes."""
 
 TRANSIENT = frozenset({"api_error", "overloaded", "overloaded_error", "rate_limit_error", "rate_limit_exceeded",
-                       "server_error", "timeout_error"})
+                       "server_error", "timeout_error", "internal_server_error", "internalservererror", "internal",
+                       "unavailable", "service_unavailable", "engine_overloaded_error", "resource_exhausted",
+                       "timeout"})
 """Codes and types of errors inside an answer that another try may mend."""
 
 
@@ -78,6 +80,10 @@ class Failures:
         return EndpointError(f"{self.clean(what)} ({self.where}, model {self.model!r}). {remedy}", self.name,
                              status, retryable)
 
+    def cut_off(self, status: int | None) -> EndpointError:
+        """A stream that ended before the provider said why the answer ends."""
+        return self.broken("The stream broke off before the answer was complete", "Try again.", status, retryable=True)
+
     def needs_key(self) -> bool:
         """Whether the endpoint is a public provider's, which answers nobody without a key."""
         return self.endpoint.base_url.startswith(_KEYED)
@@ -99,9 +105,8 @@ class Failures:
     def told(self, error: Any, status: int) -> EndpointError:
         """An error inside an answer whose status was fine."""
         said, code = server_message(json.dumps({"error": error}).encode())
-        inner = error.get("code") if isinstance(error, dict) else None
-        real = inner if isinstance(inner, int) and 400 <= inner < 600 else None
-        retryable = real in RETRIED if real else code in TRANSIENT
+        real = int(code) if code.isascii() and code.isdigit() and 400 <= int(code[:9]) < 600 else None
+        retryable = real in RETRIED if real else code.lower() in TRANSIENT
         return self.broken(f"The answer has status {status} but is an error: {self.clean(said)}",
                            "Correct the call, or try it again if the server was at fault.", real or status,
                            retryable=retryable)
@@ -172,6 +177,20 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?", "…", ":")) else f"{text}."
 
 
+_ERROR_TEXTS = ("message", "detail", "msg", "error_msg", "error_message", "errors")
+
+
+def error_in(event: dict[str, Any]) -> Any:
+    """The error that an answer or an event of a stream is, in whatever form it came; None if it is none."""
+    if event.get("error"):
+        return event["error"]
+    choices = event.get("choices")
+    if choices and isinstance(choices, list):
+        return next((one["error"] for one in choices if isinstance(one, dict) and one.get("error")), None)
+    said = any(isinstance(event.get(name), (str, list)) and event[name] for name in _ERROR_TEXTS)
+    return event if said or "error" in (event.get("object"), event.get("type")) else None
+
+
 def server_message(body: bytes) -> tuple[str, str]:
     """What an error body says, and its code, or ""; bodies of any form."""
     text = body.decode("utf-8", "replace").strip()
@@ -185,6 +204,6 @@ def server_message(body: bytes) -> tuple[str, str]:
         return text, ""
     error = data.get("error", data) if isinstance(data, dict) else data
     if isinstance(error, dict):
-        said = error.get("message") or error.get("detail") or json.dumps(error)
-        return str(said), str(error.get("code") or error.get("type") or "")
+        said = next((error[name] for name in _ERROR_TEXTS if error.get(name)), None) or json.dumps(error)
+        return str(said), str(error.get("code") or error.get("type") or error.get("status") or "")
     return str(error), ""

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from callsheet.models.answer import MOST_CALLS, Answer, TooManyCalls
 from callsheet.models.base import ChatResponse, ChatUsage
-from callsheet.models.errors import Failures
+from callsheet.models.ending import ended
+from callsheet.models.errors import Failures, error_in
 from callsheet.models.sse import Event, EventStream, EventTooLong, LineStream
 from callsheet.models.structured import Misfit, problems_of, read_fitting
 
@@ -114,9 +115,8 @@ async def stream_answer(response: httpx.Response, call: Exchange) -> AsyncGenera
             async with asyncio.timeout(DRAIN):
                 async for _ in pieces:
                     pass
-    elif call.answer.finish is None:
-        raise call.failures.broken("The stream broke off before the answer was complete", "Try again.",
-                                   response.status_code, retryable=True)
+    if call.answer.finish is None:
+        raise call.failures.cut_off(response.status_code)
     last = _finished(call, response.status_code)
     if (shown is None or behind or shown.finish_reason != last.finish_reason or last.metadata is not None
             or call.answer.tool_arguments is not None):
@@ -182,8 +182,9 @@ def _parsed(data: bytes | str, response: httpx.Response, call: Exchange) -> dict
 
 
 def _add(call: Exchange, event: dict[str, Any], status: int) -> bool:
-    if event.get("error"):
-        raise call.failures.told(event["error"], status)
+    error = error_in(event)
+    if error is not None:
+        raise call.failures.told(error, status)
     try:
         return call.answer.add(call.translate(event) if call.translate else event)
     except TooManyCalls:
@@ -204,8 +205,8 @@ def _finished(call: Exchange, status: int) -> ChatResponse:
     if answer.empty:
         raise call.failures.broken("The answer holds no choice", f"Check that the endpoint speaks {call.speaks}.",
                                    status)
-    if answer.refusal and not answer.text:
-        raise call.failures.broken(f"The model refused: {answer.refusal}", "Ask for something else.", status)
+    refused = bool(answer.refusal) and not answer.text
+    ended("refusal" if refused else answer.ended, answer.said, call.failures, status, answer.refusal)
     return answer.response(final=True, metadata=_structured(call, status))
 
 

@@ -17,6 +17,7 @@ from callsheet.errors import UsageError
 from callsheet.messages.forms import form_of
 from callsheet.models.answer import MOST_CALLS, TooManyCalls
 from callsheet.models.base import ChatResponse, ChatUsage
+from callsheet.models.ending import ended, reason
 from callsheet.models.exchange import fitting
 from callsheet.models.growing import Pace, Text
 from callsheet.models.remote import Messages, check_messages, one_of
@@ -25,9 +26,8 @@ from callsheet.models.structured import Misfit, problems_of
 from callsheet.resources.tokens import numbers_in, tokens_of
 from callsheet.settings import Endpoint
 
+_REASON = re.compile(rb'"finishMessage":\s*("(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*")')
 _MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
-_FINISH = {"STOP": "stop", "MAX_TOKENS": "length", **dict.fromkeys(
-    ("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "IMAGE_SAFETY"), "content_filter")}
 
 
 @dataclass(frozen=True)
@@ -160,16 +160,15 @@ class GeminiChatModel(SdkChatModel):
             if found.take(event) and found.due:
                 yield found.response()
         if not found.finish and found.content:
-            raise call.failures.broken("The stream broke off before the answer was complete", "Try again.",
-                                       call.seen.status, retryable=True)
+            raise call.failures.cut_off(call.seen.status)
         yield self._finished(call, found)
 
     def _finished(self, call: SdkCall, found: "_Answer") -> ChatResponse:
-        if found.blocked and not found.content:
-            raise call.failures.broken(f"The model refused: {found.blocked}", "Ask for something else.",
-                                       call.seen.status)
         if not found.finish and not found.content:
             raise unusable(call)
+        said = _REASON.search(call.seen.head)  # which the SDK leaves out
+        ended(found.finish, bool(found.content), call.failures, call.seen.status,
+              found.why or (str(json.loads(said[1])) if said else ""))
         response = found.response()
         if call.structured is not None:
             response.metadata = fitting(call.structured, found.text, call.failures, call.seen.status,
@@ -194,7 +193,7 @@ class _Answer:
     def __init__(self, started: float) -> None:
         self.content: list[dict[str, Any]] = []
         self.finish: str | None = None
-        self.blocked = ""
+        self.why = ""
         self._started = started
         self._id: str | None = None
         self._usage: dict[str, Any] = {}
@@ -219,14 +218,12 @@ class _Answer:
             self._usage = answer.usage_metadata.model_dump(mode="json", exclude_none=True)
         feedback = answer.prompt_feedback
         if feedback is not None and feedback.block_reason:
-            self.blocked = f"the prompt was blocked: {_word(feedback.block_reason)}"
+            self.finish, self.why = "SAFETY", f"the prompt was blocked: {_word(feedback.block_reason)}"
         if not answer.candidates:
             return False
         candidate = answer.candidates[0]
         if candidate.finish_reason:
             self.finish = _word(candidate.finish_reason)
-            if _FINISH.get(self.finish) == "content_filter":
-                self.blocked = candidate.finish_message or self.finish
         parts = (candidate.content.parts if candidate.content else None) or ()
         news = False
         for part in parts:
@@ -267,7 +264,7 @@ class _Answer:
 
     def response(self) -> ChatResponse:
         """The answer so far."""
-        finish = _FINISH.get(self.finish, self.finish.lower()) if self.finish else None
+        finish = reason(self.finish and self.finish.lower())
         if finish == "stop" and any(part["type"] == "tool_use" for part in self.content):
             finish = "tool_calls"
         content: Any = [{name: str(value) if isinstance(value, Text) else value for name, value in part.items()}

@@ -6,7 +6,7 @@ import json
 import time
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Iterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from callsheet.errors import CallsheetError, UsageError
 from callsheet.models.answer import MOST_CALLS, TooManyCalls
 from callsheet.models.base import ChatResponse
-from callsheet.models.errors import EndpointError, Failures
+from callsheet.models.errors import EndpointError, Failures, error_in
 from callsheet.models.exchange import MAX_BODY
 from callsheet.models.remote import Chunks, Messages, RemoteChatModel
 from callsheet.models.sse import EventStream, EventTooLong
@@ -191,6 +191,9 @@ class SdkChatModel(RemoteChatModel):
         if isinstance(exc, TooManyCalls):
             return call.failures.broken(f"The answer has over {MOST_CALLS} parts", "Ask for less.", call.seen.status)
         status = self._status_error(exc)
+        told = getattr(exc, "body", None) or getattr(exc, "details", None)
+        if status is not None and isinstance(told, dict) and 200 <= (call.seen.status or 0) < 300:
+            return call.failures.told(error_in(told) or told, call.seen.status or 0)  # within a stream
         if status is not None and not 200 <= status < 300:
             return call.failures.refused(status, bytes(call.seen.head), call.seen.headers)
         if call.seen.status is None:
@@ -330,6 +333,13 @@ def unusable(call: SdkCall, exc: BaseException | None = None) -> EndpointError:
     if text[:1] == "<":
         return call.failures.broken(f"The answer is an HTML page: {text[:200]!r}",
                                     "Check that the endpoint's base_url is an API's.", status)
+    for line in text.split("\n"):
+        with suppress(ValueError, RecursionError):
+            event = json.loads(line.removeprefix("data:"))
+            if isinstance(event, dict) and (error := error_in(event)) is not None:
+                return call.failures.told(error, status or 0)
+    if text.startswith(("data:", "event:")):
+        return call.failures.cut_off(status)
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
@@ -338,8 +348,8 @@ def unusable(call: SdkCall, exc: BaseException | None = None) -> EndpointError:
         return call.failures.broken(
             f"The answer {'is not JSON, or half of it' if half else 'cannot be read'}: {text[-200:]!r}{why}",
             "Try again; if it stays so, look at the server.", status, retryable=half)
-    error = data.get("error") if isinstance(data, dict) else None
-    if error:
+    error = error_in(data) if isinstance(data, dict) else None
+    if error is not None:
         return call.failures.told(error, status or 0)
     return call.failures.broken(f"The answer is no chat completion: {text[:200]}",
                                 "Check that the endpoint speaks this provider's API.", status)

@@ -74,7 +74,7 @@ class EventStream(_Growing):
             EventTooLong: an event has more than LIMIT bytes.
         """
         if self._after_cr and chunk:
-            chunk = chunk.removeprefix(b"\n")  # the other half of CRLF
+            chunk, self._after_cr = chunk.removeprefix(b"\n"), False  # the other half of CRLF
         self._after_cr = chunk[-1:] == b"\r" or (self._after_cr and not chunk)
         lines = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         rest, events = lines.pop(), []
