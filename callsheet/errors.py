@@ -39,6 +39,7 @@ CallsheetError
 │   ├── UnknownJob              nothing is known of a job: it never was, or has expired (also KeyError)
 │   └── AgentFailed             the agent raised, on a worker or inline
 │       ├── AgentTimeout        the call was ended by its `timeout` (also TimeoutError)
+│       ├── PoisonedCall        processes died under the call time and again, and it was given up
 │       └── BranchFailed        a branch of a FanoutPipeline failed
 └── UsageError                  a call that cannot be right (also TypeError)
 
@@ -300,6 +301,10 @@ class AgentFailed(JobError):
 
 class AgentTimeout(AgentFailed, TimeoutError):
     """The call was ended by its `timeout`."""
+
+
+class PoisonedCall(AgentFailed):
+    """Processes died under the call time and again, and it was given up; the dead letters have what it was given."""
 
 
 class BranchFailed(AgentFailed):

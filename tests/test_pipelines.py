@@ -12,6 +12,7 @@ from celery.result import AsyncResult
 
 import callsheet
 from callsheet import AgentFailed, AgentTimeout, BranchFailed, FanoutPipeline, JobCancelled, Msg, SequentialPipeline
+from callsheet.resources import dead_letters
 from callsheet.settings import use_settings
 from callsheet.tasks.app import current_app
 from tests.agents.basic import Compute, Echo, Sleeper
@@ -327,12 +328,20 @@ def test_the_users_own_tasks_run_beside_on_the_right_queues(fleet):
     assert (total, host, queue) == (7, fleet.cpu.name, "cpu")
 
 
-def test_a_users_task_that_ends_its_process_gets_one_second_chance_and_then_fails(fleet, tmp_path):
+@pytest.mark.parametrize("put_back", [False, True], ids=["fresh", "put back unbegun before"])
+def test_a_users_task_that_ends_its_process_gets_one_second_chance_and_then_fails(fleet, tmp_path, put_back):
     tally = tmp_path / "tally"
-    result = current_app().tasks[die.name].delay(str(tally))
+    result = current_app().tasks[die.name].apply_async((str(tally),), queue="nobody" if put_back else "cpu")
+    if put_back:  # as by a worker that stopped, or was lost, before it began with it
+        message = json.loads(fleet.redis.lpop("nobody"))
+        message["headers"] |= {"redelivered": True, "deliveries": 2, "lost": 1}
+        message["properties"]["delivery_info"]["redelivered"] = True
+        fleet.redis.lpush("cpu", json.dumps(message))
     with pytest.raises(WorkerLostError):
         result.get(timeout=20)
     assert tally.read_text().splitlines() == ["died", "died"]
+    letter = next(letter for letter in dead_letters.read() if letter["task_id"] == result.id)
+    assert letter["task"] == die.name and str(tally) in letter["text"]
 
 
 @pytest.mark.parametrize("kind", ["MemoryError", "Odd"])

@@ -11,6 +11,11 @@ import pytest
 import redis
 from celery import Celery
 
+from callsheet.errors import PoisonedCall
+from callsheet.resources import dead_letters
+from callsheet.settings import use_settings
+from callsheet.workers.broker.layout import mark_lost
+from tests.fleet import client_settings
 from tests.services import Counts, RedisServer, Worker, wait_for, worker
 from tests.test_transport import registered
 
@@ -100,13 +105,40 @@ def test_a_killed_workers_calls_are_back_within_the_lease(fleet_on, pool):
         fleet_on.wait_idle()
 
 
-def test_a_call_that_kills_its_workers_can_be_told(fleet_on):
-    fleet_on.send("tests.transport_app.count_and_hold", "k", "gate")
-    for count in range(1, 4):
-        with fleet_on.worker(lease=1) as victim:
+def test_a_call_that_kills_its_workers_is_given_up_after_three_and_its_neighbours_end(fleet_on):
+    poison = fleet_on.send("tests.transport_app.count_and_hold", "k", "never")
+    neighbours = [fleet_on.send("tests.transport_app.count_and_hold", "n", "gate") for _ in range(3)]
+    for count in (1, 2, 3):
+        with fleet_on.worker(lease=1, PARTS="callsheet") as victim:
             fleet_on.wait_notes("k", count)
+            if count < 3:
+                fleet_on.wait_notes("n", 3 * count)
             victim.kill()
+        if count == 2:
+            fleet_on.redis.set("gate", 1)  # the neighbours end from now on
     assert fleet_on.notes("k") == ["1 0 False", "2 1 True", "3 2 True"]
+    with fleet_on.worker(lease=1, PARTS="callsheet") as last, \
+            use_settings(client_settings(fleet_on.server)):
+        with pytest.raises(PoisonedCall, match="3 workers died while they ran it"):
+            poison.get(timeout=20)
+        for one in neighbours:
+            assert one.get(timeout=20) is None
+        assert len(fleet_on.notes("k")) == 3 and len(fleet_on.notes("n")) <= 9
+        letter = wait_for(dead_letters.read, what="the dead letter")[0]
+        assert letter["task_id"] == poison.id and letter["size"] > len("never")
+        assert last.log.count("was refused") == 1
+
+
+@pytest.mark.parametrize(("lost", "begun", "then", "given_up"), [
+    (0, None, 1, False), (1, None, 2, False),
+    (2, None, 2, False),  # it was kept back, and did not end its worker
+    (2, "alone", 3, True), (2, "beside", 3, False), (5, "beside", 6, True), (2, "", 2, False),
+    ("many", None, 1, False),
+])
+def test_what_a_message_tells_of_workers_that_were_lost(lost, begun, then, given_up):
+    headers = {"lost": lost, **({} if begun is None else {"begun": begun})}
+    after = mark_lost({"headers": headers, "properties": {"delivery_info": {}}}, 3)["headers"]
+    assert (after["lost"], after.get("poisoned", False), "begun" in after) == (then, given_up, False)
 
 
 def test_a_call_longer_than_the_visibility_timeout_is_delivered_once(fleet_on):

@@ -67,6 +67,7 @@ class Settings(BaseSettings):
         transport: how workers consume from Redis: `batched`, many messages a trip and under leases, or `stock`, as
             kombu does. Publishers and both kinds of worker go together.
         lease: seconds after which the calls of a killed worker are back on their queues; `batched` only.
+        max_deaths: workers that may die under one call; the call is given up with the last. `batched` only.
         eta_horizon: seconds from now; what is to start later than that waits in Redis, and in no worker, until shortly
             before; `batched` only.
         turn_lease: seconds after which the turn of an agent whose worker was killed passes on.
@@ -126,6 +127,7 @@ class Settings(BaseSettings):
     track_started: bool = False
     transport: Literal["batched", "stock"] = "batched"
     lease: float = Field(60.0, ge=1)
+    max_deaths: int = Field(3, ge=2)
     eta_horizon: float = Field(3600.0, ge=1)
     turn_lease: float = Field(15.0, ge=1)
     state_expires: int = Field(7 * 86_400, ge=0)

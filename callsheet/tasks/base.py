@@ -19,6 +19,7 @@ from callsheet.tasks.loop import run_in_thread, run_private
 from callsheet.tasks.patience import patiently
 
 _retrying: ContextVar[bool] = ContextVar("callsheet_retrying", default=False)
+LOST = "lost"  # header: how often the worker that held the message was lost
 DRIVEN = "_callsheet_driven"  # set on a request whose body has been started
 HANDLERS = ("before_start", "on_success", "on_failure", "on_retry", "after_return")
 
@@ -54,6 +55,14 @@ class Task(celery.Task):
             return super().retry(*args, **options)
         finally:
             _retrying.reset(token)
+
+    def signature_from_request(self, request: Any = None, *args: Any, **options: Any) -> Any:
+        """Celery's; what is sent again tells how many workers died under it."""
+        request = self.request if request is None else request
+        lost = getattr(request, LOST, None)
+        if lost:
+            options["headers"] = {**(request.headers or {}), **(options.get("headers") or {}), LOST: lost}
+        return super().signature_from_request(request, *args, **options)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

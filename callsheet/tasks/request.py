@@ -13,7 +13,9 @@ from celery.worker import state
 from celery.worker.request import Request
 from kombu.utils.encoding import safe_repr
 
+from callsheet.resources import dead_letters
 from callsheet.resources.timings import Outcome
+from callsheet.tasks.base import LOST
 from callsheet.tasks.records import Noted, noted
 from callsheet.tasks.results import AGENT_ATTRIBUTE
 from callsheet.tasks.shown import hidden
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _PROCESSES = 1 << 32  # pids of processes are below, those of calls on the asyncio pool above
 _REPLY = "callsheet.reply"
+_DIED = "died"  # header: how often the process that ran the task died, of which its worker's main process knows
 _TELLING = ("exception", "traceback")
 _LOST = (WorkerLostError, SystemExit, KeyboardInterrupt)
 
@@ -68,10 +71,13 @@ class SecondChanceRequest(Request):
         if label and not hasattr(error, AGENT_ATTRIBUTE):
             setattr(error, AGENT_ATTRIBUTE, label)
         if isinstance(error, _LOST):
-            if self._has_a_second_chance():
-                state.task_ready(self)
-                self.reject(requeue=True)
-                return None
+            if not (self._already_cancelled or self._already_revoked or self._success_was_stored()):
+                if self._has_a_second_chance():
+                    state.task_ready(self)
+                    self.reject(requeue=True)
+                    return None
+                dead_letters.add(str(self.delivery_info.get("routing_key")), self.body, str(error), self.id, self.name,
+                                 self.hostname)
             self._note("failed")
         with self._settled(error, stored=return_ok):
             return super().on_failure(exc_info, send_failed_event, return_ok)
@@ -109,10 +115,16 @@ class SecondChanceRequest(Request):
             self.send_event("task-failed", exception=shown, traceback="")
 
     def _has_a_second_chance(self) -> bool:
-        if self._already_cancelled or self._already_revoked or self._success_was_stored():
+        """Whether its process died for the first time, however often its message was delivered; notes that it did."""
+        if self.acknowledged:
             return False
-        # A worker that shuts down cold kills its processes itself.
-        return state.should_terminate is not None or not self.delivery_info.get("redelivered")
+        if state.should_terminate is not None:  # a worker that shuts down cold kills its processes itself
+            return True
+        headers = self.message.headers
+        if LOST not in headers:  # a stock transport puts messages back as they came, and tells no more than this
+            return not self.delivery_info.get("redelivered")
+        died, headers[_DIED] = headers.get(_DIED), True  # it goes back with the message
+        return not died
 
     def info(self, safe: bool = False) -> Any:
         """Celery's, for `inspect` and Flower; an agent's call with its arguments as people read them."""

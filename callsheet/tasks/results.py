@@ -20,7 +20,16 @@ from kombu.utils import json as kombu_json
 from pydantic_core import PydanticSerializationError, to_json
 
 import callsheet.errors as errors_module
-from callsheet.errors import AgentFailed, AgentTimeout, CallRefused, CallsheetError, JobCancelled, JobError, JobExpired
+from callsheet.errors import (
+    AgentFailed,
+    AgentTimeout,
+    CallRefused,
+    CallsheetError,
+    JobCancelled,
+    JobError,
+    JobExpired,
+    PoisonedCall,
+)
 from callsheet.messages.quick import loads
 from callsheet.resources.redis import async_client
 from callsheet.settings import get_settings
@@ -189,8 +198,9 @@ def failure(meta: dict[str, Any], label: str = "", job_id: str = "") -> Callshee
         return AgentTimeout(f"{who} was ended by its timeout ({text or 'soft limit'} s). Give the call more time with "
                             "timeout=, or make it do less.", *more)
     if kind == "WorkerLostError":
-        return AgentFailed(f"The worker process that ran {who} died ({text}): killed, out of memory, or crashed in "
-                           "native code. See the worker's log.", *more)
+        return PoisonedCall(f"The worker process that ran {who} died ({text}): killed, out of memory, or crashed in "
+                            "native code. So did the one before. See the worker's log; what it was given is among the "
+                            "dead letters (docs/workers.md).", *more)
     if kind == "NotRegistered":
         return AgentFailed(f"The worker that took the call of {who} knows no task named {text}. Name the module that "
                            "defines it in CALLSHEET_MODULES of that worker, or send the call to another queue.", *more)

@@ -14,6 +14,7 @@ from celery.worker.consumer import consumer
 from kombu.exceptions import ContentDisallowed
 
 from callsheet.errors import CallRefused
+from callsheet.resources import dead_letters
 from callsheet.resources.trouble import refusal
 from callsheet.tasks.patience import trouble
 from callsheet.workers.broker.layout import OVERSIZE
@@ -21,6 +22,7 @@ from callsheet.workers.broker.ledger import begin_shutdown
 from callsheet.workers.events import PAUSE, EventDispatcher
 from callsheet.workers.handback import hand_back, unbegun
 from callsheet.workers.later import Waiting
+from callsheet.workers.suspects import Suspects
 
 logger = logging.getLogger(__name__)
 
@@ -38,21 +40,24 @@ class Consumer(consumer.Consumer):
     """
 
     _events_sent = 0.0  # when, on the monotonic clock
+    _suspects: Suspects | None = None
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """Celery's handler, with an end for what it does not expect."""
         handle = super().create_task_handler(*args, **kwargs)
         waiting = Waiting(self)
+        self._suspects = suspects = Suspects(self, lambda message: on_task_received(message, begins=True))
         limit = (self.app.conf.broker_transport_options or {}).get("message_max")
 
-        def on_task_received(message: Any) -> Any:
+        def on_task_received(message: Any, begins: bool = False) -> Any:
             try:
                 size = _size(message)
                 if limit and size > limit:
                     return self.refuse(message, f"it is {size:,} bytes, and a worker takes {limit:,} at most", "Send a "
                                        "reference (a path, an address) in place of the data, or raise "
                                        "CALLSHEET_PAYLOAD_MAX for the workers: they take twice that")
-                return None if waiting.takes(message) else handle(message)
+                held = not begins and (waiting.takes(message) or suspects.takes(message))
+                return None if held else handle(message)
             except self.connection_errors:
                 raise
             except _MALFORMED as exc:
@@ -66,6 +71,8 @@ class Consumer(consumer.Consumer):
         waiting = unbegun(self) if leaving else []
         if leaving:
             begin_shutdown()
+            if self._suspects is not None:
+                self._suspects.leave()
             if isinstance(self.event_dispatcher, EventDispatcher):
                 self.event_dispatcher.at_once()
         super().on_close()
@@ -155,6 +162,7 @@ class Consumer(consumer.Consumer):
                 logger.exception("The refusal of %s[%s] could not be stored", name, task_id)
             if self.event_dispatcher:
                 self.event_dispatcher.send("task-failed", uuid=task_id, exception=repr(error))
+        dead_letters.add(str(queue), message.body or b"", why, task_id, name, str(self.hostname))
         message.reject_log_error(logger, self.connection_errors)
         signals.task_rejected.send(sender=self, message=message, exc=error)
 

@@ -12,13 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from callsheet.messages.quick import loads
+from callsheet.tasks.base import LOST
 from callsheet.workers.broker.stock import json as kombu_json
 from callsheet.workers.broker.stock import redis as stock
 
 #: Header: how often the message has been delivered, this time included.
 DELIVERIES = "deliveries"
-#: Header: how often the worker that held the message was lost.
-LOST = "lost"
+#: Header of a message under delivery whose workers were lost before: how its call runs, by itself or with others such.
+BEGUN = "begun"
+ALONE, BESIDE = "alone", "beside"
+#: Header: its call kills its workers, and is given up.
+POISONED = "poisoned"
 #: Header: bytes of a body that was too large to be read, and was left out.
 OVERSIZE = "oversize"
 #: Header: the task was revoked while its message was put away.
@@ -126,10 +130,11 @@ class Delivery:
             headers.setdefault(LOST, 0)
         return delivery
 
-    def text(self) -> str:
-        """The message to put back."""
+    def text(self, headers: Any = None) -> str:
+        """The message to put back, or with other headers."""
         self.payload["properties"]["delivery_tag"] = self.first_tag
-        text: str = kombu_json.dumps(mark_redelivered(self.payload))
+        payload = mark_redelivered(self.payload)
+        text: str = kombu_json.dumps(payload if headers is None else {**payload, "headers": headers})
         self.payload["properties"]["delivery_tag"] = self.tag
         return text
 
@@ -169,11 +174,25 @@ def mark_redelivered(payload: dict[str, Any]) -> dict[str, Any]:
     return payload
 
 
-def mark_lost(payload: dict[str, Any]) -> dict[str, Any]:
-    """Have a message, as it is in the unacked hash, say that the worker that held it was lost."""
+def suspected(headers: Any, limit: int) -> bool:
+    """Whether a message has lost so many workers that one more is the last."""
+    return isinstance(headers, dict) and isinstance(headers.get(LOST), int) and headers[LOST] >= limit - 1
+
+
+def mark_lost(payload: dict[str, Any], limit: int) -> dict[str, Any]:
+    """Have a message, as it is in the unacked hash, say that the worker that held it was lost.
+
+    Args:
+        payload: the message.
+        limit: lost workers after which its call is given up, where it is known that it was this one; where it is not,
+            twice as many.
+    """
     headers = payload.get("headers")
     if isinstance(headers, dict):
         headers[DELIVERIES] = _deliveries(headers) + 1
-        lost = headers.get(LOST)
-        headers[LOST] = (lost if isinstance(lost, int) else 0) + 1
+        begun, lost = headers.pop(BEGUN, ""), headers.get(LOST)
+        if begun or not suspected(headers, limit):  # else it had not begun
+            headers[LOST] = (lost if isinstance(lost, int) else 0) + 1
+        if begun and headers[LOST] >= (limit if begun == ALONE else 2 * limit):
+            headers[POISONED] = True
     return mark_redelivered(payload)

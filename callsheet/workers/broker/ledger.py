@@ -20,8 +20,8 @@ from redis.exceptions import RedisError, ResponseError
 from callsheet.resources.trouble import in_words, is_trouble
 from callsheet.settings import get_settings
 from callsheet.workers.broker.later import HORIZON, Later
-from callsheet.workers.broker.layout import Delivery, Layout, mark_lost, read
-from callsheet.workers.broker.scripts import EXPIRED, GIVE_BACK, RENEW
+from callsheet.workers.broker.layout import BEGUN, Delivery, Layout, mark_lost, read
+from callsheet.workers.broker.scripts import BEGIN, EXPIRED, GIVE_BACK, RENEW
 
 logger = logging.getLogger(__name__)
 
@@ -214,6 +214,15 @@ class Ledger:
                 returns.extendleft(reversed(batch))
                 raise
 
+    def mark_begun(self, tag: str, how: str) -> bool:
+        """Note in Redis how the call of a message runs; False where it is not this worker's any more."""
+        delivery = self.held.get(tag)
+        if delivery is None:
+            return False
+        headers = delivery.payload["headers"]
+        entry = f"[{delivery.text({**headers, BEGUN: how})}{self.layout.rest(delivery.queue)}"
+        return bool(BEGIN.run(self.client, [self.layout.unacked], [tag, entry]))
+
     # Leases
 
     def slipped(self) -> bool:
@@ -259,7 +268,7 @@ class Ledger:
         for raw_tag, value in zip(found[::2], found[1::2], strict=True):
             try:
                 payload, _, queue = read(value, self.message_max)
-                mark_lost(payload)
+                mark_lost(payload, get_settings().max_deaths)
                 text = Delivery("", queue, payload, payload["properties"]["delivery_tag"]).text()
                 returns.append((self.layout.list_for(queue, payload), raw_tag.decode(), "next", text))
             except (ValueError, KeyError, TypeError):
