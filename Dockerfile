@@ -1,4 +1,4 @@
-FROM python:3.12-slim
+FROM python:3.12.8-slim-bookworm
 WORKDIR /app
 COPY pyproject.toml README.md LICENSE ./
 COPY callsheet ./callsheet

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -95,6 +96,19 @@ def test_compose_starts_no_flower_without_a_password() -> None:
     given = SERVICES["flower"]["environment"]["CALLSHEET_FLOWER_AUTH"]
     assert given.startswith("${CALLSHEET_FLOWER_AUTH:?")  # Compose refuses to start, in words
     assert all("FLOWER" not in name for service in ("io", "cpu") for name in SERVICES[service]["environment"])
+
+
+def test_models_keys_are_with_workers_alone() -> None:
+    keys = {name: {key for key in service.get("environment", {}) if "API_KEY" in key}
+            for name, service in SERVICES.items()}
+    assert keys["io"] == keys["cpu"] and "OPENAI_API_KEY" in keys["io"] and not keys["flower"] and not keys["redis"]
+
+
+def test_the_images_are_of_exact_versions() -> None:
+    base = re.search(r"^FROM (\S+)$", (ROOT / "Dockerfile").read_text(), re.M)
+    assert base
+    for image in (base[1], SERVICES["redis"]["image"]):
+        assert re.search(r":\d+\.\d+\.\d+|@sha256:[0-9a-f]{64}$", image), image
 
 
 def test_the_image_holds_what_the_services_run() -> None:

@@ -50,7 +50,8 @@ def ask(folder: Path, text: str) -> Msg:
 def test_it_starts_serves_and_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flower = free_port()
     with cli("up", "--redis-port", "0", "--flower-port", str(flower), "--modules", "mine,tests.demo_files",
-             "--io", "20,2", "--cpu", "2,1", "--stub-model", "--stub-port", "0", cwd=folder) as up:
+             "--io", "20,2", "--cpu", "2,1", "--stub-model", "--stub-port", "0", cwd=folder,
+             OPENAI_API_KEY="sk-for-workers-alone") as up:
         up.wait_ready()
         url = redis_url(up)
         for line in ("redis ", "io worker ", "cpu worker ", "flower ", "stub model ", ".callsheet/logs/io.log"):
@@ -77,6 +78,11 @@ def test_it_starts_serves_and_leaves_nothing(folder: Path, monkeypatch: pytest.M
         for command in ("CONFIG GET dir", "DEBUG SLEEP 0", "SAVE", "REPLICAOF other 6379", "MODULE LIST"):
             with pytest.raises(redis.ResponseError, match="unknown command"):
                 redis.Redis(port=port, password=password).execute_command(*command.split())
+
+        # Who calls no models has no keys of theirs.
+        for name in ("redis-server", "flower"):
+            assert "OPENAI_API_KEY" not in up.child(name).environ()
+        assert up.child("callsheet.workers.io").environ()["OPENAI_API_KEY"]
 
         # Programs in the folder find it without being told.
         monkeypatch.chdir(folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from callsheet.cli.ports import LOOPBACK, answers_redis, chosen
-from callsheet.cli.processes import Process, Service, private_file, private_folder
+from callsheet.cli.processes import Process, Service, private_file, private_folder, without_keys
 from callsheet.resources.redis import translated
 from callsheet.settings import Settings
 from callsheet.tasks.app import make_app
@@ -74,8 +74,8 @@ def redis_service(port: int, data: Path, env: dict[str, str]) -> Service:
     # On SIGTERM Redis writes its file to the end; killing it is for one that hangs.
     stops = ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0))
     return Service(name="redis", command=command, where=f"redis://{LOOPBACK}:{port}/0", log=data / "logs" / "redis.log",
-                   ready=lambda process: _answers(process, port), env=env, stops=stops, orphaned=signal.SIGTERM,
-                   umask=0o077)
+                   ready=lambda process: _answers(process, port), env=without_keys(env), stops=stops,
+                   orphaned=signal.SIGTERM, umask=0o077)
 
 
 def _answers(process: Process, port: int) -> bool:

@@ -6,6 +6,7 @@ import click
 
 from callsheet.cli.flower_access import Access
 from callsheet.cli.ports import LOOPBACK, chosen
+from callsheet.cli.processes import without_keys
 from callsheet.cli.stack import python_command
 from callsheet.cli.terminal import say
 from callsheet.resources.redis import sync_client, translated
@@ -38,7 +39,7 @@ def flower(address: str, port: int, options: tuple[str, ...]) -> None:
     access = Access.of((f"--address={address}", f"--port={port}", *options), settings)
     with translated(settings):
         sync_client(settings).ping()
-    where, env = f"unix socket {access.unix_socket}", {**os.environ, **access.env()}
+    where, env = f"unix socket {access.unix_socket}", {**without_keys(os.environ), **access.env()}
     command = [*python_command("callsheet.cli.flower_server"), *access.options]
     if not access.unix_socket:
         port = chosen(access.port, "Flower", "--port", host=access.address)

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from callsheet.messages.printable import printable
+from callsheet.settings.secrets import names_a_secret
 
+_ASKED_FOR = ("CALLSHEET_REDIS", "CALLSHEET_FLOWER", "FLOWER_")
+_OF_MODELS = ("CALLSHEET_ENDPOINTS", "CALLSHEET_MCP")
 _PR_SET_PDEATHSIG = 1
 _TAIL = 16 * 1024  # bytes of a log that are looked at for its last lines
 
@@ -42,6 +45,12 @@ class Service:
     stops: tuple[tuple[signal.Signals, float], ...]
     orphaned: signal.Signals = signal.SIGKILL
     umask: int = -1
+
+
+def without_keys(env: Mapping[str, str]) -> dict[str, str]:
+    """An environment for what calls no models: without their keys, but with what Redis and Flower ask for."""
+    return {name: value for name, value in env.items() if name.upper().startswith(_ASKED_FOR)
+            or not (names_a_secret(name) or name.upper().startswith(_OF_MODELS))}
 
 
 def private_folder(path: Path) -> None:
