@@ -48,11 +48,28 @@ its positional arguments, and nothing else.
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
+
+_clean: list[Callable[[str], str]] = []
+
+
+def provide_cleaning(clean: Callable[[str], str]) -> None:
+    """Have `clean` take secrets out of the texts of all errors made from now on; called by who knows the settings."""
+    _clean[:] = [clean]
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return _clean[0](value) if _clean else value
+    return {key: _cleaned(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 class CallsheetError(Exception):
-    """Base of all errors of Callsheet."""
+    """Base of all errors of Callsheet. Their texts hold no secret of the settings."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*map(_cleaned, args))
 
     def to_dict(self) -> dict[str, Any]:
         """The error as JSON data: class name and arguments."""
@@ -159,7 +176,7 @@ class ObserveFailed(HubError):
 
     def __init__(self, message: str = "", members: dict[str, str] | None = None, *more: Any) -> None:
         super().__init__(message, members or {}, *more)
-        self.members = dict(members) if isinstance(members, dict) else {}
+        self.members = dict(self.args[1]) if isinstance(members, dict) else {}
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -287,9 +304,7 @@ class AgentFailed(JobError):
     def __init__(self, message: str = "", remote_type: str = "", remote_message: str = "",
                  remote_traceback: str = "", agent: str = "", job_id: str = "", *more: Any) -> None:
         super().__init__(message, remote_type, remote_message, remote_traceback, agent, job_id, *more)
-        self.remote_type = remote_type
-        self.remote_message = remote_message
-        self.remote_traceback = remote_traceback
+        _, self.remote_type, self.remote_message, self.remote_traceback = self.args[:4]
         self.agent = agent
         self.job_id = job_id
 

@@ -35,7 +35,7 @@ from callsheet.formatters import (
 )
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader, Writer
-from callsheet.resources.outside import admitted
+from callsheet.resources.outbound import admitted
 from callsheet.settings import use_settings
 
 PNG = ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")

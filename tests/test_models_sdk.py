@@ -190,7 +190,7 @@ def test_claude_thinks_where_it_cannot_be_made_to_call_a_tool() -> None:
 @pytest.mark.parametrize("cls", BOTH)
 @pytest.mark.parametrize(("handler", "status", "retryable", "parts"), [
     (says('{"error": {"message": "bad key sk-secret", "type": "authentication_error", "code": 401}}', 401), 401, False,
-     ["bad key [key]", "_API_KEY"]),
+     ["bad key ***", "_API_KEY"]),
     (says('{"error": {"message": "no such model", "status": "NOT_FOUND"}}', 404), 404, False, ["no such model"]),
     (says('{"error": {"message": "slow down"}}', 429, Retry_After="2"), 429, True, ["slow down", "less often"]),
     (says("", 503), 503, True, ["(no text)", "Try again later"]),

@@ -10,7 +10,6 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import httpx2
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
@@ -19,10 +18,11 @@ from callsheet.errors import CallsheetError, McpError, McpUnavailable
 from callsheet.mcp.attempt import Attempt, SessionLost, current_attempt
 from callsheet.mcp.bounds import Events, too_large
 from callsheet.mcp.specs import HttpSpec
-from callsheet.resources.endpoints import EndpointAuth
+from callsheet.resources.endpoints import Signature
 from callsheet.resources.httpx2 import Httpx2Transport
 from callsheet.resources.stack import EndpointTransport
 from callsheet.settings import Endpoint, Settings
+from callsheet.settings.secrets import scrubbed
 
 SDK_EVENT_MAX = 1_000_000
 """Bytes of an event that the SDK's older transport, "sse", takes at most."""
@@ -89,7 +89,7 @@ class Isolating(Httpx2Transport):
         # A stream that stands open is no call under way: the endpoint's limits are for calls.
         free = endpoint.model_copy(update={"rpm": None, "tpm": None, "max_concurrency": None})
         self._standing = Httpx2Transport(EndpointTransport(name, free, settings))
-        self._auth = EndpointAuth(endpoint)
+        self._signature = Signature(endpoint)
         self._spec = spec
         self._limit = limit
 
@@ -97,7 +97,7 @@ class Isolating(Httpx2Transport):
         """Send the request; nothing is raised but for the stream that a session of transport "sse" is."""
         attempt = current_attempt.get() or Attempt()
         try:
-            self._sign(request)
+            self._signature.mark(request.extensions)
             if request.method == "GET":
                 return await self._stream(request, attempt)
             if request.method == "DELETE":
@@ -112,12 +112,6 @@ class Isolating(Httpx2Transport):
                 attempt.fail(exc)
                 raise
             return self._answer(request, exc, attempt)
-
-    def _sign(self, request: httpx2.Request) -> None:
-        mine = httpx.Request(request.method, str(request.url), headers=request.headers.raw)
-        signed = next(self._auth.auth_flow(mine))
-        for name, value in signed.headers.items():
-            request.headers.setdefault(name, value)
 
     async def _stream(self, request: httpx2.Request, attempt: Attempt) -> httpx2.Response:
         response: httpx2.Response = await self._standing.handle_async_request(request)
@@ -158,7 +152,7 @@ class Isolating(Httpx2Transport):
             return
         if held and (status == 404 or (status == 400 and b"session" in body.lower())):
             raise SessionLost
-        text = body[:300].decode("utf-8", "replace").strip()
+        text = scrubbed(body.decode("utf-8", "replace").strip(), 300)
         if self._spec.transport == "streamable_http" and _is_error(body):
             return
         remedy = {401: " Give the endpoint in the settings the key that it asks for.",

@@ -22,7 +22,7 @@ from callsheet.mcp.bounds import Lines
 from callsheet.mcp.fate import Fate
 from callsheet.mcp.specs import StdioSpec
 from callsheet.settings import Settings
-from callsheet.settings.secrets import remembered, without_credentials
+from callsheet.settings.secrets import scrubbed, told
 
 logger = logging.getLogger(__name__)
 _GRACE = 2.0  # seconds after its input is closed, and after each signal
@@ -52,7 +52,7 @@ async def piped(spec: StdioSpec, settings: Settings, fate: Fate) -> AsyncIterato
         async with anyio.create_task_group() as group:
             group.start_soon(_read, process, spec, settings.mcp.answer_max, to_us, fate)
             group.start_soon(_write, process, spec, to_server)
-            group.start_soon(_read_errors, process, spec.name, settings, fate)
+            group.start_soon(_read_errors, process, spec.name, fate)
             try:
                 yield read, write
             finally:
@@ -100,7 +100,8 @@ def _message(line: bytes, spec: StdioSpec) -> SessionMessage | None:
                                                                     by_name=False))
     except ValueError:  # a server that prints its log there, for example
         if line.strip():
-            logger.warning("mcp_not_a_message server=%s line=%r", spec.name, line[:_LONGEST_LOGGED])
+            said = scrubbed(line.decode("utf-8", "replace"), _LONGEST_LOGGED)
+            logger.warning("mcp_not_a_message server=%s line=%r", spec.name, said)
         return None
 
 
@@ -115,14 +116,13 @@ async def _write(process: asyncio.subprocess.Process, spec: StdioSpec,
                 await process.stdin.drain()
 
 
-async def _read_errors(process: asyncio.subprocess.Process, name: str, settings: Settings, fate: Fate) -> None:
+async def _read_errors(process: asyncio.subprocess.Process, name: str, fate: Fate) -> None:
     assert process.stderr is not None
     lines = Lines(_PIECE)
     while piece := await process.stderr.read(_PIECE):
         for line in lines.feed(piece):
-            text = line.decode("utf-8", "replace").strip()[:_LONGEST_LOGGED]
+            text = told(line.decode("utf-8", "replace").strip())[:_LONGEST_LOGGED]
             if text:
-                text = without_credentials(text, remembered(settings))
                 fate.last_words = text
                 logger.info("mcp_server_says server=%s %s", name, text)
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from callsheet.errors import CallsheetError, McpError, McpTimeout, McpUnavailable
 from callsheet.mcp.bounds import TOO_LARGE
 from callsheet.mcp.specs import HttpSpec, Spec
+from callsheet.settings.secrets import scrubbed
 
 _UNKNOWN = "Whether it was carried out is not known. The next call connects anew."
 _LONGEST = 1000  # characters of a server's own words
@@ -43,7 +44,7 @@ def in_words(exc: BaseException, spec: Spec, fate: str = "") -> CallsheetError:
         return McpUnavailable(f"{spec.shown} cannot be reached: {type(exc).__name__}: {exc}. {_remedy(spec)}")
     if isinstance(exc, httpx2.HTTPStatusError):
         return McpUnavailable(f"{spec.shown} answers with status {exc.response.status_code}. {_remedy(spec)}")
-    return McpError(f"{spec.shown}: {type(exc).__name__}: {str(exc)[:_LONGEST]}")
+    return McpError(f"{spec.shown}: {type(exc).__name__}: {scrubbed(str(exc), _LONGEST)}")
 
 
 def silent(spec: HttpSpec) -> McpTimeout:
@@ -53,7 +54,7 @@ def silent(spec: HttpSpec) -> McpTimeout:
 
 
 def _answered(exc: MCPError, spec: Spec, fate: str) -> CallsheetError:
-    said = exc.message[:_LONGEST]
+    said = scrubbed(exc.message, _LONGEST)
     if exc.code == CONNECTION_CLOSED:
         return McpUnavailable(f"{spec.shown} was lost in the middle of a call: {fate or said}. {_UNKNOWN}")
     if exc.code == REQUEST_TIMEOUT:

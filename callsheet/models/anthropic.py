@@ -20,6 +20,7 @@ from callsheet.models.growing import Pace, Text
 from callsheet.models.remote import Messages, check_messages, one_of
 from callsheet.models.schema import as_tool
 from callsheet.models.sdk import HEADER, SdkCall, SdkChatModel, no_cookies, unusable
+from callsheet.resources.endpoints import STAND_IN, shown_url
 from callsheet.resources.tokens import numbers_in, tokens_of
 from callsheet.settings import Endpoint
 
@@ -116,23 +117,20 @@ class AnthropicChatModel(SdkChatModel):
         call = self._begin(parameters, options.structured, parameters.pop("timeout", None))
         httpx2: Any = importlib.import_module("httpx2")
         parameters["timeout"] = httpx2.Timeout(call.timeout, connect=call.failures.endpoint.connect_timeout, pool=None)
-        parameters["extra_headers"] = {**self.client_kwargs.get("default_headers", {}),
-                                       **(parameters.get("extra_headers") or {}), HEADER: call.ident}
+        parameters["extra_headers"] = {**self._headers(parameters.get("extra_headers")), HEADER: call.ident}
         known = inspect.signature(call.client.messages.create).parameters
         strange = {name: parameters.pop(name) for name in list(parameters) if name not in known}
         if strange:
             parameters["extra_body"] = {**strange, **(parameters.get("extra_body") or {})}
         return call
 
-    def _client(self, endpoint: Endpoint, key: str | None, through: httpx.AsyncBaseTransport) -> Any:
+    def _client(self, endpoint: Endpoint, headers: dict[str, str], through: httpx.AsyncBaseTransport) -> Any:
         from callsheet.resources.httpx2 import Httpx2Transport, httpx2  # comes with the SDK
 
         sdk = self.sdk()
-        headers = dict(endpoint.headers)
-        if not key:  # an endpoint without one; the SDK would look for keys of its own in files
-            headers |= {"X-Api-Key": sdk.Omit(), "Authorization": sdk.Omit()}
+        # With a key that is given it looks for none of its own in variables and files.
         return sdk.AsyncAnthropic(
-            api_key=key or "none", base_url=endpoint.base_url.removesuffix("/v1"), max_retries=0,
+            api_key=STAND_IN, base_url=shown_url(endpoint.base_url).removesuffix("/v1"), max_retries=0,
             default_headers=headers,
             http_client=httpx2.AsyncClient(transport=Httpx2Transport(through), trust_env=False, cookies=no_cookies()))
 

@@ -15,6 +15,7 @@ from callsheet.models.exchange import read_body
 from callsheet.resources import transport
 from callsheet.resources.post import post
 from callsheet.settings import Endpoint
+from callsheet.settings.secrets import clean_cause
 
 ERROR_READ = 256 * 1024
 """Bytes of a refusal that are read."""
@@ -29,7 +30,7 @@ class Call:
     Attributes:
         target: whom it goes to: an endpoint's name in the settings, or an endpoint.
         path: under the endpoint's address, or an address of its own.
-        key: the endpoint's, or None.
+        key: that it is signed with, or None.
         body: of the request; JSON data.
         headers: beside the endpoint's own.
         timeout: seconds for the whole answer; in a stream, between two chunks.
@@ -38,6 +39,8 @@ class Call:
         speaks: the name of the API.
         lines: a stream is a JSON text a line, rather than server-sent events.
         translate: makes an event one of OpenAI's API.
+        key_header: that takes the key.
+        own: whether the key is the model's, rather than the endpoint's.
     """
 
     target: str | Endpoint
@@ -53,6 +56,8 @@ class Call:
     speaks: str = "OpenAI's chat completions API"
     lines: bool = False
     translate: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    key_header: str = "Authorization"
+    own: bool = False
 
 
 class Opened:
@@ -76,7 +81,7 @@ class Opened:
             raise ValueError(f"The call of {call.body['model']!r} is not JSON: {exc}. Give strings, numbers, lists and "
                              "dictionaries.") from exc
         shared = transport(call.target)
-        request = post(shared, call.path, call.key, call.headers, content, call.timeout)
+        request = post(shared, call.path, call.key, call.headers, content, call.timeout, call.key_header, call.own)
         try:
             self._response = response = await shared.handle_async_request(request)
             response.request = request
@@ -86,7 +91,7 @@ class Opened:
                                         response.headers)
         except (httpx.HTTPError, TimeoutError) as exc:
             await self._close()
-            raise call.failures.transport(exc, self._response is not None) from exc
+            raise call.failures.transport(exc, self._response is not None) from clean_cause(exc)
         except BaseException:
             await self._close()
             raise
@@ -95,7 +100,7 @@ class Opened:
                         trace: TracebackType | None) -> None:
         await self._close()
         if isinstance(exc, httpx.HTTPError | TimeoutError):
-            raise self._call.failures.transport(exc, True) from exc
+            raise self._call.failures.transport(exc, True) from clean_cause(exc)
 
     async def _close(self) -> None:
         if self._response is not None and not self._response.is_closed:

@@ -15,6 +15,7 @@ from callsheet.resources.traces import without_trace
 from callsheet.resources.verdict import RETRIED, SPENT, asked_delay, of_error
 from callsheet.settings import Endpoint
 from callsheet.settings.providers import address_variable
+from callsheet.settings.secrets import HIDDEN, scrubbed
 
 SHOWN = 500
 """Characters of a server's own words that a message quotes."""
@@ -161,11 +162,9 @@ class Failures:
         return f"Set a valid key in the environment variable {variable} where the model is called."
 
     def clean(self, text: str) -> str:
-        """A text for people: on one line, not too long, without the key."""
+        """A text for people: on one line, not too long, without the key and the settings' secrets."""
         shown = " ".join(without_trace(text).split())
-        if self._key:
-            shown = shown.replace(self._key, "[key]")
-        return shown if len(shown) <= SHOWN else shown[:SHOWN] + "…"
+        return scrubbed(shown.replace(self._key, HIDDEN) if self._key else shown, SHOWN)
 
 
 _KEYED = ("https://api.openai.com", "https://api.anthropic.com", "https://generativelanguage.googleapis.com",

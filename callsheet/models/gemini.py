@@ -23,6 +23,7 @@ from callsheet.models.growing import Pace, Text
 from callsheet.models.remote import Messages, check_messages, one_of
 from callsheet.models.sdk import HEADER, SdkCall, SdkChatModel, no_cookies, unusable
 from callsheet.models.structured import Misfit, problems_of
+from callsheet.resources.endpoints import STAND_IN, shown_url
 from callsheet.resources.tokens import numbers_in, tokens_of
 from callsheet.settings import Endpoint
 
@@ -114,8 +115,7 @@ class GeminiChatModel(SdkChatModel):
         arguments: dict[str, Any] = {"model": self.model_name, "contents": contents}
         call = self._begin(arguments, options.structured, options.timeout)
         options_of_http = {**(config.pop("http_options", None) or {}), "timeout": max(int(call.timeout * 1000), 1)}
-        options_of_http["headers"] = {**self.client_kwargs.get("default_headers", {}),
-                                      **(options_of_http.get("headers") or {}), HEADER: call.ident}
+        options_of_http["headers"] = {**self._headers(options_of_http.get("headers")), HEADER: call.ident}
         types = importlib.import_module("google.genai.types")
         try:
             arguments["config"] = types.GenerateContentConfig(**config, http_options=options_of_http)
@@ -124,18 +124,18 @@ class GeminiChatModel(SdkChatModel):
                              "fields of google.genai.types.GenerateContentConfig.") from None
         return call
 
-    def _client(self, endpoint: Endpoint, key: str | None, through: httpx.AsyncBaseTransport) -> Any:
+    def _client(self, endpoint: Endpoint, headers: dict[str, str], through: httpx.AsyncBaseTransport) -> Any:
         sdk = self.sdk()
         # An httpx client of ours, so that the SDK opens no connections of its own; it is never used without the
         # asynchronous one, but would be made, with certificates and all.
         never = httpx.Client(transport=httpx.BaseTransport())
-        base, _, version = endpoint.base_url.rpartition("/")
+        url = shown_url(endpoint.base_url)
+        base, _, version = url.rpartition("/")
         versioned = re.fullmatch(r"v\d+(alpha|beta)?\d*", version) is not None  # the SDK's own version if not
         shared = httpx.AsyncClient(transport=through, trust_env=False, cookies=no_cookies())
-        where = {"base_url": base, "api_version": version} if versioned else {"base_url": endpoint.base_url}
-        options = {**where, "headers": dict(endpoint.headers),
-                   "httpx_client": never, "httpx_async_client": shared}
-        return sdk.Client(api_key=key or "none", vertexai=False, http_options=options)
+        where = {"base_url": base, "api_version": version} if versioned else {"base_url": url}
+        options = {**where, "headers": headers, "httpx_client": never, "httpx_async_client": shared}
+        return sdk.Client(api_key=STAND_IN, vertexai=False, http_options=options)
 
     async def _send(self, call: SdkCall) -> Any:
         models = call.client.aio.models

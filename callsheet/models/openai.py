@@ -162,14 +162,10 @@ class OpenAIChatModel(RemoteChatModel):
     def _call(self, messages: Messages, options: Options) -> Call:
         body = {"model": self.model_name, "messages": [_plain(message) for message in messages], **options.body}
         endpoint = self._endpoint()
-        headers = {**self.client_kwargs.get("default_headers", {}), **(body.pop("extra_headers", None) or {})}
+        headers = self._headers(body.pop("extra_headers", None))
         if self.organization:
             headers["OpenAI-Organization"] = self.organization
         key = self._api_key.get_secret_value() if self._api_key else endpoint.key()
-        if self.client_type == "azure" and key:
-            headers["api-key"] = key
-        elif self._api_key is not None:
-            headers["Authorization"] = f"Bearer {key}"
         timeout = float(body.pop("timeout", None) or self.client_kwargs.get("timeout") or endpoint.timeout)
         body.update(body.pop("extra_body", None) or {})
         failures = Failures(self.endpoint, endpoint, self.model_name, key, timeout)
@@ -180,8 +176,9 @@ class OpenAIChatModel(RemoteChatModel):
         audio = body.get("audio") or {}
         answer = Answer(time.monotonic(), str(audio.get("format") or "wav"), self.stream_tool_parsing)
         target = self.endpoint if find_endpoint(self.endpoint) is endpoint else endpoint
-        return Call(target, self._path(endpoint), None if self._api_key else key, body, headers, timeout, failures,
-                    answer, options.structured, self._by_tool)
+        return Call(target, self._path(endpoint), key, body, headers, timeout, failures, answer, options.structured,
+                    self._by_tool, key_header="api-key" if self.client_type == "azure" else "Authorization",
+                    own=self._api_key is not None)
 
     def _base_url(self) -> str | None:
         azure = self.client_kwargs.get("azure_endpoint")

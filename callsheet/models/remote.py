@@ -16,6 +16,7 @@ from callsheet.models.fallback import Candidate, first_that_answers
 from callsheet.models.structured import Misfit, added
 from callsheet.resources import find_endpoint
 from callsheet.settings import Endpoint
+from callsheet.settings.secrets import keep_secret
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,6 @@ Chunks = AsyncGenerator[ChatResponse | None, None]
 """Of one attempt: None once the endpoint has accepted the request, then growing responses, the last one complete."""
 
 _ADDRESSES = ("base_url", "azure_endpoint")
-_SECRET_HEADERS = ("authorization", "api-key", "x-api-key", "x-goog-api-key")
 
 
 class RemoteChatModel(ChatModelBase):
@@ -54,6 +54,8 @@ class RemoteChatModel(ChatModelBase):
         self.generate_kwargs = dict(generate_kwargs or {})
         self.stream_tool_parsing = stream_tool_parsing
         self._api_key = SecretStr(api_key) if isinstance(api_key, str) else api_key
+        if self._api_key is not None:
+            keep_secret(self._api_key.get_secret_value())
         if isinstance(api_key, str):
             # A SecretStr in the record: whoever would put this model on the wire refuses it by name.
             args, kwargs = self._recorded
@@ -186,11 +188,18 @@ class RemoteChatModel(ChatModelBase):
             if name not in self.client_options:
                 raise UsageError(f"client_kwargs[{name!r}] is not supported: {', '.join(self.client_options)} are. Set "
                                  f"what concerns the connection on the endpoint, as {prefix}...")
-        for name in client_kwargs.get("default_headers") or {}:
-            if name.lower() in _SECRET_HEADERS:
-                raise UsageError(f"default_headers[{name!r}] is a key, and keys never travel. Set it on the endpoint, "
-                                 f"in {prefix}HEADERS or {prefix}API_KEY_ENV.")
         return dict(client_kwargs)
+
+    def _headers(self, more: dict[str, str] | None) -> dict[str, str]:
+        """The headers of a call: the model's, and `more`.
+
+        Raises:
+            UsageError: one names another host, to which a gateway would hand the call, with its key, on.
+        """
+        headers = {**(self.client_kwargs.get("default_headers") or {}), **(more or {})}
+        if any(name.lower() == "host" for name in headers):
+            raise UsageError("The header Host is not a call's to set: name the server in the endpoint's base_url.")
+        return headers
 
 
 @functools.lru_cache(maxsize=64)

@@ -25,7 +25,9 @@ from callsheet.models.remote import Chunks, Messages, RemoteChatModel
 from callsheet.models.sse import EventStream, EventTooLong
 from callsheet.models.structured import Misfit
 from callsheet.resources import transport
+from callsheet.resources.endpoints import STAND_IN, Signature
 from callsheet.settings import Endpoint
+from callsheet.settings.secrets import clean_cause
 
 HEADER = "x-callsheet-call"
 """Tells our transport which call a request is of; never sent."""
@@ -111,8 +113,14 @@ class SdkChatModel(RemoteChatModel):
                              f"Install it where the model is called: pip install 'callsheet[{self.extra}]'.") from exc
 
     @abstractmethod
-    def _client(self, endpoint: Endpoint, key: str | None, through: httpx.AsyncBaseTransport) -> Any:
-        """The SDK's client, without retries of its own."""
+    def _client(self, endpoint: Endpoint, headers: dict[str, str], through: httpx.AsyncBaseTransport) -> Any:
+        """The SDK's client, without retries of its own.
+
+        Args:
+            endpoint: that it calls.
+            headers: to send with each request: stand-ins for the endpoint's, so that the SDK has no secrets to tell.
+            through: puts in what they stand for.
+        """
 
     @abstractmethod
     def _whole(self, call: SdkCall, answer: Any) -> ChatResponse:
@@ -140,13 +148,15 @@ class SdkChatModel(RemoteChatModel):
         if not key and failures.needs_key():
             raise failures.missing_key()
         through = transport(endpoint)
-        identity = (sdk.__name__, id(through), key)
+        identity = (sdk.__name__, id(through), key if self._api_key else None)
         client = _clients.get(identity)
         if client is None:
             if len(_clients) >= _CLIENTS:
                 _clients.clear()
             # The tuple keeps the transport, so that its id stays its own.
-            client = _clients[identity] = through, self._client(endpoint, key, _Watching(through))
+            signature = Signature(endpoint, "", key if self._api_key else None)
+            headers = dict.fromkeys(endpoint.headers, STAND_IN)
+            client = _clients[identity] = through, self._client(endpoint, headers, _Watching(through, signature))
         call = SdkCall(client[1], arguments, seconds, failures, structured, uuid4().hex)
         _seen[call.ident] = call.seen
         return call
@@ -177,7 +187,7 @@ class SdkChatModel(RemoteChatModel):
             ours = self._translated(exc, call)
             if ours is exc:
                 raise
-            raise ours from exc
+            raise ours from clean_cause(exc)
         finally:
             await call.seen.aclose()
 
@@ -211,16 +221,18 @@ def no_cookies() -> CookieJar:
 
 
 class _Watching(httpx.AsyncBaseTransport):
-    """Keeps the beginning of what comes back for a call."""
+    """Keeps the beginning of what comes back for a call, and has its requests signed."""
 
-    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+    def __init__(self, inner: httpx.AsyncBaseTransport, signature: Signature) -> None:
         self._inner = inner
+        self._signature = signature
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request."""
         seen = _seen.get(request.headers.pop(HEADER, ""))
         # To wait for a turn is not an error; the call's own deadline bounds it.
         request.extensions["timeout"] = {**(request.extensions.get("timeout") or {}), "pool": None}
+        self._signature.mark(request.extensions)
         response = await self._inner.handle_async_request(request)
         if seen is not None:
             seen.answered()

@@ -2,7 +2,8 @@
 
 import base64
 import difflib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, MutableMapping
+from typing import Any
 
 import httpx
 
@@ -58,34 +59,84 @@ def shown_url(url: str) -> str:
     return str(parsed.copy_with(userinfo=b"", query=None, fragment=None)).rstrip("/")
 
 
-class EndpointAuth(httpx.Auth):
-    """Gives requests to an endpoint's own host its headers, and the key that its settings give at that moment.
+STAND_IN = "set-by-callsheet"
+"""What a client of somebody else's has in place of a key or a secret header, which it never gets to see."""
 
-    A header that a request brings itself stays. A request to another host is left unsigned, so that
-    a redirect or an absolute address never carries a key away.
+_SIGNED_BY = "callsheet_signature"  # in a request's extensions
+
+
+class Signature:
+    """The headers and the key of an endpoint, for requests to its own origin (scheme, host, port) and no other.
+
+    Args:
+        endpoint: its settings.
+        header: that takes the key; "" where a stand-in is in its place already.
+        own: a key in place of the endpoint's, which is looked up anew for each request.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+    __slots__ = ("_endpoint", "_header", "_login", "_origin", "_own")
+
+    def __init__(self, endpoint: Endpoint, header: str = "Authorization", own: str | None = None) -> None:
         url = httpx.URL(endpoint.base_url)
-        self._origin = _origin(url)
+        self._endpoint, self._header, self._own, self._origin = endpoint, header, own, origin(url)
         self._login = f"Basic {base64.b64encode(url.userinfo).decode()}" if url.userinfo else None
 
+    def sign(self, headers: httpx.Headers, url: httpx.URL) -> None:
+        """Add to the headers of a request what belongs there. What it brings itself stays; stand-ins do not."""
+        key = None
+        if origin(url) == self._origin:
+            key = self._own or self._endpoint.key()
+            for name, value in self._values(key):
+                if STAND_IN in headers.get(name, STAND_IN):
+                    headers[name] = value
+        for name, value in [(name, value) for name, value in headers.items() if STAND_IN in value]:
+            if key:
+                headers[name] = value.replace(STAND_IN, key)
+            else:
+                del headers[name]
+
+    def mark(self, extensions: MutableMapping[str, Any]) -> None:
+        """Have the endpoint's transport sign the request of these extensions, and those that redirects make of it."""
+        extensions[_SIGNED_BY] = self
+
+    def _values(self, key: str | None) -> Iterator[tuple[str, str]]:
+        """Headers, those that count first."""
+        signing: tuple[tuple[str, str], ...] = ()
+        if key and self._header:
+            signing = ((self._header, f"Bearer {key}" if self._header == "Authorization" else key),)
+        elif self._login and not key:
+            signing = (("Authorization", self._login),)
+        if self._own:
+            yield from signing
+        yield from self._endpoint.headers.items()
+        yield from signing
+
+
+def signed(request: httpx.Request) -> httpx.Headers | None:
+    """The headers with which a marked request is to be sent; None where nobody signs it.
+
+    A copy: httpx makes a redirected request of the headers of the one before.
+    """
+    signature = request.extensions.get(_SIGNED_BY)
+    if signature is None:
+        return None
+    headers = request.headers.copy()
+    signature.sign(headers, request.url)
+    return headers
+
+
+class EndpointAuth(httpx.Auth):
+    """Has requests signed where they are sent; see Signature."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._signature = Signature(endpoint)
+
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """One request, signed where it should be."""
-        if _origin(request.url) == self._origin:
-            for name, value in self._endpoint.headers.items():
-                request.headers.setdefault(name, value)
-            credentials = self._credentials()
-            if credentials:
-                request.headers.setdefault("Authorization", credentials)
+        """One request, marked."""
+        self._signature.mark(request.extensions)
         yield request
 
-    def _credentials(self) -> str | None:
-        key = self._endpoint.key()
-        return f"Bearer {key}" if key else self._login
 
-
-def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
-    default = {"http": 80, "https": 443}.get(url.scheme)
-    return url.scheme, url.host, url.port or default
+def origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    """Scheme, host and port of an address."""
+    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)

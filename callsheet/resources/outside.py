@@ -1,4 +1,4 @@
-"""Addresses that messages name: what is fetched from them, and from which of them anything is fetched."""
+"""What is fetched from addresses that messages name."""
 
 import asyncio
 import errno
@@ -6,60 +6,18 @@ import functools
 import ipaddress
 import socket
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import aiohttp
 import httpx
 
+from callsheet.resources.outbound import admitted
 from callsheet.resources.transport import Pooled, proxy_in_environment
-
-PUBLIC = "public"
-"""Stands for all addresses that the whole internet reaches."""
 
 SILENT, WHOLE = 60.0, 300.0  # seconds that a download may be silent, and that it may take
 _HOPS = 5  # redirects that are followed
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-_GLOBAL = ipaddress.ip_network("2000::/3")
-_TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0/96")))  # IPv4 in IPv6
-_METADATA = frozenset(map(ipaddress.ip_address, ("168.63.129.16", "100.100.100.200", "fd00:ec2::254")))
 _certificates = functools.cache(httpx.create_ssl_context)
-
-
-def _plain(address: Address) -> Address:
-    """The IPv4 address that an IPv6 address stands for; others as they are."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if any(address in network for network in _TRANSLATED):
-            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        return address.sixtofour or (address.teredo[1] if address.teredo else address)
-    return address
-
-
-def admitted(address: Address, host: str, allowed: Sequence[str]) -> bool:
-    """Whether a request to `host`, which is at `address`, may be sent.
-
-    Args:
-        address: that is connected to.
-        host: as the request names it.
-        allowed: PUBLIC, addresses, networks such as 10.1.0.0/16, and names or patterns such as `*.example.com`. A name
-            does not admit an address of the link or of a cloud's metadata: these must be given as such.
-    """
-    real = _plain(address)
-    for one in allowed:
-        if one == PUBLIC:
-            found = real.is_global and not real.is_multicast and real not in _METADATA and (
-                real.version == 4 or real in _GLOBAL)
-        else:
-            try:
-                found = real in ipaddress.ip_network(one, strict=False)
-            except ValueError:
-                found = (fnmatchcase(host.lower().rstrip("."), one.lower()) and real not in _METADATA
-                         and not real.is_link_local)
-        if found:
-            return True
-    return False
 
 
 class Outside(Pooled):

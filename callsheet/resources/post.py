@@ -8,31 +8,34 @@ from typing import Any
 
 import httpx
 
-from callsheet.resources.endpoints import EndpointAuth, shown_url
+from callsheet.resources.endpoints import Signature, shown_url
 from callsheet.resources.stack import EndpointTransport
 
 _MOST_MADE = 256
-_made: dict[tuple[int, str, str | None], tuple[EndpointTransport, httpx.URL, httpx.Headers]] = {}
+_made: dict[tuple[int, str, str | None, str, bool], tuple[EndpointTransport, httpx.URL, httpx.Headers]] = {}
 
 
 def post(shared: EndpointTransport, path: str, key: str | None, headers: dict[str, str], content: bytes,
-         timeout: float) -> httpx.Request:
+         timeout: float, key_header: str = "Authorization", own: bool = False) -> httpx.Request:
     """A POST of JSON, signed with the endpoint's key and headers; for `shared.handle_async_request`.
 
     Args:
         shared: the endpoint's transport.
-        path: under the endpoint's address, or an address of the same host.
-        key: the endpoint's, as it is now.
+        path: under the endpoint's address, or an address.
+        key: the endpoint's, as it is now, or one in its place; sent to the endpoint's origin alone.
         headers: of this call; they beat the endpoint's.
         content: the body.
         timeout: seconds of silence.
+        key_header: that takes the key.
+        own: whether the key is one in place of the endpoint's.
     """
-    known = _made.get((id(shared), path, key))
+    known = _made.get((id(shared), path, key, key_header, own))
     if known is None:
         if len(_made) >= _MOST_MADE:
             _made.clear()
         # The tuple keeps the transport, so that its id stays its own.
-        known = _made[id(shared), path, key] = shared, *_template(shared, path)
+        signature = Signature(shared.endpoint, key_header, key if own else None)
+        known = _made[id(shared), path, key, key_header, own] = shared, *_template(shared, path, signature)
     _, url, common = known
     made = httpx.Headers(common, encoding="utf-8")  # else httpx looks for the encoding at each look
     for name, value in headers.items():
@@ -48,7 +51,7 @@ def post(shared: EndpointTransport, path: str, key: str | None, headers: dict[st
     return request
 
 
-def _template(shared: EndpointTransport, path: str) -> tuple[httpx.URL, httpx.Headers]:
+def _template(shared: EndpointTransport, path: str, signature: Signature) -> tuple[httpx.URL, httpx.Headers]:
     base = shown_url(shared.endpoint.base_url)
     url = httpx.URL(path if "://" in path else f"{base}/{path}")
     request = httpx.Request("POST", url, headers={
@@ -57,5 +60,5 @@ def _template(shared: EndpointTransport, path: str) -> tuple[httpx.URL, httpx.He
     del request.headers["content-length"]
     for name in request.headers.keys() & {name.lower() for name in shared.endpoint.headers}:
         del request.headers[name]  # signing adds the endpoint's, and leaves alone what is there
-    signed = next(EndpointAuth(shared.endpoint).auth_flow(request))
-    return url, signed.headers
+    signature.sign(request.headers, url)
+    return url, request.headers

@@ -7,9 +7,10 @@ import httpx
 
 from callsheet.errors import UsageError
 from callsheet.resources.breaker import Breaking, breakers
-from callsheet.resources.endpoints import resolved
+from callsheet.resources.endpoints import resolved, signed
 from callsheet.resources.limits.transport import Limiting
 from callsheet.resources.loops import PerLoop
+from callsheet.resources.outbound import Outbound
 from callsheet.resources.record import Recording
 from callsheet.resources.retries import Retrying, budget_for
 from callsheet.resources.transport import pooled_transport
@@ -49,7 +50,7 @@ def transport(endpoint: str | Endpoint, settings: Settings | None = None) -> "En
 
 def build(name: str, endpoint: Endpoint, settings: Settings) -> httpx.AsyncBaseTransport:
     """The stack of one loop, from the connections up."""
-    inner: httpx.AsyncBaseTransport = Sniffing(pooled_transport(endpoint))
+    inner: httpx.AsyncBaseTransport = Sniffing(pooled_transport(endpoint, Outbound(settings)))
     inner = Limiting(inner, name, endpoint, settings)
     if endpoint.breaker.enabled:
         inner = Breaking(inner, breakers(name, endpoint, settings))
@@ -71,17 +72,30 @@ class EndpointTransport(httpx.AsyncBaseTransport):
         self.name = name
         self.endpoint = endpoint
         self.settings = settings
+        self._outbound = Outbound(settings)
         self.key: Hashable = (name, _hashable(endpoint.__dict__), settings.redis_url, settings.key_prefix,
-                              settings.inline)
+                              settings.inline, self._outbound.key)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request through the running loop's stack."""
+        """Send the request through the running loop's stack, signed where it is marked.
+
+        Raises:
+            UsageError: no loop runs, or the settings do not let anybody call that address.
+        """
+        self._outbound.check(request.url)
         try:
             stack = stacks.get(self.key, self._build)
         except RuntimeError:
             raise UsageError("An endpoint's transport was used where no asyncio loop runs. Use it in a coroutine that "
                              "asyncio runs.") from None
-        return await stack.handle_async_request(request)
+        headers = signed(request)
+        if headers is None:
+            return await stack.handle_async_request(request)
+        bare, request.headers = request.headers, headers
+        try:
+            return await stack.handle_async_request(request)
+        finally:
+            request.headers = bare  # of which redirects are made
 
     def _build(self) -> httpx.AsyncBaseTransport:
         return build(self.name, self.endpoint, self.settings)

@@ -5,15 +5,18 @@ process hold a thousand slow calls.
 """
 
 import base64
+import socket
 import ssl
 import urllib.parse
 import urllib.request
-from typing import Self
+from collections.abc import Callable
+from typing import Any, Self
 
 import aiohttp
 import httpx
 
 from callsheet.errors import SettingsError
+from callsheet.resources.outbound import Outbound
 from callsheet.settings import Endpoint
 from callsheet.settings.endpoints import address_of
 
@@ -23,14 +26,20 @@ KEEPALIVE = 15.0
 _CHUNK = 64 * 1024  # bytes of a body that are handed on at once, at most
 
 
-def pooled_transport(endpoint: Endpoint) -> httpx.AsyncBaseTransport:
+def pooled_transport(endpoint: Endpoint, outbound: Outbound | None = None) -> httpx.AsyncBaseTransport:
     """A transport that keeps at most `endpoint.max_connections` connections; a call beyond waits for one.
+
+    Args:
+        endpoint: its settings.
+        outbound: which hosts may be called; any without.
 
     Raises:
         SettingsError: the endpoint's file of certificates cannot be read.
     """
     address = endpoint.proxy.get_secret_value() if endpoint.proxy else proxy_in_environment(endpoint.base_url)
-    return Pooled(endpoint.max_connections or 0, httpx.create_ssl_context(_trusted(endpoint)), _proxy(address))
+    trusted = httpx.create_ssl_context(_trusted(endpoint))
+    opening = outbound.connecting if outbound and not address else None  # else the proxy opens them
+    return Pooled(endpoint.max_connections or 0, trusted, _proxy(address), opening)
 
 
 class Pooled(httpx.AsyncBaseTransport):
@@ -40,17 +49,21 @@ class Pooled(httpx.AsyncBaseTransport):
         limit: connections at most; 0 for no limit.
         trusted: certificates.
         proxy: through which to connect.
+        opening: makes the socket for an address.
     """
 
-    def __init__(self, limit: int, trusted: ssl.SSLContext, proxy: httpx.Proxy | None) -> None:
+    def __init__(self, limit: int, trusted: ssl.SSLContext, proxy: httpx.Proxy | None,
+                 opening: Callable[[Any], socket.socket] | None = None) -> None:
         self._limit = limit
         self._trusted = trusted
         self._proxy = str(proxy.url) if proxy else None
         self._proxy_headers = proxy.headers if proxy else None
+        self._opening = opening
         self._opened: aiohttp.ClientSession | None = None
 
     def _connector(self) -> aiohttp.TCPConnector:
-        return aiohttp.TCPConnector(limit=self._limit, keepalive_timeout=KEEPALIVE, ssl=self._trusted)
+        return aiohttp.TCPConnector(limit=self._limit, keepalive_timeout=KEEPALIVE, ssl=self._trusted,
+                                    socket_factory=self._opening)
 
     def _open(self) -> aiohttp.ClientSession:
         connector = self._connector()

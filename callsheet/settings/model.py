@@ -26,6 +26,7 @@ from callsheet.settings.mcp import McpSettings
 from callsheet.settings.problems import misspelt, report
 from callsheet.settings.providers import default_endpoints
 from callsheet.settings.queues import wrong_with_name
+from callsheet.settings.secrets import guard
 from callsheet.settings.sentinels import SCHEME as SENTINEL
 from callsheet.settings.sentinels import Login, Sentinels
 from callsheet.settings.sentinels import parse as parse_sentinels
@@ -91,6 +92,8 @@ class Settings(BaseSettings):
         autoscale_lag: seconds that the loop is late from which an io worker grows no more.
         autoscale_strain: seconds that either of these must be exceeded before that counts.
         tenant_weights: by tenant, how much of an endpoint each gets where several wait for it; 1 where none is given.
+        outbound_hosts: hosts that models and MCP clients may call beside the endpoints', by name, pattern such as
+            `*.example.com` or network such as `10.0.0.0/8`; `*`, any but a link's and a cloud's own services.
         endpoints: model servers by name; the public providers are there from the start.
         mcp: MCP servers that workers may start, and bounds of all MCP clients.
         prices: of models on any endpoint, by name or pattern such as `gpt-4o*`, for a million tokens.
@@ -150,6 +153,7 @@ class Settings(BaseSettings):
     autoscale_lag: float = Field(0.5, gt=0)
     autoscale_strain: float = Field(5.0, ge=0)
     tenant_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    outbound_hosts: Names = ("*",)
     endpoints: dict[str, Endpoint] = Field(default_factory=default_endpoints, validate_default=True)
     mcp: McpSettings = McpSettings()
     prices: Prices = Field(default_factory=dict)
@@ -178,7 +182,7 @@ class Settings(BaseSettings):
             raise SettingsError("\n  ".join(["Some settings are wrong:", *wrong]) + "\nCorrect them in the "
                                 "environment, in .env, in callsheet.toml or under [tool.callsheet].")
 
-    @field_validator("modules", "queues", "media_folders", "media_hosts", mode="before")
+    @field_validator("modules", "queues", "media_folders", "media_hosts", "outbound_hosts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return names(value)
@@ -322,6 +326,7 @@ def get_settings() -> Settings:
     with _lock:
         if _current is None:
             _current = Settings.load()
+            guard(_current)
         return _current
 
 
@@ -331,8 +336,10 @@ def use_settings(settings: Settings) -> Iterator[Settings]:
     global _current  # noqa: PLW0603 - see get_settings
     with _lock:
         before, _current = _current, settings
+        guard(settings)
     try:
         yield settings
     finally:
         with _lock:
             _current = before
+            guard(before)

@@ -1,16 +1,34 @@
-"""What the settings keep secret, and texts for people without it."""
+"""What the settings keep secret, and texts without it: log records, errors that are stored, what people read.
 
+A text is cleaned where it leaves the process, not where it is made. The one who reads the settings says which they are
+(`guard`); from then on the process's log records and the errors of Callsheet's own classes are without their secrets.
+"""
+
+import base64
 import contextlib
+import functools
+import html
+import itertools
+import json
+import logging
+import os
 import re
 import time
-from urllib.parse import urlsplit
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
-from callsheet.errors import MissingKey
-from callsheet.settings.model import Settings
+from callsheet.errors import MissingKey, provide_cleaning
+
+if TYPE_CHECKING:
+    from callsheet.settings.model import Settings
 
 HIDDEN = "***"
 _SHORTEST = 6  # characters; a shorter secret would blank ordinary words
+_LONG = 16  # characters; of a secret of so many, half of it is hidden too: texts are cut
 _FRESH = 10.0  # seconds for which what the settings hide is remembered: keys may stand in files that change
+_MOST_KEPT = 1000
+_SCHEMES = ("bearer ", "basic ", "token ")
 
 _USERINFO = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
@@ -30,52 +48,240 @@ _SUSPECT = ("key", "secret", "token", "passw", "passphrase", "credential", "auth
 _LONG_RUN = 28
 _SHORTEST_FOUND = 9  # characters of what a pattern fits
 
-_last: tuple[Settings, float, frozenset[str]] | None = None
+#: Headers that hold no secret, whatever their values look like.
+_OPEN_HEADERS = re.compile(r"(?i)(accept|content|cache|(anthropic|openai)-(beta|version|organization|project)|"
+                           r"user-agent|(http-)?referer|origin|host|via|connection|x-title|x-region)\b")
+#: What is no ordinary word, nor a date, a path or an address.
+_UNMISTAKABLE = re.compile(r"(?![/.~]|\d{4}-\d\d|\S*://)(?:(?=\D*\d)(?=[^A-Za-z]*[A-Za-z])\S{10,}|\S{24,})")
 
 
-def secrets_of(settings: Settings) -> frozenset[str]:
-    """What the settings keep secret, as it is now: passwords, keys, headers; of addresses the passwords."""
+class Secrets:
+    """Secrets, and the forms in which texts hold them: as they are, escaped, in an address, in a header.
+
+    Args:
+        values: the secrets; those of under 6 characters are none.
+        logins: each a "user:password", which HTTP sends as base64.
+
+    Attributes:
+        values: the secrets.
+    """
+
+    __slots__ = ("_forms", "_plain", "logins", "values")
+
+    def __init__(self, values: Iterable[str] = (), logins: Iterable[str] = ()) -> None:
+        self.values = frozenset(value for value in values if len(value) >= _SHORTEST)
+        self.logins = frozenset(login for login in logins if len(login) > _SHORTEST)
+        meant = {form: value for value in self.values for form in _forms(value)}
+        meant |= {_base64(login): login for login in self.logins}
+        found = sorted((form for form in meant if len(form) >= _SHORTEST), key=len, reverse=True)
+        self._forms = [(form, _half(form), _half(form[::-1])[::-1]) for form in found]
+        self._plain = [form for form in found if _UNMISTAKABLE.fullmatch(meant[form])]
+
+    def without(self, text: str) -> str:
+        """The text without them, and without halves of long ones: for people, who can do without an ordinary word."""
+        return _hidden(text, self._forms)
+
+    def cleaned(self, data: str) -> str:
+        """Data as text, JSON for example, without those that no ordinary word can be."""
+        for form in self._plain:
+            if form in data:
+                data = data.replace(form, HIDDEN)
+        return data
+
+    def within(self, data: str) -> bool:
+        """Whether data hold one that no ordinary word can be."""
+        return any(map(data.__contains__, self._plain))
+
+
+def _half(form: str) -> str:
+    return form if len(form) < _LONG else form[:(len(form) + 1) // 2]
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode().rstrip("=")
+
+
+def _forms(value: str) -> set[str]:
+    return {value, quote(value), quote(value, safe=""), quote_plus(value), html.escape(value), repr(value)[1:-1],
+            json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], _base64(value), _base64(f":{value}")}
+
+
+def _hidden(text: str, forms: list[tuple[str, str, str]]) -> str:
+    for form, head, tail in forms:
+        if head in text:
+            text = _without_begun(text, form, head)
+        if tail is not head and tail in text:  # from its end: what takes its place reads the same both ways
+            text = _without_begun(text[::-1], form[::-1], tail[::-1])[::-1]
+    return text
+
+
+def _without_begun(text: str, form: str, head: str) -> str:
+    """The text without a form, however far it goes after its head."""
+    found = text.find(head)
+    while found >= 0:
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(text[found:], form, strict=False))
+        text = f"{text[:found]}{HIDDEN}{text[found + sum(1 for _ in same):]}"
+        found = text.find(head, found + len(HIDDEN))
+    return text
+
+
+NONE = Secrets()
+_current: "Settings | None" = None
+_last: "tuple[Settings, float, Secrets] | None" = None
+_kept: dict[str, None] = {}
+
+
+def secrets_of(settings: "Settings") -> Secrets:
+    """What the settings keep secret, as it is now: passwords, keys, headers; of addresses user, password, query."""
     own = settings.redis_sentinel_password
-    found: list[str | None] = [_password(part) for part in settings.redis_url.get_secret_value().split(";")]
-    found.append(own.get_secret_value() if own else None)
-    if settings.flower_auth is not None:
-        found += [part.partition(":")[2] for part in settings.flower_auth.get_secret_value().split(",")]
+    values: list[str | None] = [own.get_secret_value() if own else None, *_kept]
+    addresses = settings.redis_url.get_secret_value().split(";")
+    logins = settings.flower_auth.get_secret_value().split(",") if settings.flower_auth is not None else []
+    logins += os.environ.get("FLOWER_BASIC_AUTH", "").split(",")
     for server in settings.mcp.servers.values():
-        found += server.secrets()
+        values += server.secrets()
+        addresses += server.args
     for endpoint in settings.endpoints.values():
-        found += endpoint.headers.values()
-        found.append(_password(endpoint.proxy.get_secret_value()) if endpoint.proxy else None)
+        hidden = [value for name, value in endpoint.headers.items() if not _OPEN_HEADERS.match(name)]
+        values += [*hidden, *(value.partition(" ")[2] for value in hidden if value.lower().startswith(_SCHEMES))]
+        addresses += [endpoint.base_url, endpoint.proxy.get_secret_value() if endpoint.proxy else ""]
         with contextlib.suppress(MissingKey):
-            found.append(endpoint.key())
-    return frozenset(secret for secret in found if secret and len(secret) >= _SHORTEST)
+            values.append(endpoint.key())
+    addresses += [os.environ.get(name, "") for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy")]
+    for address in addresses:
+        logins += _logins(address)
+        values += [value for name, value in parse_qsl(address.partition("?")[2]) if names_a_secret(name)]
+    values += [part.partition(":")[2] or (part if _UNMISTAKABLE.fullmatch(part) else "") for part in logins]
+    return Secrets((value for value in values if value), logins)
 
 
-def remembered(settings: Settings) -> frozenset[str]:
-    """As `secrets_of`, from some seconds ago at most; cheap enough for each call."""
+def _logins(address: str) -> Iterator[str]:
+    """User and password of an address, as they stand there and as they are meant."""
+    with contextlib.suppress(ValueError):
+        login = urlsplit(address).netloc.rpartition("@")[0]
+        if login:
+            yield login
+            yield unquote(login)
+
+
+def remembered(settings: "Settings") -> Secrets:
+    """As `secrets_of`, from some seconds ago at most, with what they were before; cheap enough for each call."""
     global _last  # noqa: PLW0603 - one Settings object a process is the rule
     now = time.monotonic()
     if _last is None or _last[0] is not settings or now > _last[1]:
-        _last = settings, now + _FRESH, secrets_of(settings)
+        before = _last[2] if _last is not None and _last[0] is settings else NONE
+        _last = settings, now + _FRESH, before  # an error within asks, too
+        found = secrets_of(settings)
+        if not before.values <= found.values:  # a key was changed, and texts may tell the one before
+            found = Secrets(before.values | found.values, before.logins | found.logins)
+        _last = settings, now + _FRESH, found
     return _last[2]
 
 
-def without_credentials(text: str, secrets: frozenset[str]) -> str:
+def keep_secret(value: str) -> None:
+    """Hide what is no setting but as secret: a key that a program gives its model."""
+    global _last  # noqa: PLW0603 - see remembered
+    if value not in _kept and len(_kept) < _MOST_KEPT:
+        _kept[value] = None
+        _last = None
+
+
+def in_use() -> Secrets:
+    """Of the settings that this process has read; none before."""
+    return remembered(_current) if _current is not None else NONE
+
+
+def scrubbed(text: str, longest: int | None = None) -> str:
+    """A text without the secrets of the settings in use; then cut, if it is longer than that."""
+    text = in_use().without(text)
+    return text if longest is None or len(text) <= longest else f"{text[:longest]}…"
+
+
+def told(text: str) -> str:
+    """As `scrubbed`, also without what is a credential by its place: in an address, in a header."""
+    return without_credentials(text, in_use())
+
+
+def told_all(data: Any) -> Any:
+    """JSON data of an error, with its texts as `told`."""
+    if isinstance(data, str):
+        return told(data)
+    if isinstance(data, dict):
+        return {key: told_all(item) for key, item in data.items()}
+    return [told_all(item) for item in data] if isinstance(data, (list, tuple)) else data
+
+
+def clean_cause(exc: BaseException) -> BaseException | None:
+    """The exception, if neither it nor what it came of tells a secret: a traceback shows all of them."""
+    found: BaseException | None = exc
+    for _ in range(20):
+        if found is None:
+            return exc
+        text = f"{found} {getattr(found, '__notes__', '')}"
+        if scrubbed(text) != text:
+            return None
+        found = found.__cause__ or found.__context__
+    return exc
+
+
+class _Clean:
+    """A log record whose message and traceback are without secrets, whichever handler writes it."""
+
+    def getMessage(self) -> str:
+        """The message."""
+        text: str = super().getMessage()  # type: ignore[misc]
+        return told(text)
+
+    @property
+    def exc_text(self) -> str | None:
+        """The traceback, once a handler has written it."""
+        return self.__dict__.get("exc_text")
+
+    @exc_text.setter
+    def exc_text(self, text: str | None) -> None:
+        self.__dict__["exc_text"] = text and told(text)
+
+
+_clean_classes: dict[type, Any] = {}
+
+
+def _recorded(make: Callable[..., logging.LogRecord], *args: Any, **kwargs: Any) -> logging.LogRecord:
+    record = make(*args, **kwargs)
+    kind = type(record)
+    if kind not in _clean_classes:
+        _clean_classes[kind] = type(kind.__name__, (_Clean, kind), {"__module__": kind.__module__})
+    record.__class__ = _clean_classes[kind]
+    return record
+
+
+def guard(settings: "Settings | None") -> None:
+    """Take these settings for the ones in use, whose secrets this process tells nobody."""
+    global _current  # noqa: PLW0603 - see remembered
+    _current = settings
+    if settings is None:
+        return
+    remembered(settings)
+    provide_cleaning(scrubbed)
+    make = logging.getLogRecordFactory()
+    if getattr(make, "func", None) is not _recorded:
+        logging.setLogRecordFactory(functools.partial(_recorded, make))
+
+
+def without_credentials(text: str, secrets: Secrets) -> str:
     """A text without these secrets, and without credentials in addresses and headers."""
-    for secret in secrets:
-        if secret in text:
-            text = text.replace(secret, HIDDEN)
-    return _BEARER.sub(rf"\1 {HIDDEN}", _USERINFO.sub(HIDDEN, text))
+    text = secrets.without(text)
+    if "://" in text and "@" in text:
+        text = _USERINFO.sub(HIDDEN, text)
+    lower = text.lower()
+    return _BEARER.sub(rf"\1 {HIDDEN}", text) if "bearer" in lower or "basic" in lower else text
 
 
-def without_keys(text: str, secrets: frozenset[str]) -> str:
+def without_keys(text: str, secrets: Secrets) -> str:
     """As `without_credentials`, and without what looks like a key or is called one, though nobody said that it is."""
     if _suspect(text):
         text = without_credentials(text, secrets)
         return _NAMED.sub(rf"\1{HIDDEN}", _KEY.sub(HIDDEN, _PEM.sub(HIDDEN, text)))
-    for secret in secrets:
-        if secret in text:
-            text = text.replace(secret, HIDDEN)
-    return text
+    return secrets.without(text)
 
 
 def _suspect(text: str) -> bool:
@@ -91,9 +297,3 @@ def _suspect(text: str) -> bool:
 def names_a_secret(name: str) -> bool:
     """Whether what is called so is a secret: `api_key`, `db_password`."""
     return _NAME.search(name) is not None
-
-
-def _password(address: str) -> str | None:
-    with contextlib.suppress(ValueError):
-        return urlsplit(address).password
-    return None

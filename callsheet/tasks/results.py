@@ -33,6 +33,7 @@ from callsheet.errors import (
 from callsheet.messages.quick import loads
 from callsheet.resources.redis import async_client
 from callsheet.settings import get_settings
+from callsheet.settings.secrets import told_all
 from callsheet.tasks.bridge import drive, in_strand
 from callsheet.tasks.chords import ChordBackend
 from callsheet.tasks.patience import PatientBackend
@@ -103,8 +104,9 @@ class ResultBackend(PatientBackend, ChordBackend):
                          state=state)
 
     def prepare_exception(self, exc: Any, serializer: str | None = None) -> Any:
-        """Celery's record of an exception, with the agent that raised it."""
+        """Celery's record of an exception, with the agent that raised it, and without secrets."""
         data = super().prepare_exception(exc, serializer)
+        data = told_all(data) if isinstance(data, dict) else data
         agent = getattr(exc, AGENT_ATTRIBUTE, None)
         if agent and isinstance(data, dict):
             data["agent"] = agent
@@ -113,6 +115,7 @@ class ResultBackend(PatientBackend, ChordBackend):
     def _get_result_meta(self, result: Any, state: str, traceback: Any, request: Any, *args: Any,
                          **kwargs: Any) -> dict[str, Any]:
         """Celery's record of a result, with when and where one of our calls ran."""
+        traceback = told_all(traceback)
         if self._extended or args or kwargs:
             meta: dict[str, Any] = super()._get_result_meta(result, state, traceback, request, *args, **kwargs)
         else:  # the same, for a tenth of the time
@@ -226,5 +229,5 @@ def _revoked(args: list[Any], who: str, job_id: str) -> JobError:
 def record_of(exc: BaseException, label: str) -> dict[str, Any]:
     """What the backend would store of `exc`, for calls that run inline."""
     return {"exc_type": type(exc).__qualname__, "exc_module": type(exc).__module__,
-            "exc_message": [arg if isinstance(arg, (str, int, float, bool, type(None))) else repr(arg)
-                            for arg in exc.args], "agent": label}
+            "exc_message": told_all([arg if isinstance(arg, (str, int, float, bool, type(None))) else repr(arg)
+                                     for arg in exc.args]), "agent": label}

@@ -9,14 +9,13 @@ from typing import Any
 from callsheet.errors import CallsheetError
 from callsheet.messages.printable import printable
 from callsheet.settings import Settings, get_settings
-from callsheet.settings.secrets import HIDDEN, names_a_secret, remembered, without_keys
+from callsheet.settings.secrets import HIDDEN, NONE, Secrets, names_a_secret, remembered, without_keys
 from callsheet.tasks.payloads import REF
 
 _LONGEST = 200  # characters of all arguments, or of a reply
 _LONGEST_TEXT = 80  # of one text
 _READ = 200  # characters of a text that are looked at, so that no secret is cut before it is known as one
 _MOST = 3  # items of a list or a dictionary
-_NONE: frozenset[str] = frozenset()
 
 
 def shown(label: str, values: Sequence[Any], kwargs: Any = None, settings: Settings | None = None) -> dict[str, str]:
@@ -63,14 +62,14 @@ def hidden(text: Any) -> Any:
     return without_keys(text, _secrets(None)) if isinstance(text, str) else text
 
 
-def _secrets(settings: Settings | None) -> frozenset[str]:
+def _secrets(settings: Settings | None) -> Secrets:
     try:
         return remembered(settings or get_settings())
     except CallsheetError:  # settings that are wrong hold no secrets that are in use
-        return _NONE
+        return NONE
 
 
-def _value(value: Any, secrets: frozenset[str], depth: int = 0) -> str:
+def _value(value: Any, secrets: Secrets, depth: int = 0) -> str:
     if isinstance(value, str):
         return f'"{_text(value, secrets)}"'
     if isinstance(value, Mapping):
@@ -80,7 +79,7 @@ def _value(value: Any, secrets: frozenset[str], depth: int = 0) -> str:
     return _text(str(value), secrets)
 
 
-def _mapping(value: Mapping[str, Any], secrets: frozenset[str], depth: int) -> str:
+def _mapping(value: Mapping[str, Any], secrets: Secrets, depth: int) -> str:
     if isinstance(message := value.get("$msg"), Mapping):
         return f"{_text(str(message.get('name')), secrets)}: {_content(message.get('content'), secrets)}"
     if REF in value:
@@ -99,18 +98,18 @@ def _mapping(value: Mapping[str, Any], secrets: frozenset[str], depth: int) -> s
     return "{" + _joined(pairs, len(value)) + "}"
 
 
-def _items(value: Sequence[Any], secrets: frozenset[str], depth: int) -> str:
+def _items(value: Sequence[Any], secrets: Secrets, depth: int) -> str:
     return "…" if depth > _MOST else _joined((_value(item, secrets, depth + 1) for item in value), len(value))
 
 
-def _content(content: Any, secrets: frozenset[str]) -> str:
+def _content(content: Any, secrets: Secrets) -> str:
     """The content of a message: its text, and the kinds of its other blocks."""
     if not isinstance(content, Sequence) or isinstance(content, str):
         return _value(content, secrets)
     return _joined(_blocks(content, secrets), len(content), " ")
 
 
-def _blocks(content: Sequence[Any], secrets: frozenset[str]) -> Iterator[str]:
+def _blocks(content: Sequence[Any], secrets: Secrets) -> Iterator[str]:
     for block in content:
         kind = block.get("type") if isinstance(block, Mapping) else None
         if kind == "text":
@@ -126,7 +125,7 @@ def _joined(parts: Iterable[str], count: int, between: str = ", ") -> str:
     return between.join(first) + more
 
 
-def _text(text: str, secrets: frozenset[str]) -> str:
+def _text(text: str, secrets: Secrets) -> str:
     """A text on one line, without secrets, cut."""
     read = text[:_READ]
     line = printable(" ".join(without_keys(read, secrets).split()))
