@@ -8,7 +8,6 @@ import base64
 import contextlib
 import functools
 import html
-import itertools
 import json
 import logging
 import os
@@ -28,6 +27,7 @@ _SHORTEST = 6  # characters; a shorter secret would blank ordinary words
 _LONG = 16  # characters; of a secret of so many, half of it is hidden too: texts are cut
 _FRESH = 10.0  # seconds for which what the settings hide is remembered: keys may stand in files that change
 _MOST_KEPT = 1000
+_KEYS = r"[\w.~+/=-]{0,400}"  # what else of a key may stand beside its half
 _SCHEMES = ("bearer ", "basic ", "token ")
 
 _USERINFO = re.compile(r"(?<=://)[^/\s@]+(?=@)")
@@ -66,7 +66,7 @@ class Secrets:
         values: the secrets.
     """
 
-    __slots__ = ("_forms", "_plain", "logins", "values")
+    __slots__ = ("_forms", "_marks", "_plain", "logins", "values")
 
     def __init__(self, values: Iterable[str] = (), logins: Iterable[str] = ()) -> None:
         self.values = frozenset(value for value in values if len(value) >= _SHORTEST)
@@ -75,11 +75,18 @@ class Secrets:
         meant |= {_base64(login): login for login in self.logins}
         found = sorted((form for form in meant if len(form) >= _SHORTEST), key=len, reverse=True)
         self._forms = [(form, _half(form), _half(form[::-1])[::-1]) for form in found]
+        self._marks = tuple(dict.fromkeys(mark for _, *marks in self._forms for mark in marks))
         self._plain = [form for form in found if _UNMISTAKABLE.fullmatch(meant[form])]
 
     def without(self, text: str) -> str:
         """The text without them, and without halves of long ones: for people, who can do without an ordinary word."""
-        return _hidden(text, self._forms)
+        if any(map(text.__contains__, self._marks)):
+            for form, head, tail in self._forms:
+                if head in text or tail in text:
+                    text = text.replace(form, HIDDEN)
+                    half = rf"{re.escape(head)}{_KEYS}|{_KEYS}{re.escape(tail)}"
+                    text = re.sub(half, HIDDEN, text) if len(form) >= _LONG else text
+        return text
 
     def cleaned(self, data: str) -> str:
         """Data as text, JSON for example, without those that no ordinary word can be."""
@@ -104,25 +111,6 @@ def _base64(text: str) -> str:
 def _forms(value: str) -> set[str]:
     return {value, quote(value), quote(value, safe=""), quote_plus(value), html.escape(value), repr(value)[1:-1],
             json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], _base64(value), _base64(f":{value}")}
-
-
-def _hidden(text: str, forms: list[tuple[str, str, str]]) -> str:
-    for form, head, tail in forms:
-        if head in text:
-            text = _without_begun(text, form, head)
-        if tail is not head and tail in text:  # from its end: what takes its place reads the same both ways
-            text = _without_begun(text[::-1], form[::-1], tail[::-1])[::-1]
-    return text
-
-
-def _without_begun(text: str, form: str, head: str) -> str:
-    """The text without a form, however far it goes after its head."""
-    found = text.find(head)
-    while found >= 0:
-        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(text[found:], form, strict=False))
-        text = f"{text[:found]}{HIDDEN}{text[found + sum(1 for _ in same):]}"
-        found = text.find(head, found + len(HIDDEN))
-    return text
 
 
 NONE = Secrets()
@@ -250,8 +238,9 @@ def _recorded(make: Callable[..., logging.LogRecord], *args: Any, **kwargs: Any)
     kind = type(record)
     if kind not in _clean_classes:
         _clean_classes[kind] = type(kind.__name__, (_Clean, kind), {"__module__": kind.__module__})
-    record.__class__ = _clean_classes[kind]
-    return record
+    clean: logging.LogRecord = object.__new__(_clean_classes[kind])
+    clean.__dict__ |= record.__dict__
+    return clean
 
 
 def guard(settings: "Settings | None") -> None:
