@@ -229,6 +229,95 @@ def test_gemini_gets_its_thoughts_signatures_back() -> None:
     assert [part["thought_signature"] for part in message["parts"]] == [b"sig", b"sig"]
 
 
+# What is mended on the way out ------------------------------------------------------------------------------------
+
+def turns(messages: list[dict[str, Any]]) -> list[str]:
+    """Calls and results of a prompt, in order, each message's together; "text" for others. Fails on a blank text."""
+    found = []
+    for message in messages:
+        parts = message.get("content") or message.get("parts") or []
+        parts = [{"text": parts}] if isinstance(parts, str) else parts
+        inner = [item for part in parts for item in (part.get("content") if isinstance(part.get("content"), list)
+                                                     else [part])]
+        assert all(item["text"].strip() for item in inner if "text" in item), message
+        marks = [f"call {part['id']}" for part in message.get("tool_calls", ())]
+        marks += [f"call {part['id']}" for part in parts if part.get("type") == "tool_use"]
+        marks += ["call" for part in parts if "function_call" in part]
+        marks += [f"result {part['tool_use_id']}" for part in parts if part.get("type") == "tool_result"]
+        marks += [f"result {part['function_response']['id']}" for part in parts if "function_response" in part]
+        marks += [f"result {message['tool_call_id']}"] if message["role"] == "tool" else []
+        found.append(" ".join(marks) or "text")
+    return found
+
+
+@pytest.mark.parametrize("cls", [AnthropicChatFormatter, GeminiChatFormatter, AnthropicMultiAgentFormatter,
+                                 GeminiMultiAgentFormatter])
+def test_results_of_parallel_calls_go_in_one_message_where_calls_do(cls: Any) -> None:
+    media = {"promote_tool_result_images": True} if "Gemini" in cls.__name__ else {}
+    said = [("bob", [use("1"), use("2")], "assistant"), ("system", [result("1", [text("a"), image()])], "system"),
+            ("system", [result("2", "b")], "system"), ("bob", [use("3")], "assistant"),
+            ("system", [result("3", "c")], "system")]
+    found = turns(formatted(cls(**media), *said))
+    assert found[1] == "result 1 result 2" and found[-1] == "result 3"
+    assert len(found) == (5 if media else 4)
+
+
+def test_promoted_pictures_follow_all_results_of_a_round() -> None:
+    said = [("bob", [use("1"), use("2")], "assistant"), ("system", [result("1", [image()])], "system"),
+            ("system", [result("2", [image()])], "system"), ("bob", "So.", "assistant")]
+    found = turns(formatted(OpenAIChatFormatter(promote_tool_result_images=True), *said))
+    assert found == ["call 1 call 2", "result 1", "result 2", "text", "text", "text"]
+
+
+@pytest.mark.parametrize("cls", [*CHAT, *MULTI])
+def test_blank_texts_are_left_out_or_filled(cls: Any) -> None:
+    found = formatted(cls(), ("system", " ", "system"), ("user", "", "user"),
+                      ("bob", [text("\n\n"), use("1"), use("2")], "assistant"), ("system", [result("1", "")], "system"),
+                      ("system", [result("2", [text(" "), text("x")])], "system"), ("bob", " ", "assistant"),
+                      ("user", "Go on.", "user"))
+    turns(found)
+    assert "(no text)" in json.dumps(found) and "(no result)" in json.dumps(found)
+    assert found[0]["role"] == "user" and not any(message["role"] == "system" for message in found)
+
+
+@pytest.mark.parametrize("cls", CHAT)
+def test_each_call_has_its_own_result_right_behind_it_whatever_the_memory_holds(cls: Any) -> None:
+    found = turns(formatted(
+        cls(), ("system", [result("0", "of no call")], "system"), ("bob", [use("1"), use("2")], "assistant"),
+        ("al", "heard meanwhile", "user"), ("system", [result("2", "b")], "system"), ("bob", [use("1")], "assistant"),
+        ("system", [result("1", "second")], "system"), ("bob", [use("4")], "assistant"), ("user", "Well?", "user")))
+    ids = [mark for turn in found for mark in re.findall(r"result (\S+)", turn)]
+    calls = [mark for turn in found for mark in re.findall(r"call (\S+)", turn)]
+    assert len(set(ids)) == 4 and ids[:2] == ["1", "2"] and (calls == ids or cls is GeminiChatFormatter)
+    kinds = [turn.split()[0] for turn in found]
+    assert [kind for number, kind in enumerate(kinds) if kinds[number - 1:number] != [kind]] == [
+        "call", "result", "text", "call", "result", "call", "result", "text"]
+    said = json.dumps(formatted(cls(), ("bob", [use("1")], "assistant"), ("user", "Well?", "user")))
+    assert "(no result)" in said
+    assert turns(formatted(cls(), ("bob", [use("1")], "assistant")))[0].startswith("call")  # it may be under way
+
+
+def test_what_one_provider_gave_another_does_not_get() -> None:
+    mixed = ("bob", [{"type": "thinking", "thinking": "hm"}, {"type": "thinking", "thinking": "aha", "signature": "s"},
+                     {**text("x"), "thought_signature": "c2ln"}, image(),
+                     {**use("functions.find:0"), "name": "multi_tool_use.parallel", "extra": {"extra_content": 1}}],
+             "assistant")
+    claude, *_ = formatted(AnthropicChatFormatter(), mixed)
+    assert claude["content"] == [{"type": "thinking", "thinking": "aha", "signature": "s"}, text("x"), {
+        "id": "functions_find_0", "type": "tool_use", "name": "multi_tool_use_parallel", "input": {}}]
+    openai, *_ = formatted(OpenAIChatFormatter(), mixed)
+    assert openai["content"] == [text("x")] and openai["reasoning_content"] == "hm"
+    assert openai["tool_calls"][0] | {"function": 0} == {"extra_content": 1, "id": "functions.find:0",
+                                                         "type": "function", "function": 0}
+    thought = {"type": "thinking", "thinking": "hm"}
+    plain, *_ = formatted(OpenAIChatFormatter(), ("bob", [thought, text("x")], "assistant"))
+    assert "reasoning_content" not in plain
+    sound = {"type": "audio", "source": {"type": "base64", "media_type": "audio/wav", "data": "UklGRg=="}}
+    _, told = formatted(AnthropicChatFormatter(), ("bob", [use("1")], "assistant"),
+                        ("system", [result("1", [sound])], "system"))
+    assert told["content"][0]["content"] == [text("(audio 1, audio/wav)")]
+
+
 # Media -----------------------------------------------------------------------------------------------------------
 
 def test_a_file_is_sent_as_data_whatever_it_is_called(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from callsheet.errors import CallsheetError, CannotTravel, ModelError, SettingsError, UsageError
+from callsheet.formatters import OpenAIChatFormatter
+from callsheet.messages import Msg
 from callsheet.messages.wire import Writer
 from callsheet.models import (
     AnthropicChatModel,
@@ -299,6 +301,24 @@ def test_an_answer_that_is_an_error_says_what_the_server_said(error: dict[str, A
     for handler in (says(json.dumps(error)), streams(error)):
         with pytest.raises(EndpointError, match=r"is an error: .*CUDA"):
             ask(handler, streaming())
+
+
+def test_what_a_server_wants_back_goes_back_to_it() -> None:
+    """Halves of characters in two chunks, too."""
+    own = {"google": {"thought_signature": "sig"}}
+    call = {"index": 0, "id": "t", "function": {"name": "f", "arguments": '{"a": "\ud83d'}, "extra_content": own}
+    rest = {"index": 0, "function": {"arguments": '\ude00"}'}}
+    got = ask(streams(delta(reasoning_content="h\ud83d", reasoning_details=[{"id": 1}]), delta(content="x\ud83d"),
+                      delta(reasoning_content="\ude00m", reasoning_details=[{"id": 2}]), delta(content="\ude00"),
+                      delta(tool_calls=[call]), delta(tool_calls=[rest]), delta("tool_calls")), streaming())
+    for response in got:
+        Msg("bob", response.content, "assistant")  # which holds no half
+    thinking, said, used = got[-1].content
+    assert thinking == {"type": "thinking", "thinking": "h😀m", "details": [{"id": 1}, {"id": 2}]}
+    assert said["text"] == "x😀" and used["input"] == {"a": "😀"} and used["extra"] == {"extra_content": own}
+    [back] = asyncio.run(OpenAIChatFormatter().format([Msg("bob", got[-1].content, "assistant")]))
+    assert back["reasoning_content"] == "h😀m" and back["reasoning_details"] == [{"id": 1}, {"id": 2}]
+    assert back["tool_calls"][0]["extra_content"] == own
 
 
 def test_a_server_that_does_not_stream_is_understood() -> None:

@@ -1,11 +1,14 @@
 """Formatters for Anthropic's API."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from callsheet.formatters.engine import ChatFormatter, MultiAgentFormatter, enclosed
 from callsheet.formatters.media import data_of
 from callsheet.messages import ImageBlock, Msg, TextBlock, ToolResultBlock, ToolUseBlock
+
+_NO_ID = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 class AnthropicChatFormatter(ChatFormatter):
@@ -21,22 +24,25 @@ class AnthropicChatFormatter(ChatFormatter):
     calls_are_parts: ClassVar[bool] = True
 
     def _thinking(self, block: dict[str, Any]) -> Any:
-        redacted = block.get("redacted")  # what Claude thought and shows to nobody but itself
-        return {"type": "redacted_thinking", "data": redacted} if redacted else dict(block)
+        if redacted := block.get("redacted"):  # what Claude thought and shows to nobody but itself
+            return {"type": "redacted_thinking", "data": redacted}
+        signature = block.get("signature")  # none where another model thought, or this one was interrupted
+        return {"type": "thinking", "thinking": block["thinking"], "signature": signature} if signature else None
 
     async def _medium(self, block: dict[str, Any], msg: Msg) -> Any:
-        return await picture(block)
+        return None if msg.role == "assistant" else await picture(block)  # it refuses pictures of its own
 
     def _call(self, block: dict[str, Any]) -> dict[str, Any]:
-        return {"id": block["id"], "type": "tool_use", "name": block["name"], "input": block["input"]}
+        return {"id": _NO_ID.sub("_", block["id"]), "type": "tool_use", "name": block["name"], "input": block["input"]}
 
     async def _result(self, block: dict[str, Any]) -> tuple[dict[str, Any], list[Msg]]:
         output = block["output"]
         if isinstance(output, list):
-            content = [await picture(item) if item["type"] == "image" else item for item in output]
+            content = [await picture(item) if item["type"] == "image" else {
+                "type": "text", "text": self.convert_tool_result_to_string([item])[0]} for item in output]
         else:
             content = [{"type": "text", "text": str(output)}]
-        result = {"type": "tool_result", "tool_use_id": block["id"], "content": content}
+        result = {"type": "tool_result", "tool_use_id": _NO_ID.sub("_", block["id"]), "content": content}
         return {"role": "user", "content": [result]}, []
 
     def _message(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 from callsheet.errors import MessageError, UsageError
+from callsheet.formatters.mending import mended
 from callsheet.formatters.tokens import TokenCounterBase
 from callsheet.messages import Msg, Recorded
 
@@ -91,7 +92,8 @@ class TruncatedFormatterBase(FormatterBase):
         """The messages as the API takes them.
 
         Args:
-            msgs: of the conversation, the oldest first; a system prompt is the first one.
+            msgs: of the conversation, the oldest first; a system prompt is the first one. Blank texts, calls without
+                result and the like are mended.
             kwargs: taken and left alone, as in AgentScope.
 
         Raises:
@@ -100,7 +102,7 @@ class TruncatedFormatterBase(FormatterBase):
                 be left out, or a message holds what the API does not take.
         """
         self.assert_list_of_msgs(msgs)
-        left = list(msgs)
+        left = mended(msgs)
         while True:
             formatted = await self._format(left)
             tokens = await self._count(formatted)

@@ -30,11 +30,15 @@ class ChatFormatter(TruncatedFormatterBase):
     async def _format(self, msgs: list[Msg]) -> Formatted:
         formatted: Formatted = []
         left = deque(enumerate(msgs))
-        while left:
+        shown: list[Msg] = []
+        results: dict[str, Any] | None = None
+        while left or shown:
+            if shown and not (left and left[0][1].has_content_blocks("tool_result")):
+                left.extendleft((1, later) for later in reversed(shown))  # after all results of the round
+                shown = []
             index, msg = left.popleft()
             parts: list[Any] = []
             calls: list[Any] = []
-            shown: list[Msg] = []
             called = False
             for block in msg.get_content_blocks():
                 if block["type"] == "tool_use":
@@ -45,13 +49,17 @@ class ChatFormatter(TruncatedFormatterBase):
                         formatted += self._messages(msg, index, parts, calls)
                         parts, calls, called = [], [], False
                     message, again = await self._result(block)
-                    formatted.append(message)
+                    if self.calls_are_parts and formatted and formatted[-1] is results:
+                        key = "parts" if "parts" in message else "content"
+                        formatted[-1][key] += message[key]  # such an API pairs a message of calls with one of results
+                    else:
+                        results = message
+                        formatted.append(message)
                     shown += again
                 else:
                     part = await self._part(block, msg)
                     parts += [] if part is None else [part]
             formatted += self._messages(msg, index, parts, calls)
-            left.extendleft((index, later) for later in reversed(shown))
         return formatted
 
     async def _part(self, block: dict[str, Any], msg: Msg) -> Any:
@@ -67,7 +75,8 @@ class ChatFormatter(TruncatedFormatterBase):
         return None
 
     def _text(self, block: dict[str, Any]) -> Any:
-        return dict(block)
+        # What other providers keep with a text, this one may refuse.
+        return {name: block[name] for name in ("type", "text", "cache_control") if name in block}
 
     def _thinking(self, block: dict[str, Any]) -> Any:
         """A model's reasoning, which most providers do not want back."""

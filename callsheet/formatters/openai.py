@@ -13,6 +13,7 @@ from callsheet.formatters.tokens import TokenCounterBase
 from callsheet.messages import AudioBlock, ImageBlock, Msg, TextBlock, ToolResultBlock, ToolUseBlock
 
 _NO_NAME = re.compile(r"[\s<|\\/>]+")
+_SIGNED = {"signature", "redacted", "thought_signature"}  # by another provider
 _SOUNDS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mp3": "mp3", "audio/mpeg": "mp3"}
 
 
@@ -20,13 +21,20 @@ class OpenAIForms(ChatFormatter):
     """Tool calls and results in OpenAI's form."""
 
     def _call(self, block: dict[str, Any]) -> dict[str, Any]:
-        return {"id": block["id"], "type": "function", "function": {
+        return {**block.get("extra", {}), "id": block["id"], "type": "function", "function": {
             "name": block["name"], "arguments": json.dumps(block["input"], ensure_ascii=False)}}
 
     async def _result(self, block: dict[str, Any]) -> tuple[dict[str, Any], list[Msg]]:
         text, media = self.convert_tool_result_to_string(block["output"])
         return ({"role": "tool", "tool_call_id": block["id"], "content": text, "name": block["name"]},
                 self._promotion(block, media))
+
+    def _thoughts(self, parts: list[Any]) -> dict[str, Any]:
+        """Thoughts among the parts, as servers take them back that gave them."""
+        thoughts = [part for part in parts if part.get("type") == "thinking"]
+        found = {"reasoning_content": "\n".join(part["thinking"] for part in thoughts),
+                 "reasoning_details": [one for part in thoughts for one in part.get("details", ())]}
+        return {name: value for name, value in found.items() if value}
 
 
 class OpenAIChatFormatter(OpenAIForms):
@@ -50,13 +58,22 @@ class OpenAIChatFormatter(OpenAIForms):
         self.promoted = ("image",) if promote_tool_result_images else ()
 
     async def _medium(self, block: dict[str, Any], msg: Msg) -> Any:
-        if block["type"] == "audio" and msg.role == "assistant":
-            return None  # models that answer in sound and text refuse their own sound
+        if msg.role == "assistant":
+            return None  # models refuse pictures and sound of their own
         return await medium(block)
 
+    def _thinking(self, block: dict[str, Any]) -> Any:
+        return None if block.keys() & _SIGNED else block
+
     def _message(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> dict[str, Any]:
-        message = {"role": msg.role, "name": _NO_NAME.sub("_", msg.name)[:64], "content": parts or None}
-        return {**message, "tool_calls": calls} if calls else message
+        content = [part for part in parts if part.get("type") != "thinking"]
+        message = {"role": msg.role, "name": _NO_NAME.sub("_", msg.name)[:64], "content": content or None}
+        # Reasoners want the thoughts behind a call back with it.
+        return {**message, **self._thoughts(parts), "tool_calls": calls} if calls else message
+
+    def _messages(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> Formatted:
+        message = self._message(msg, index, parts, calls)
+        return [message] if message["content"] or calls else []
 
 
 class OpenAIMultiAgentFormatter(ImagePromotingFormatter):
@@ -97,10 +114,7 @@ class DeepSeekChatFormatter(OpenAIForms):
 
     def _message(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> dict[str, Any]:
         text = "\n".join(part["text"] for part in parts if part["type"] == "text")
-        thinking = "\n".join(part["thinking"] for part in parts if part["type"] == "thinking")
-        message = {"role": msg.role, "content": text or (None if calls else "")}
-        if thinking:
-            message["reasoning_content"] = thinking
+        message = {"role": msg.role, "content": text or (None if calls else ""), **self._thoughts(parts)}
         return {**message, "tool_calls": calls} if calls else message
 
     def _messages(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> Formatted:

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 MOST_CALLS = 1000
 """Tool calls in one answer."""
 
+_OF_CALLS = ("index", "id", "type", "function")
 _LOOKS = 64  # times that the arguments of one call are looked at, whether they are complete
 
 
@@ -43,6 +44,7 @@ class Answer:
         self._tool_parsing = tool_parsing
         self._id: str | None = None
         self._text, self._thinking, self._audio = Text(), Text(), Text()
+        self._details: list[Any] = []  # of the thinking, which the server wants back as they came
         self._tools: list[ToolCall] = []
         self._slots: dict[int, ToolCall] = {}
         self._pace = Pace()
@@ -78,8 +80,9 @@ class Answer:
     def response(self, *, final: bool = False, metadata: dict[str, Any] | None = None) -> ChatResponse:
         """The answer so far; when `final`, the arguments of tool calls are complete."""
         content: list[Content] = []
-        if self._thinking:
-            content.append(block("thinking", thinking=str(self._thinking)))
+        if self._thinking or self._details:
+            kept = {"details": list(self._details)} if self._details else {}
+            content.append(block("thinking", thinking=str(self._thinking), **kept))
         if self._audio:
             source = {"type": "base64", "media_type": f"audio/{self._audio_format}", "data": str(self._audio)}
             content.append(block("audio", source=source))
@@ -116,6 +119,7 @@ class Answer:
         before = sum(part.size for part in parts)
         self._thinking.add(next((part for name in ("reasoning_content", "reasoning")
                                  if isinstance(part := delta.get(name), str)), ""))
+        self._details += delta.get("reasoning_details") or ()
         self._text.add(_text(delta.get("content")))
         self.refusal += delta.get("refusal") or ""
         audio = delta.get("audio") or {}
@@ -132,6 +136,7 @@ class Answer:
             tool.id = tool.id or call.get("id") or ""
             tool.name = tool.name or function.get("name") or ""
             tool.arguments.add(arguments)
+            tool.extra.update((key, value) for key, value in call.items() if key not in _OF_CALLS)
         return bool(calls) or before != sum(part.size for part in parts)
 
     def _slot(self, call: dict[str, Any], position: int | None, arguments: str) -> "ToolCall | None":
@@ -182,6 +187,7 @@ class ToolCall:
         self.id = id
         self.name = name
         self.arguments = Text()
+        self.extra: dict[str, Any] = {}  # the server's own, which it wants back
         self.made = f"call_{secrets.token_hex(8)}"
         self._looks = _LOOKS
 
@@ -231,7 +237,7 @@ def _tool_block(tool: ToolCall, ident: str, final: bool, parsing: bool) -> Any:
     if not final and not parsing:
         return block("tool_use", id=ident, name=tool.name, input={}, raw_input=arguments)
     value, whole = _arguments(arguments)
-    found = block("tool_use", id=ident, name=tool.name, input=value)
+    found = block("tool_use", id=ident, name=tool.name, input=value, **({"extra": tool.extra} if tool.extra else {}))
     if final and not whole:
         log.warning("model_tool_arguments_malformed tool=%s: the call goes on with what can be read", tool.name)
         found["raw_input"] = arguments

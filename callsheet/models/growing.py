@@ -11,14 +11,21 @@ class Text:
         size: its characters.
     """
 
-    __slots__ = ("_parts", "size")
+    __slots__ = ("_half", "_parts", "size")
 
     def __init__(self, text: str = "") -> None:
-        self._parts = [text]
-        self.size = len(text)
+        self._parts = [""]
+        self._half = ""  # of a character, whose other half may follow
+        self.size = 0
+        self.add(text)
 
     def add(self, piece: str) -> None:
-        """One more piece."""
+        """One more piece. Half a character waits for its other half; one that stays alone becomes U+FFFD."""
+        if self._half or not piece.isascii():
+            piece = self._half + piece
+            self._half = piece[-1] if "\ud800" <= piece[-1:] <= "\udbff" else ""
+            piece = piece[:len(piece) - len(self._half)].encode("utf-16-le", "surrogatepass").decode(
+                "utf-16-le", "replace")
         if piece:
             self._parts.append(piece)
             self.size += len(piece)
