@@ -8,6 +8,7 @@ from typing import Any
 from callsheet.errors import MessageError, PayloadTooLarge, UsageError
 from callsheet.hub.records import GONE, Entry, News, number_of
 from callsheet.messages import Msg
+from callsheet.messages.secrecy import refuse_known
 
 HUB = "hub"
 """Key in the metadata of a message that says what is missing."""
@@ -55,6 +56,7 @@ def written(msg: Msg, most: int) -> str:
     except (TypeError, ValueError) as exc:
         raise MessageError(f"The message from {msg.name!r} is not JSON ({exc}): give text, numbers, lists and "
                            "dictionaries of them.") from exc
+    refuse_known(text, f"The message from {msg.name!r}")
     if len(text) > most:
         raise PayloadTooLarge(f"A message of {len(text):,} bytes for a hub; the limit is {most:,}. Send a reference (a "
                               "path, an address) in its place, or raise CALLSHEET_PAYLOAD_MAX.")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from callsheet.errors import CannotTravel, StateMissing, UsageError
+from callsheet.messages.secrecy import refuse, refuse_known
 
 ToJson = Callable[[Any], Any]
 
@@ -113,10 +114,14 @@ def to_json(module: StateModule, name: str, how: Registered) -> str:
     """
     value = getattr(module, name)
     try:
-        return json.dumps(how.to_json(value) if how.to_json else value, ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(how.to_json(value) if how.to_json else value, ensure_ascii=False, separators=(",", ":"))
     except Exception as exc:
         where = "custom_to_json gave" if how.to_json else "it is"
         raise CannotTravel(f"The state {name!r} of {type(module).__name__} cannot be kept: {where} a "
                            f"{type(value).__name__} that is not JSON data ({exc}). Keep text, numbers, lists and "
                            "dictionaries of them, or give register_state a custom_to_json and custom_from_json."
                            ) from exc
+    where = f"The state {name!r} of {type(module).__name__}"
+    refuse(value if isinstance(value, str) else "", name, where)
+    refuse_known(text, where)
+    return text

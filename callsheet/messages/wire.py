@@ -32,6 +32,7 @@ from callsheet.errors import CallsheetError, CannotTravel
 from callsheet.messages.allow import AllowList, reference
 from callsheet.messages.msg import Msg
 from callsheet.messages.recorded import Recorded
+from callsheet.messages.secrecy import among, inside, positional, refusal, refuse, refuse_known
 
 _ISO: dict[str, Any] = {"datetime": dt.datetime, "date": dt.date, "time": dt.time}
 _VALUES: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
@@ -75,36 +76,43 @@ class Writer:
         except RecursionError:
             raise CannotTravel(f"{where} contains itself or is nested too deeply. Give it without the loop.") from None
 
-    def _write(self, value: Any, where: str) -> Any:
+    def _write(self, value: Any, where: str, name: str = "") -> Any:
         kind = type(value)
-        if value is None or kind in (bool, str) or (kind is float and math.isfinite(value)):
+        if kind is str:
+            refuse(value, name, where)
+            return value
+        if value is None or kind is bool or (kind is float and math.isfinite(value)):
             return value
         if kind is int:
             return _whole(value, where)
         if kind is list:
-            return [self._write(item, f"{where}[{i}]") for i, item in enumerate(value)]
+            return [self._write(item, f"{where}[{i}]", among(name, value, i)) for i, item in enumerate(value)]
         if kind is dict:
-            return self._dict(value, where)
+            return self._dict(value, where, name)
         if kind is Msg:
             return {"$msg": _json(value.to_dict(), where)}
         if isinstance(value, Recorded):
             return self._recorded(value)
-        return self._rare(value, where)
+        return self._rare(value, where, name)
 
-    def _dict(self, value: dict[Any, Any], where: str) -> dict[str, Any]:
+    def _dict(self, value: dict[Any, Any], where: str, name: str = "") -> dict[str, Any]:
         if all(type(key) is str and not key.startswith("$") for key in value):
-            return {key: self._write(item, f"{where}[{key!r}]") for key, item in value.items()}
-        return {"$dict": [[self._write(key, f"a key of {where}"), self._write(item, f"{where}[{key!r}]")]
+            refuse_known("\n".join(value), f"a key of {where}")
+            return {key: self._write(item, f"{where}[{key!r}]", inside(name, key)) for key, item in value.items()}
+        return {"$dict": [[self._write(key, f"a key of {where}"),
+                           self._write(item, f"{where}[{key!r}]", inside(name, str(key)))]
                           for key, item in value.items()]}
 
     def _recorded(self, value: Recorded) -> dict[str, Any]:
         cls = type(value)
         value.leaving(self.local is not None)
         args, kwargs = value._recorded
+        names = (*positional(cls.__init__)[1:], *[""] * len(args))
         data = {
             "$new": self.name(cls, "class", cls.__name__),
-            "args": [self._write(arg, f"argument {i + 1} of {cls.__name__}()") for i, arg in enumerate(args)],
-            "kwargs": {key: self._write(arg, f"argument {key!r} of {cls.__name__}()")
+            "args": [self._write(arg, f"argument {i + 1} of {cls.__name__}()", names[i])
+                     for i, arg in enumerate(args)],
+            "kwargs": {key: self._write(arg, f"argument {key!r} of {cls.__name__}()", key)
                        for key, arg in kwargs.items()},
         }
         extras = value.wire_extras()
@@ -112,10 +120,13 @@ class Writer:
             data["extras"] = self._write(extras, f"what goes with {cls.__name__}")
         return data
 
-    def _rare(self, value: Any, where: str) -> dict[str, Any]:
+    def _rare(self, value: Any, where: str, name: str) -> dict[str, Any]:
         if type(value) in _SETS:
-            return {_SETS[type(value)]: [self._write(item, f"{where}[{i}]") for i, item in enumerate(value)]}
+            items = list(value)
+            return {_SETS[type(value)]: [self._write(item, f"{where}[{i}]", among(name, items, i))
+                                         for i, item in enumerate(items)]}
         if isinstance(value, (bytes, bytearray)):
+            refuse(value.decode("latin-1"), name, where)
             return {"$bytes": base64.b64encode(value).decode()}
         if isinstance(value, enum.Enum):
             return self._enum(value, where)
@@ -124,6 +135,7 @@ class Writer:
                 return {"$iso": [kind, value.isoformat()]}
         for kind, (cls, text, _) in _VALUES.items():
             if isinstance(value, cls):
+                refuse(text(value), name, where)
                 return {"$value": [kind, text(value)]}
         return self._named(value, where)
 
@@ -133,14 +145,18 @@ class Writer:
         if isinstance(value, type):
             return {"$type": self.name(value, "class", where)}
         if isinstance(value, functools.partial) and isinstance(value.func, types.FunctionType):
+            given = zip(positional(value.func), value.args, strict=False)
+            self._write({**dict(given), **value.keywords}, where)
             return {"$call": [self._write(value.func, where), self._write(list(value.args), where),
                               self._write(value.keywords, where)]}
         if isinstance(value, (SecretStr, SecretBytes)):
-            raise _secret(where)
+            raise refusal(where, "is a secret")
         if isinstance(value, BaseModel):
-            return {"$model": self.name(type(value), "class", where), "data": _dumped(value, where)}
+            named, data = self.name(type(value), "class", where), _dumped(value, where)
+            self._write(data, where)  # for what of it may not travel
+            return {"$model": named, "data": data}
         if dataclasses.is_dataclass(value):
-            fields = {field.name: self._write(getattr(value, field.name), f"{where}.{field.name}")
+            fields = {field.name: self._write(getattr(value, field.name), f"{where}.{field.name}", field.name)
                       for field in dataclasses.fields(value) if field.init}
             return {"$data": self.name(type(value), "class", where), "fields": fields}
         raise CannotTravel(f"{where} is a {type(value).__module__}.{type(value).__qualname__}, which cannot travel to "
@@ -177,6 +193,8 @@ def _whole(value: int, where: str) -> int:
 def _json(data: Any, where: str) -> Any:
     """`data`, if it is JSON's own types alone: a message that was changed after it was checked need not be."""
     if type(data) in _PLAIN:
+        if type(data) is str:
+            refuse_known(data, where)
         return data
     if isinstance(data, dict) and all(isinstance(key, str) for key in data):
         for key, item in data.items():
@@ -192,11 +210,6 @@ def _json(data: Any, where: str) -> Any:
     return data
 
 
-def _secret(where: str) -> CannotTravel:
-    return CannotTravel(f"{where} is a secret, and secrets never travel. Declare an endpoint with the key in the "
-                        "workers' settings and name the endpoint.")
-
-
 def _dumped(value: BaseModel, where: str) -> Any:
     try:
         plain, data = value.model_dump(), value.model_dump(mode="json")
@@ -207,7 +220,7 @@ def _dumped(value: BaseModel, where: str) -> Any:
     while todo:
         item = todo.pop()
         if isinstance(item, (SecretStr, SecretBytes)):
-            raise _secret(f"A field of {where}, a {type(value).__qualname__},")
+            raise refusal(f"A field of {where}, a {type(value).__qualname__},", "is a secret")
         if isinstance(item, dict):
             todo.extend(item.values())
         elif isinstance(item, (list, tuple, set, frozenset)):

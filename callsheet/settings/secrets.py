@@ -55,6 +55,11 @@ _OPEN_HEADERS = re.compile(r"(?i)(accept|content|cache|(anthropic|openai)-(beta|
 _UNMISTAKABLE = re.compile(r"(?![/.~]|\d{4}-\d\d|\S*://)(?:(?=\D*\d)(?=[^A-Za-z]*[A-Za-z])\S{10,}|\S{24,})")
 
 
+def unmistakable(value: str) -> bool:
+    """Whether a text looks like a secret, and like nothing else."""
+    return _UNMISTAKABLE.fullmatch(value) is not None
+
+
 class Secrets:
     """Secrets, and the forms in which texts hold them: as they are, escaped, in an address, in a header.
 
@@ -76,7 +81,7 @@ class Secrets:
         found = sorted((form for form in meant if len(form) >= _SHORTEST), key=len, reverse=True)
         self._forms = [(form, _half(form), _half(form[::-1])[::-1]) for form in found]
         self._marks = tuple(dict.fromkeys(mark for _, *marks in self._forms for mark in marks))
-        self._plain = [form for form in found if _UNMISTAKABLE.fullmatch(meant[form])]
+        self._plain = [form for form in found if unmistakable(meant[form])]
 
     def without(self, text: str) -> str:
         """The text without them, and without halves of long ones: for people, who can do without an ordinary word."""
@@ -139,7 +144,7 @@ def secrets_of(settings: "Settings") -> Secrets:
     for address in addresses:
         logins += _logins(address)
         values += [value for name, value in parse_qsl(address.partition("?")[2]) if names_a_secret(name)]
-    values += [part.partition(":")[2] or (part if _UNMISTAKABLE.fullmatch(part) else "") for part in logins]
+    values += [part.partition(":")[2] or (part if unmistakable(part) else "") for part in logins]
     return Secrets((value for value in values if value), logins)
 
 

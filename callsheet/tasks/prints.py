@@ -23,6 +23,7 @@ from callsheet.resources.redis import async_client, translated
 from callsheet.resources.trouble import is_trouble
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
+from callsheet.settings.secrets import in_use
 from callsheet.tasks.loop import on_process_loop, process_loop, wait_on_process_loop
 from callsheet.tasks.patience import patient, patiently, trouble_over
 from callsheet.tasks.scope import Scope
@@ -61,7 +62,7 @@ class Chunk:
     def written(self) -> bool:
         """Write the message as JSON; False if it has become something else since it was checked."""
         try:
-            self.text = self.text or json.dumps(self.msg)
+            self.text = self.text or in_use().cleaned(json.dumps(self.msg))
         except (TypeError, ValueError):
             logger.exception("event_lost call=%s: what an agent printed is no JSON data", self.fields["call"])
             return False

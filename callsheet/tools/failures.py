@@ -1,7 +1,10 @@
 """A tool's failure as a text for the model, without what only the developer may see."""
 
+import contextlib
+
 from callsheet.errors import CallsheetError, JobError
-from callsheet.settings.secrets import told
+from callsheet.settings import get_settings
+from callsheet.settings.secrets import secrets_of, without_credentials
 
 LONGEST = 2_000
 """Characters of an error's text that a model gets."""
@@ -26,5 +29,6 @@ def failure_words(exc: BaseException) -> str:
 
 def safe(text: str, longest: int = LONGEST) -> str:
     """A text without the settings' secrets and without credentials in addresses; cut if it is long."""
-    text = told(text)
+    with contextlib.suppress(CallsheetError):  # settings that are wrong hold no secrets that are in use
+        text = without_credentials(text, secrets_of(get_settings()))
     return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"
