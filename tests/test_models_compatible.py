@@ -109,7 +109,7 @@ def test_dashscopes_own_messages_become_those_of_the_compatible_mode() -> None:
         Msg("bob", [{"type": "tool_use", "id": "1", "name": "find", "input": {}}], "assistant")]
     ask(seen, DashScopeChatModel("qwen-vl", stream=False), "dashscope",
         asyncio.run(DashScopeChatFormatter().format(msgs)))
-    user, called, _ = seen.requests[0][1]["messages"]
+    user, called = seen.requests[0][1]["messages"]
     assert user["content"] == [{"type": "text", "text": "see"},
                                {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}}]
     assert called["content"] == "" and called["tool_calls"][0]["id"] == "1"
