@@ -10,6 +10,7 @@ from celery import Celery
 
 from callsheet.settings import Settings, get_settings
 from callsheet.settings.celery import celery_config
+from callsheet.tasks.control import Clock
 from callsheet.tasks.gather import register_gathering
 from callsheet.tasks.reply import ReplyTask
 
@@ -26,6 +27,11 @@ class App(Celery):
     """
 
     one_producer = True
+    control_cls = "callsheet.tasks.control:Control"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.clock = Clock()
 
     @contextmanager
     def together(self) -> Iterator[Any]:
