@@ -13,7 +13,7 @@ from callsheet import Settings
 from callsheet.settings import use_settings
 from tests.services import RedisServer, Worker, wait_for, worker
 
-MODULES = "tests.agents,tests.agents.user_tasks"
+MODULES = "tests.agents,tests.agents.user_tasks,tests.agents.own_tasks"
 _numbers = itertools.count()
 
 

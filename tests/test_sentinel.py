@@ -60,6 +60,7 @@ def test_jobs_from_before_and_after_the_loss_of_the_master_complete(watched, tmp
         for secret in (PASSWORD, "hunter2", SENTINELS_PASSWORD):
             assert secret not in shown
             assert secret not in io.log + cpu.log
+        assert "DeprecationWarning" not in io.log + cpu.log  # of Celery's, at each reconnect
 
 
 def test_clients_reach_the_master_and_its_database(watched):

@@ -37,9 +37,9 @@ class CallOptions:
         queue: the queue, in place of the agent's own.
         priority: 0 (first) to 9 (last); Redis queues have steps at 0, 3, 6 and 9. Also among calls that wait for an
             endpoint.
-        expires: seconds from now, or the time, after which a call not yet taken is dropped.
+        expires: seconds from now, or the time, with its zone, after which a call not yet taken is dropped.
         countdown: seconds to wait before it may start.
-        eta: the time at which it may start.
+        eta: the time, with its zone, at which it may start.
         timeout: seconds that the reply may take; then it is cancelled and the job fails with AgentTimeout.
         retries: how often a reply that raised is tried again, with growing pauses.
         job_id: the job's id, in place of a new one.
@@ -65,6 +65,9 @@ class CallOptions:
             value = getattr(self, name)
             if value is not None and not _fits(value, kinds):
                 raise UsageError(f"{name}={value!r}: {needed}.")
+            if isinstance(value, datetime) and value.tzinfo is None:
+                raise UsageError(f"{name}={value!r} says no time zone, and workers may be in another: give one, as in "
+                                 "datetime.now(UTC) + timedelta(hours=1), or value.astimezone() for this machine's.")
         if self.priority is not None and not 0 <= self.priority <= 9:
             raise UsageError(f"priority={self.priority!r}: a whole number from 0 (first) to 9 (last) is needed.")
         if self.countdown is not None and self.eta is not None:

@@ -4,6 +4,7 @@ import base64
 import importlib
 import json
 import re
+import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from callsheet.errors import UsageError
 from callsheet.messages.forms import form_of
-from callsheet.messages.names import new_call_id
 from callsheet.models.answer import MOST_CALLS, TooManyCalls
 from callsheet.models.base import ChatResponse, ChatUsage
 from callsheet.models.ending import ended, reason
@@ -237,7 +237,7 @@ class _Answer:
         signature = base64.b64encode(part.thought_signature).decode() if part.thought_signature else None
         if part.function_call is not None:
             call = part.function_call
-            ident = call.id if call.id and call.id not in self._ids else new_call_id()
+            ident = call.id if call.id and call.id not in self._ids else f"call_{secrets.token_hex(8)}"
             self._ids.add(ident)
             made = {"type": "tool_use", "id": ident, "name": call.name,
                     "input": json.loads(json.dumps(call.args or {}))}

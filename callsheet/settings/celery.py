@@ -13,6 +13,10 @@ SENTINEL_BACKEND = "callsheet.tasks.results:SentinelResultBackend"
 CONNECT_TIMEOUT = 5.0  # seconds in which Redis accepts a connection
 TIMEOUT = 15.0  # seconds in which it answers a command; one that pauses for ten is slow, and not away
 
+# What messages and results are, and where: a worker whose app.conf says otherwise does not start.
+HELD = ("broker_url", "broker_read_url", "broker_write_url", "result_backend", "task_serializer", "result_serializer",
+        "accept_content", "result_accept_content")
+
 
 def celery_config(settings: Settings, queue: str = "io") -> dict[str, Any]:
     """Celery's settings, made from ours; a user's own tasks in the same app live under them too.

@@ -67,6 +67,7 @@ class Settings(BaseSettings):
         track_started: store the state STARTED as well, one more Redis trip a call.
         transport: how workers consume from Redis: `batched`, many messages a trip and under leases, or `stock`, as
             kombu does. Publishers and both kinds of worker go together.
+        loop: whose event loops run coroutines: `uvloop` where it is installed, or `asyncio`.
         lease: seconds after which the calls of a killed worker are back on their queues; `batched` only.
         max_deaths: workers that may die under one call; the call is given up with the last. `batched` only.
         eta_horizon: seconds from now; what is to start later than that waits in Redis, and in no worker, until shortly
@@ -129,6 +130,7 @@ class Settings(BaseSettings):
     retry_backoff_max: float = Field(60.0, ge=0)
     track_started: bool = False
     transport: Literal["batched", "stock"] = "batched"
+    loop: Literal["uvloop", "asyncio"] = "uvloop"
     lease: float = Field(60.0, ge=1)
     max_deaths: int = Field(3, ge=2)
     eta_horizon: float = Field(3600.0, ge=1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import celery
 from celery._state import _task_stack, get_current_task
+from celery.utils.imports import symbol_by_name
 from celery.utils.threads import LocalManager
 from pydantic import BaseModel
 
@@ -69,6 +70,10 @@ class Task(celery.Task):
         for name in HANDLERS:
             if inspect.iscoroutinefunction(handler := cls.__dict__.get(name)):
                 setattr(cls, name, _sync_handler(handler))
+        if inspect.iscoroutinefunction(call := cls.__dict__.get("__call__")):
+            cls.__call__ = _sync_run(call, False)
+        if cls.Request != Task.Request:
+            cls.Request = _with_second_chance(symbol_by_name(cls.Request))
         given = cls.__dict__.get("run")
         static = isinstance(given, staticmethod)
         function = given.__func__ if isinstance(given, staticmethod) else given
@@ -90,6 +95,31 @@ class Task(celery.Task):
         """Celery has given the class its stack of requests: let subtasks of a call find the call's request there."""
         super().on_bound(app)
         LocalManager([cls.request_stack], call_ident)
+
+
+@functools.cache
+def mixed(base: Any) -> Any:
+    """A base class for tasks of ours: `base`, with `Task` mixed in where it is not one of them yet.
+
+    Raises:
+        UsageError: it cannot be.
+    """
+    if issubclass(base, Task):
+        return base
+    # Those of Celery's are ours there; those of `base` are looked through as if they were written in this class.
+    own = {name: given for name in ("run", "__call__", *HANDLERS)
+           if (given := inspect.getattr_static(base, name, None)) not in (None, inspect.getattr_static(Task, name))}
+    try:
+        return type(base.__name__, (base, Task), {**own, "__module__": base.__module__, "__doc__": base.__doc__})
+    except TypeError as exc:
+        raise UsageError(f"{base.__module__}.{base.__qualname__} cannot be a task's base class here ({exc}): derive it "
+                         "from callsheet.tasks.base.Task, or from celery.Task and no other kind of class.") from exc
+
+
+def _with_second_chance(request: type) -> Any:
+    ours: type = symbol_by_name(Task.Request)
+    return next((one for one, other in ((ours, request), (request, ours)) if issubclass(one, other)),
+                None) or type(request.__name__, (request, ours), {})
 
 
 def _sync_run(function: Callable[..., Coroutine[Any, Any, Any]], dumps: bool) -> Callable[..., Any]:
@@ -128,7 +158,7 @@ def _given(coro: Coroutine[Any, Any, Any]) -> Any:
 def _called_by_tracer(run: Callable[..., Any]) -> bool:
     """Whether this is the tracer's call of the current task, rather than a call by the task's own code."""
     task = get_current_task()
-    if task is None or type(task).run is not run:
+    if task is None or run not in (type(task).run, type(task).__call__):
         return False
     request = task.request_stack.top
     if request is None or request.called_directly or DRIVEN in request.__dict__:

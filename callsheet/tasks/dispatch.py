@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+from celery import _state
 from celery.canvas import Signature
 
 from callsheet.agents import AgentBase, CallOptions
@@ -15,7 +16,7 @@ from callsheet.resources.context import lineage, made_here
 from callsheet.resources.redis import translated
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks import payloads
-from callsheet.tasks.app import current_app
+from callsheet.tasks.app import App, current_app
 from callsheet.tasks.burst import Burst
 from callsheet.tasks.canvas import Canvas
 from callsheet.tasks.events import current_stream
@@ -150,8 +151,13 @@ async def _forward_prints(job: Job, agents: list[AgentBase]) -> None:
 
 
 def _provider() -> Any:
-    settings = get_settings()
-    return InlineDispatcher(settings) if settings.inline else RemoteDispatcher(settings)
+    settings, app = get_settings(), _state.default_app
+    if settings.inline:
+        return InlineDispatcher(settings)
+    if isinstance(app, App) and app.conf.task_always_eager:
+        raise UsageError("task_always_eager is for Celery's tasks. Agents, with hubs and state, run in this process "
+                         "under CALLSHEET_INLINE=1, or in a block of `with callsheet.inline():`.")
+    return RemoteDispatcher(settings)
 
 
 provide(_provider)

@@ -10,13 +10,17 @@ import contextvars
 import importlib
 import logging
 import os
+import selectors
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
 
+from kombu.utils.compat import detect_environment
+
 from callsheet.errors import ResultTimeout, UsageError
 from callsheet.resources.loops import provide_process_loop
+from callsheet.settings import get_settings
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +29,43 @@ Work = Coroutine[Any, Any, T] | Callable[[], Coroutine[Any, Any, T]]
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """A new uvloop loop, or one of asyncio's where uvloop is not installed."""
+    """A new loop, of uvloop where that is installed and the settings do not say otherwise.
+
+    Where gevent or eventlet have patched the process it is asyncio's, which waits as they have it wait.
+    """
+    if detect_environment() != "default":  # type: ignore[no-untyped-call]
+        return _stepping_aside()
+    if get_settings().loop == "asyncio":
+        return asyncio.new_event_loop()
     try:
         uvloop = importlib.import_module("uvloop")
     except ImportError:
         return asyncio.new_event_loop()
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     return loop
+
+
+def _stepping_aside() -> asyncio.AbstractEventLoop:
+    """A loop in a greenlet: those that go on while it waits, to asyncio in the same thread, are not on this loop."""
+    others: list[asyncio.AbstractEventLoop | None] = [None]
+
+    class Loop(asyncio.SelectorEventLoop):
+        def run_forever(self) -> None:
+            others[0] = asyncio._get_running_loop()
+            asyncio._set_running_loop(None)
+            super().run_forever()
+
+    class Selector(selectors.DefaultSelector):  # the one that they have patched in
+        def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+            loop = asyncio._get_running_loop()
+            asyncio._set_running_loop(others[0])
+            try:
+                return super().select(timeout)
+            finally:
+                others[0] = asyncio._get_running_loop()
+                asyncio._set_running_loop(loop)
+
+    return Loop(Selector())
 
 
 class LoopThread:

@@ -1,6 +1,7 @@
 """The Celery apps of the workers."""
 
 import contextlib
+import functools
 import importlib
 import logging
 import sys
@@ -8,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from celery import Celery
+from celery import Celery, _state
+from celery.concurrency import get_implementation
 from celery.signals import (
     after_setup_logger,
     after_setup_task_logger,
@@ -19,44 +21,124 @@ from celery.signals import (
     worker_process_shutdown,
     worker_ready,
 )
+from celery.utils.dispatch import Signal
 from celery.utils.nodenames import nodename, nodesplit
 from click.core import ParameterSource
 
 from callsheet.errors import SettingsError
 from callsheet.mcp.home import close_all
 from callsheet.settings import Settings, get_settings
-from callsheet.tasks.app import make_app, serve_as
+from callsheet.settings.celery import HELD, celery_config
+from callsheet.tasks.app import App, make_app, serve_as
 from callsheet.tasks.homes import give_up_homes
 from callsheet.workers import interrupts, load, status  # noqa: F401 - register their commands
-from callsheet.workers.flags import CheckedAutoscale
-from callsheet.workers.homes import SweepHomes
-from callsheet.workers.hubs import FollowHubs
+from callsheet.workers.flags import First, wrong_with
 from callsheet.workers.logs import gather_lines
-from callsheet.workers.metrics.step import ServeMetrics
-from callsheet.workers.revoked import ReadRevoked
-from callsheet.workers.steps import AttachPool
-from callsheet.workers.turns import PassTurnsOn
 
 logger = logging.getLogger(__name__)
 
+# By name: what these import of Celery's worker takes its tracer by value, so it comes after the user's modules, which
+# may have put another there.
+STEPS = ("callsheet.workers.turns:PassTurnsOn", "callsheet.workers.homes:SweepHomes",
+         "callsheet.workers.metrics.step:ServeMetrics")
+CONSUMER_STEPS = ("callsheet.workers.revoked:ReadRevoked",)
+IO_CONSUMER_STEPS = ("callsheet.workers.steps:AttachPool", "callsheet.workers.hubs:FollowHubs")
 TRANSPORT = "callsheet.workers.transport:Transport"
 WORKER = "callsheet.workers.controller:Worker"
 SENTINEL_TRANSPORT = "callsheet.workers.transport:SentinelTransport"
 POOL = "callsheet.workers.pool:AsyncioPool"
 PREFORK = "callsheet.workers.prefork:TaskPool"
+CONSUMER = "callsheet.workers.consumer:Consumer"
 AUTOSCALER = "callsheet.workers.autoscaler:LoadAutoscaler"
+AFTER_CONFIGURE, AFTER_FINALIZE = Signal(name="app.on_after_configure"), Signal(name="app.on_after_finalize")
+
+
+class WorkerApp(App):
+    """The app of a kind of workers: not configured or finalized before the user's modules are imported, as their own.
+
+    Attributes:
+        modules: the user's, which workers and beat import.
+        pools: what `--pool` may name.
+        waits: whether its pool is an asyncio one.
+        use: the remedy where another pool is given.
+    """
+
+    modules: tuple[str, ...] = ()
+    pools: tuple[str, ...] = ("prefork", "processes", "solo", "threads", "custom")
+    waits = False
+    use = ("Leave -P away for Celery's prefork pool; solo and threads can be had too. Calls that wait on the network "
+           "run by the thousand on an io worker: celery -A callsheet.workers.io worker.")
+
+    def on_init(self) -> None:
+        """Whichever app a module names, both hear what it connects; in here and in `autodiscover_tasks`."""
+        self.on_after_configure, self.on_after_finalize = AFTER_CONFIGURE, AFTER_FINALIZE
+
+    def autodiscover_tasks(self, packages: Any = None, related_name: str = "tasks", force: bool = False) -> Any:
+        """Celery's."""
+        if force:
+            return super().autodiscover_tasks(packages, related_name, force)
+        return import_modules.connect(lambda **_: self._autodiscover_tasks(packages, related_name), weak=False)
+
+    def import_agents(self, **_: object) -> None:
+        """Import the modules, also from the folder where the worker is started.
+
+        Raises:
+            SettingsError: one of them cannot be imported.
+        """
+        _look_here()
+        for name in self.modules:
+            try:
+                importlib.import_module(name)
+            except ImportError as exc:
+                raise SettingsError(
+                    f"CALLSHEET_MODULES names {name!r}, which cannot be imported here: {exc}. Correct the name, "
+                    "install it, start the worker in the folder that holds it, or put that on PYTHONPATH.") from exc
+
+    def wrong_with_pool(self, name: str) -> str:
+        """What is wrong with a pool that the command line names, in words; "" if nothing is."""
+        return "" if name in self.pools else f"{name} is no pool for the workers of {self.main}. {self.use}"
+
+    def check(self, worker: Any, ours: dict[str, Any]) -> None:
+        """Refuse what modules have made of the configuration, where it cannot work.
+
+        Raises:
+            SystemExit: says what is wrong, and the remedy.
+        """
+        pool = get_implementation(worker.pool_cls)
+        if pool.is_green or hasattr(pool, "attach") is not self.waits:
+            raise SystemExit(self.wrong_with_pool(f"{pool.__module__}:{pool.__name__}"))
+        if wrong := [name for name in HELD if self.conf.get(name) != ours.get(name)]:
+            raise SystemExit(f"{', '.join(wrong)}: Callsheet's settings say what this is, and app.conf says otherwise. "
+                             "Take it out of what your modules set; broker and results are at CALLSHEET_REDIS_URL, "
+                             "and messages are JSON.")
+
+
+class IOApp(WorkerApp):
+    """The app of io workers."""
+
+    pools = ("custom",)
+    waits = True
+    use = ("Leave -P away: calls that wait run on the asyncio pool. What computes runs in processes on a cpu worker: "
+           "celery -A callsheet.workers.cpu worker.")
+
+    @functools.cached_property
+    def Worker(self) -> Any:
+        """Celery's worker, with a soft shutdown of our own."""
+        return self.subclass_with_self(WORKER)
 
 
 def io_app(settings: Settings | None = None) -> Celery:
     """The app of io workers: the asyncio pool, queue `io`."""
-    app = _app(settings, "io")
-    app.conf.worker_pool = POOL
-    app.Worker = app.subclass_with_self(WORKER)
-    app.steps["consumer"].add(AttachPool)
-    app.steps["consumer"].add(FollowHubs)
+    app = _app(settings, "io", IOApp, POOL)
+    app.steps["consumer"].update(IO_CONSUMER_STEPS)
     after_setup_logger.connect(_gather_lines, weak=False)
     after_setup_task_logger.connect(_gather_lines, weak=False)
     return app
+
+
+def cpu_app(settings: Settings | None = None) -> Celery:
+    """The app of cpu workers: Celery's prefork pool, queue `cpu`."""
+    return _app(settings, "cpu", WorkerApp, PREFORK)
 
 
 def _gather_lines(logger: logging.Logger | None = None, **_: object) -> None:
@@ -72,13 +154,6 @@ def _gather_lines(logger: logging.Logger | None = None, **_: object) -> None:
 def _close_sessions(**_: object) -> None:
     give_up_homes()
     close_all()
-
-
-def cpu_app(settings: Settings | None = None) -> Celery:
-    """The app of cpu workers: Celery's prefork pool, queue `cpu`."""
-    app = _app(settings, "cpu")
-    app.conf.worker_pool = PREFORK
-    return app
 
 
 def _unnamed() -> bool:
@@ -101,48 +176,37 @@ def _give_a_name(app: Celery, queue: str) -> None:
             instance.hostname = nodename(queue, nodesplit(instance.hostname)[1])
 
 
-def _import_agents(app: Celery, settings: Settings) -> None:
-    @import_modules.connect(sender=app, weak=False)
-    def _import(**_: object) -> None:
-        _look_here()
-        for name in settings.modules:
-            try:
-                importlib.import_module(name)
-            except ImportError as exc:
-                raise SettingsError(
-                    f"CALLSHEET_MODULES names {name!r}, which cannot be imported here: {exc}. Correct the name, "
-                    "install it, start the worker in the folder that holds it, or put that on PYTHONPATH.") from exc
+def _app(settings: Settings | None, queue: str, kind: type[WorkerApp], pool: str) -> Any:
+    settings = settings or get_settings()
+    app: Any = make_app(settings, queue, f"callsheet.workers.{queue}", kind)
+    app.modules = settings.modules
+    app.conf.update(worker_pool=pool, worker_consumer=CONSUMER, worker_autoscaler=AUTOSCALER)
+    app.events_cls = "callsheet.workers.events:Events"
+    app.user_options["worker"].add(First({"autoscale": wrong_with, "pool": app.wrong_with_pool}, app.import_agents))
+    app.user_options["beat"].add(First({}, app.import_agents))
+    app.steps["worker"].update(STEPS)
+    app.steps["consumer"].update(CONSUMER_STEPS)
+    if not isinstance(_state.default_app, WorkerApp):  # else a worker's tasks import the app of the other kind
+        app.set_current()
+        app.set_default()
+    _give_a_name(app, queue)
+    import_modules.connect(app.import_agents, sender=app, weak=False)
+
+    @worker_init.connect(weak=False)
+    def _serve(sender: Any = None, **_: object) -> None:
+        if sender is None or sender.app is not app:
+            return
+        app.check(sender, celery_config(settings))
+        serve_as(app)
+        # Not before: Flower, which loads this app too, knows brokers by the name of a stock transport.
+        if settings.transport == "batched" and app.conf.broker_transport is None:
+            app.conf.broker_transport = TRANSPORT if settings.sentinels is None else SENTINEL_TRANSPORT
 
     @worker_ready.connect(weak=False)
     def _say_what_it_builds(sender: Any = None, **_: object) -> None:
         if getattr(sender, "app", None) is app and not settings.modules:
             logger.warning("CALLSHEET_MODULES names no modules: calls of your agents will fail here. Name those that "
                            "define them, e.g. CALLSHEET_MODULES=myproject.agents")
-
-
-def _app(settings: Settings | None, queue: str) -> Celery:
-    settings = settings or get_settings()
-    app = make_app(settings, queue, f"callsheet.workers.{queue}")
-    app.conf.worker_consumer = "callsheet.workers.consumer:Consumer"
-    app.events_cls = "callsheet.workers.events:Events"
-    app.conf.worker_autoscaler = AUTOSCALER
-    app.user_options["worker"].add(CheckedAutoscale())
-    app.steps["consumer"].add(ReadRevoked)
-    app.steps["worker"].update((PassTurnsOn, SweepHomes))
-    app.steps["worker"].add(ServeMetrics)
-    app.set_current()
-    app.set_default()
-    _give_a_name(app, queue)
-    _import_agents(app, settings)
-
-    @worker_init.connect(weak=False)
-    def _serve(sender: object = None, **_: object) -> None:
-        if getattr(sender, "app", None) is not app:
-            return
-        serve_as(app)
-        # Not before: Flower, which loads this app too, knows brokers by the name of a stock transport.
-        if settings.transport == "batched" and app.conf.broker_transport is None:
-            app.conf.broker_transport = TRANSPORT if settings.sentinels is None else SENTINEL_TRANSPORT
 
     worker_process_shutdown.connect(_close_sessions, weak=False)
 
