@@ -10,7 +10,7 @@ import pytest
 from tests.services import ROOT
 
 MODULES = sorted((ROOT / "callsheet").rglob("*.py"))
-MOST_LINES = 400  # a module
+MOST_LINES = 600  # a module
 MOST_IN_FUNCTION = 50
 #: What is used by its extension points alone. The last hands on kombu's modules.
 FOREIGN = ("celery", "kombu", "billiard", "redis", "flower", "httpx", "aiohttp", "callsheet.workers.broker.stock")

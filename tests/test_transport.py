@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import logging
+import multiprocessing
 import os
 import shutil
 import socket
@@ -15,12 +16,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 from kombu import Connection, Consumer, Exchange, Producer, Queue
 
 from callsheet.workers import transport as module
-from callsheet.workers.broker import claims, poller
+from callsheet.workers.broker import claims, poller, sockets
+from callsheet.workers.broker import ledger as ledgers_of
 from callsheet.workers.broker.ledger import ledger_of
 from tests.proxy import Proxy
 from tests.services import Counts, RedisServer, free_port, redis_binary, wait_for
@@ -103,6 +106,59 @@ def test_a_lost_consumers_lease_ends_and_is_swept_before_its_time(server, bench)
     for lease in (1, 60, 600):
         ledger = ledger_of(bench(server.url, name(), lease=lease, global_keyprefix=f"{lease}:").channel)
         assert ledger.term + ledger.interval < lease
+
+
+def test_a_forked_child_keeps_no_connection_open(server, bench):
+    queue = name()
+    one = bench(server.url, queue).consume()
+    one.send(queue, {"n": 1})
+    one.drain(1)
+    mine = {sock.getsockname()[1] for sock in sockets._sockets if sock.fileno() >= 0}
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        theirs = pool.apply(local_ports)
+    assert mine and not mine & theirs
+    one.send(queue, {"n": 2})  # and its parent goes on
+    assert one.drain(2) == [{"n": 1}, {"n": 2}]
+
+
+def local_ports() -> set[int]:
+    return {found.laddr.port for found in psutil.Process().net_connections("tcp")}
+
+
+def test_a_poll_that_is_wrong_about_a_connection_holds_nothing_up(server, bench):
+    queue = name()
+    one = bench(server.url, queue).consume()
+    one.send(queue, {"n": 1})
+    one.drain(1)
+    began = time.monotonic()
+    one.channel.claims.on_readable()
+    assert not one.channel._receive()
+    assert time.monotonic() - began < 1
+
+
+def test_a_worker_whose_loop_does_not_turn_breaks_its_connections_and_then_renews_no_lease(server, bench, monkeypatch):
+    """As one that reads where nothing comes any more."""
+    ledger, broken = ledger_of(bench(server.url, name(), lease=600).channel), []
+    monkeypatch.setattr(ledgers_of, "break_off", lambda: broken.append("broken"))
+    ledger.channels.add("a channel")
+
+    def goes_on(seconds: float) -> bool:
+        ledger._ticked, ledger.turned = time.monotonic(), time.monotonic() - seconds
+        return ledger._goes_on()
+
+    assert ledger._goes_on()  # no loop of Celery's
+    assert (goes_on(50), broken) == (True, [])
+    assert (goes_on(61), broken) == (True, ["broken"])
+    assert (goes_on(121), len(broken)) == (False, 2)
+    monkeypatch.setattr(ledgers_of, "shutting_down", lambda: True)
+    assert goes_on(121)
+    monkeypatch.setattr(ledgers_of, "shutting_down", lambda: False)
+    ledger._ticked -= 61  # it was suspended
+    assert ledger._goes_on()
+    ledger.turned = time.monotonic() - 5
+    ledger._recovered = time.monotonic() - 4  # the broker answers again, and the loop waits for what it asked before
+    assert ledger._goes_on() and ledger._goes_on() and len(broken) == 3
+    ledger.channels.discard("a channel")
 
 
 @pytest.mark.parametrize(("sender", "receiver"), [(None, BATCHED), (BATCHED, None), (BATCHED, BATCHED)])

@@ -28,6 +28,7 @@ from callsheet.workers.broker.message import Message
 from callsheet.workers.broker.poller import CLAIM, Poller
 from callsheet.workers.broker.qos import QoS
 from callsheet.workers.broker.scripts import CLAIM as CLAIM_SCRIPT
+from callsheet.workers.broker.sockets import closed_in_children
 from callsheet.workers.broker.stock import json
 from callsheet.workers.broker.stock import redis as stock
 
@@ -189,6 +190,17 @@ class Channel(stock.Channel):
                 client.publish(topic, payload)
 
     # Connections
+
+    def _connparams(self, asynchronous: bool = False) -> Any:
+        params = super()._connparams(asynchronous)
+        if not asynchronous:
+            params["connection_class"] = closed_in_children(params["connection_class"])
+        return params
+
+    def _receive(self) -> Any:
+        """Kombu's, where there is something to read."""
+        connection = self.subclient.connection
+        return connection is not None and connection.can_read(timeout=0) and super()._receive()
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         if asynchronous:

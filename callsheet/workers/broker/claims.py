@@ -29,6 +29,7 @@ MOST = 64  # messages in one claim: what arrives is shared between workers claim
 MOST_EVER = 1000  # what the script's stack holds
 MOST_BYTES = 4 * 1024 * 1024
 LOOK_ANYWAY = 5.0  # seconds without a word from the server after which to look, which also shows a dead connection
+OVERDUE = 15.0  # seconds that an answer may take
 SETTLE = 1.0  # seconds to wait for an answer that is under way when the channel closes
 IN_VAIN = 4  # wake-ups without a message, as other workers were quicker, after which to be slower
 SLOWEST = 0.016
@@ -64,6 +65,7 @@ class Claims:
         self._connection: Any = None
         self._armed = False
         self._armed_at = 0.0
+        self._heard = 0.0  # when the last answer came, or the first of those that are awaited was asked for
         self._by_text = False
         self._in_vain = 0
         self._not_before = 0.0
@@ -101,6 +103,8 @@ class Claims:
     def send(self, connection: Any) -> None:
         """Send what is due."""
         commands: list[tuple[Any, ...]] = []
+        if not self._replies:
+            self._heard = time.monotonic()
         if connection is not self._connection:
             self._begin(connection, commands)
         acks = self.ledger.take_acks() if self.has_acks() else []
@@ -149,7 +153,6 @@ class Claims:
         """
         connection = self.channel.client.connection
         try:
-            self._read_one(connection)
             while connection.can_read(0):
                 self._read_one(connection)
         except self.channel.connection_errors:
@@ -163,6 +166,7 @@ class Claims:
             answer = exc
         if answer is _PUSH or answer is None or not self._replies:
             return
+        self._heard = time.monotonic()
         then, acks = self._replies.popleft()
         if not self._replies:
             self.channel._in_poll = None
@@ -255,6 +259,10 @@ class Claims:
         Raises:
             ConnectionError: so that Celery forgets the calls that have not started, which are another worker's now.
         """
+        self.ledger.turned = now = time.monotonic()
+        if self._replies and now - self._heard > OVERDUE and not self._connection.can_read(0):
+            logger.warning("The broker has not answered for %g s: connecting anew.", OVERDUE)
+            self._connection.disconnect()
         if self.channel.active_queues:
             self.ledger.collector = self.channel
         if not self._resumed:

@@ -6,6 +6,7 @@ next one. A thread of its own renews the leases, so that a blocked consumer does
 
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -22,6 +23,7 @@ from callsheet.settings import get_settings
 from callsheet.workers.broker.later import HORIZON, Later
 from callsheet.workers.broker.layout import BEGUN, Delivery, Layout, mark_lost, read
 from callsheet.workers.broker.scripts import BEGIN, EXPIRED, GIVE_BACK, RENEW
+from callsheet.workers.broker.sockets import break_off
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ SWEPT_AT_ONCE = 50
 SWEPT_BYTES = 16 * 1024 * 1024
 SAY_AGAIN = 60.0  # seconds between two warnings that leases cannot be renewed
 AFTER_TROUBLE = 3.0  # seconds at least that others have to renew their leases once the broker is back
+STUCK = 60.0  # seconds without a turn of the loop after which its connections are broken off
+GRACE = 3.0  # seconds after an outage in which it turns again
 REVIEW = 0.5  # seconds that calls may take to begin or to end, once their connection is lost
 FAILURES = (RedisError, OSError)
 
@@ -53,6 +57,7 @@ class Ledger:
         unseen: tags that may have been claimed over a connection that broke before the answer came, claim by claim.
         channels: that consume, of this process.
         later: what is to start later than that.
+        turned: when Celery's loop last turned, if it does.
         collector: the one of them that sends the acknowledgements; None when they are sent one by one.
     """
 
@@ -74,7 +79,8 @@ class Ledger:
         self._returns: deque[Return] = deque()
         self._slipped: set[str] = set()
         self._review_at = 0.0
-        self._renewed = time.monotonic()
+        self._renewed = self._ticked = time.monotonic()
+        self.turned, self._recovered = math.inf, 0.0
         self._sweep_from = 0.0
         self._said = 0.0
         self._thread: threading.Thread | None = None
@@ -279,8 +285,33 @@ class Ledger:
             self.put_back(returns)
         return len(returns)
 
+    def _goes_on(self) -> bool:
+        """Whether the loop turns: a worker that cannot hear of its calls' ends leaves them to others.
+
+        It may be held up by what is no fault: a suspended process, a broker that is away, a shutdown, a task that runs
+        in its thread. If it goes on waiting when the broker is there again, its connections are dead.
+        """
+        now = time.monotonic()
+        if now - self._ticked > STUCK or shutting_down() or any(
+                request.worker_pid == os.getpid() for request in tuple(state.active_requests)):
+            self.turned = max(self.turned, now)
+        self._ticked, late = now, now - self.turned
+        if self._recovered and now - self._recovered > GRACE:
+            if self.channels and self.turned < self._recovered:
+                break_off()
+            self._recovered = 0.0
+        if not self.channels or late < STUCK:
+            return True
+        logger.error("The worker's main thread has not turned for %.0f s. Its connections are broken off, and the "
+                     "leases of what it holds are not renewed from %.0f s on: other workers take that over.", late,
+                     2 * STUCK)
+        break_off()
+        return late < 2 * STUCK
+
     def tick(self) -> None:
         """What the thread does each time."""
+        if not self._goes_on():
+            return
         if not self.channels:  # else the loop does, which knows best
             self.review()
         self.flush()
@@ -296,11 +327,18 @@ class Ledger:
         self._sweep_from = time.monotonic() + seconds
 
     def _keep(self, stop: threading.Event) -> None:
+        failed = False
         while not stop.is_set():
             pause = self.interval
             try:
                 self.tick()
+                if failed:
+                    failed, self._recovered = False, time.monotonic()
+                if self._recovered:
+                    pause = min(pause, 1.0)
             except FAILURES as exc:
+                failed = True
+                self.turned = max(self.turned, time.monotonic())
                 self._sweep_after(max(1.5 * self.interval, AFTER_TROUBLE))
                 pause = min(pause, 1.0)  # so that leases are renewed soon after the broker is back
                 self._complain(exc)
