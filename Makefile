@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-celery test-model check bench clean
+.PHONY: demo test test-celery test-model check bench lock clean
 
 # Reviews a folder of documents on real workers: make demo INPUT=folder MODEL=name
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.review.demo $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)")
 
+# LOCKED=1: with the exact versions of requirements-ci.txt, as CI does, not the newest that pyproject.toml allows.
 # Test files run side by side, three at once even on two cores: much of a test is waiting.
 test: check
 	$(BIN)/pytest --numprocesses $(or $(JOBS),3) --dist loadfile $(ARGS)
@@ -45,7 +46,12 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing Callsheet and what its tests need into $(VENV) ..."
+ifdef LOCKED
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-ci.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+else
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+endif
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.dev
@@ -54,6 +60,13 @@ $(VENV)/.bench: pyproject.toml | $(VENV)/.dev
 	@$(BIN)/python -m venv $(VENV)/peers/arq
 	@$(VENV)/peers/arq/bin/python -m pip install --quiet --disable-pip-version-check 'arq>=0.28,<1' uvloop
 	@touch $@
+
+# Anew what CI installs: the newest versions that pyproject.toml allows, with their hashes
+lock: $(VENV)/bin/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@(head -1 requirements-ci.txt; echo 'setuptools>=77' | $(BIN)/uv pip compile pyproject.toml - --extra dev --universal \
+		--python-version 3.11 --generate-hashes --no-header --no-annotate --quiet) > $(VENV)/lock
+	@mv $(VENV)/lock requirements-ci.txt
 
 clean:
 	rm -rf $(VENV) .callsheet .mypy_cache .ruff_cache .pytest_cache .hypothesis

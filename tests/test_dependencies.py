@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import distribution, packages_distributions
 
 from packaging.requirements import Requirement
@@ -56,3 +57,17 @@ def test_all_modules_import_with_what_a_user_installs() -> None:
     program = PROGRAM.format(forbidden=forbidden, modules=MODULES)
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_ci_installs_by_hash_what_the_project_asks_for() -> None:
+    text = (ROOT / "requirements-ci.txt").read_text()
+    locked = {canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==([\w.]+)", text, re.M)}
+    assert text.count("==") >= len(locked) > 50
+    assert all("--hash=sha256:" in part for part in re.split(r"(?m)^(?=[\w.-]+==)", text)[1:])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    for line in [*project["project"]["dependencies"], *extras["dev"], *extras["embedded"], *extras["mcp"],
+                 *project["build-system"]["requires"]]:
+        wanted = Requirement(line)
+        if wanted.name != "callsheet":
+            assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)]), line
