@@ -21,8 +21,9 @@ from callsheet import (
     ResultTimeout,
     SequentialPipeline,
 )
-from callsheet.errors import JobExpired, UsageError
+from callsheet.errors import JobExpired, UnknownJob, UsageError
 from callsheet.settings import use_settings
+from callsheet.tasks.tree.read import refuse_unknown
 from callsheet.tasks.waiter import waiter
 from callsheet.workers.broker.claims import LOOK_ANYWAY
 from tests.agents.basic import Compute, Echo, Failing, Sleeper
@@ -301,6 +302,19 @@ def test_an_id_that_nobody_knows_is_pending(fleet):
     assert (job.status, job.done) == ("PENDING", False)
     with pytest.raises(ResultTimeout, match=r"no-such-job.*Nothing is kept .*compare the id with job.id"):
         job.get(0.05)
+
+
+def test_the_stream_of_an_id_that_nobody_knows_ends_and_says_so(fleet):
+    with pytest.raises(UnknownJob, match="No job 'no-such-job' is known"):
+        list(Job.from_id("no-such-job").stream())
+    notes = fleet.key()
+    job = Gated("a", "never", notes).submit(HELLO)
+    fleet.wait_notes(notes, 1)
+    refuse_unknown(job.id, job._settings)  # it runs, and has told nothing yet
+    job.cancel()
+    for wrong in ("", "x" * 300, None, 7):
+        with pytest.raises(UsageError, match="no job's id"):
+            Job.from_id(wrong)
 
 
 def test_the_job_id_can_be_chosen(fleet):

@@ -329,6 +329,22 @@ document.title = kept.length + " shown, " + drawn.length + " drawn";
     assert re.findall("<title>(.*?)</title>", dom) == ["1 shown, 1 drawn"]
 
 
+def test_the_beginning_of_an_id_is_enough(stage: Stage, tmp_path: Path) -> None:
+    ended, gate = Writer("w").submit(HELLO), tmp_path / "gate"
+    ended.get(timeout=20)
+    running = Waits("held", str(gate)).submit(HELLO)
+    kept = FanoutPipeline([Writer("x"), Writer("y")]).submit(HELLO, job_id=f"[?*]{ended.id[:12]}")
+    try:
+        for job in (ended, running, kept):
+            shown = run(job.id[:20])
+            assert shown.exit_code == 0 and job.id in shown.output
+        several = run(ended.id[:0])
+        assert several.exit_code == 1 and "Give more of the id" in several.output
+        assert "No job 'nonsense' is known" in run("nonsense").output
+    finally:
+        gate.touch()
+
+
 def test_a_file_that_cannot_be_written_is_named(stage: Stage, tmp_path: Path) -> None:
     job = Waits("w").submit(HELLO)
     job.get(timeout=20)

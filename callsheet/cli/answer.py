@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from callsheet.cli.ids import meant
 from callsheet.cli.progress import clock
 from callsheet.cli.terminal import say, say_json
 from callsheet.errors import AnswerRefused
@@ -65,13 +66,9 @@ def _listed(as_json: bool) -> None:
 
 def _meant(beginning: str) -> list[Question]:
     """The open questions of the one job whose id begins so."""
-    found = [one for one in open_questions(get_settings()) if one.job_id.startswith(beginning)]
-    exact = [one for one in found if one.job_id == beginning]
-    jobs = sorted({one.job_id for one in exact or found})
-    if len(jobs) > 1:
-        raise click.ClickException(f"{len(jobs)} jobs that wait begin with {beginning!r}: {', '.join(jobs[:5])}. Give "
-                                   "more of the id.")
-    return exact or found
+    found = open_questions(get_settings())
+    job_id = meant(beginning, (one.job_id for one in found), "jobs that wait")
+    return [one for one in found if one.job_id == job_id]
 
 
 def _data(text: str | None) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from callsheet.cli.ids import WHOLE, meant
 from callsheet.cli.terminal import say, say_json
 from callsheet.settings import get_settings
 
@@ -15,6 +16,7 @@ PIPED = 160
 @click.command(short_help="A job's calls as a tree: where, how long, tokens, cost, errors.", epilog="""\b
 Examples:
   callsheet show 4f1c2f6e-0a2b-4d0e-9a55-5f6a2f0c1d3e
+  callsheet show 4f1c                      the beginning of the job's id is enough
   callsheet show JOB --html job.html       a page with a time line, which needs nothing else
   callsheet show JOB --json | jq .calls""")
 @click.argument("job_id", metavar="JOB")
@@ -28,9 +30,13 @@ def show(job_id: str, page: Path | None, as_json: bool, most: int) -> None:
     For each call: how it ended, on which worker and process, how long it waited and ran, its tokens and their cost,
     retries and errors. Prompts and replies are not shown. A job that goes on is shown as it is now.
     """
-    from callsheet.tasks.tree.read import read_tree
+    from callsheet.cli.under_way import message_ids
+    from callsheet.tasks.tree.read import kept_ids, read_tree
 
-    tree = read_tree(job_id, get_settings(), most)
+    settings = get_settings()
+    if len(job_id) < WHOLE:
+        job_id = meant(job_id, (*kept_ids(job_id, settings), *message_ids(settings)), "jobs and calls")
+    tree = read_tree(job_id, settings, most)
     if as_json:
         from callsheet.cli.tree_json import as_data
 

@@ -28,7 +28,7 @@ def fates(job_ids: Iterable[str], settings: Settings) -> dict[str, Fate]:
         found = _ended(ids, settings)
         for _ in range(2):
             if len(found) < len(ids):
-                messages = set(_messages(settings))
+                messages = set(message_ids(settings))
                 for job_id, calls in _calls([job_id for job_id in ids if job_id not in found], settings):
                     if messages.intersection(calls):
                         found[job_id] = "under way"
@@ -61,7 +61,7 @@ def _calls(ids: list[str], settings: Settings) -> Iterator[tuple[str, list[str]]
                 yield job_id, json.loads(calls) if calls else [job_id]
 
 
-def _messages(settings: Settings) -> Iterator[str]:
+def message_ids(settings: Settings) -> Iterator[str]:
     """The task ids of all messages that wait in queues or are with workers."""
     client = sync_client(settings)
     for _ in range(2):  # a message may go back into its queue between the two

@@ -30,10 +30,13 @@ from callsheet.tasks.people.question import Question
 from callsheet.tasks.people.store import questions_of
 from callsheet.tasks.records import CallRecord
 from callsheet.tasks.results import failure, parse, ready
+from callsheet.tasks.tree.read import refuse_unknown
 from callsheet.tasks.turns.desk import current_turn, waiting_for
 from callsheet.tasks.waiter import waiter
 
 _TOGETHER = 500  # jobs cancelled with one broadcast
+_LONGEST_ID = 255  # characters
+_UNKNOWN_FOR = 3.0  # seconds in which nothing is heard of a job before it is looked for
 _EXPLAINED_WITHIN = 3.0  # seconds to find out why a result is not there in time
 _CANCELLED_AGAIN = 0.1  # seconds after which what was cancelled and goes on is cancelled again
 _RECORDS_LATE = 0.5  # seconds that the records of earlier calls may come after the last one's
@@ -60,12 +63,19 @@ class Job:
 
     @classmethod
     def from_id(cls, job_id: str) -> "Job":
-        """A handle on a job by its id, from any process that has the same Redis; opens no connection yet."""
+        """A handle on a job by its id, from any process that has the same Redis; opens no connection yet.
+
+        Raises:
+            UsageError: it is no id at all.
+        """
+        if not isinstance(job_id, str) or not 0 < len(job_id) <= _LONGEST_ID:
+            raise UsageError(f"{job_id!r:.80} is no job's id: give the text that job.id is.")
         job = cls(job_id, label=f"job {job_id}")
-        job._known = False
+        job._known = job._made_here = False
         return job
 
     _known = True
+    _made_here = True
     _called = False  # by who waits for it, and so known to be waited for
 
     def get(self, timeout: float | None = None) -> Any:
@@ -114,11 +124,12 @@ class Job:
 
         Raises:
             UsageError: `since` is no event's id.
+            UnknownJob: nothing is known of a job of this id, and nothing came of it for some seconds; while iterating.
         """
         return EventStream(self, checked_since(since))
 
     async def _events(self, since: str) -> AsyncGenerator[Event, None]:
-        done = asyncio.ensure_future(waiter(self._settings).wait(self.id))
+        done = asyncio.ensure_future(self._end())
         try:
             async for event in read_events(self.id, since, done, self._settings):
                 yield event
@@ -126,6 +137,16 @@ class Job:
                 raise failure(done.result(), self.label, self.id)
         finally:
             done.cancel()
+
+    async def _end(self) -> Any:
+        """The result as it is stored; of a job that may be none, UnknownJob in its place."""
+        end = asyncio.ensure_future(waiter(self._settings).wait(self.id))
+        try:
+            if not self._made_here and not (await asyncio.wait({end}, timeout=_UNKNOWN_FOR))[0]:
+                await asyncio.to_thread(refuse_unknown, self.id, self._settings)
+            return await end
+        finally:
+            end.cancel()
 
     @property
     def status(self) -> str:

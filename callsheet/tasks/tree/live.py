@@ -103,6 +103,8 @@ def in_queues(job_id: str, settings: Settings) -> tuple[list[LiveCall], bool]:
         if client.hlen(UNACKED) <= MOST_MESSAGES:  # of workers that were lost, until their leases are over
             texts = [json.loads(text)[0] for _, text in client.hscan_iter(UNACKED, count=_PAGE)]
             found += _calls(job_id, texts, "")
+        else:
+            whole = False
     return found, whole
 
 

@@ -1,11 +1,13 @@
 """Reading a job's tree: what Redis keeps, level by level, and what workers and queues tell of the rest."""
 
+import contextlib
 import json
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from callsheet.errors import UnknownJob
+from callsheet.errors import RedisUnavailable, UnknownJob
 from callsheet.resources.books import job_usage
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
@@ -40,6 +42,30 @@ def read_tree(job_id: str, settings: Settings, most: int = 1000) -> JobNode:
         return _Reading(job_id, settings, most).tree()
 
 
+def refuse_unknown(job_id: str, settings: Settings) -> None:
+    """Refuse to wait for a job of which nothing is known; where that cannot be told for sure, nothing is refused.
+
+    Raises:
+        UnknownJob: there is none.
+    """
+    reading = _Reading(job_id, settings, 1)
+    with contextlib.suppress(RedisUnavailable), translated(settings):
+        try:
+            reading.tree()
+        except UnknownJob:
+            if reading.whole:
+                raise
+
+
+def kept_ids(beginning: str, settings: Settings) -> Iterator[str]:
+    """The ids of jobs and calls that begin so and of which Redis keeps something; looks through all its keys."""
+    begins = re.sub(r"[^\w-]", r"\\\g<0>", beginning)
+    with translated(settings):
+        for before in ("celery-task-meta-", Keys(settings.key_prefix).job("")):
+            for key in sync_client(settings).scan_iter(match=f"{before}{begins}*", count=1000):
+                yield key.decode(errors="replace").removeprefix(before)
+
+
 class _Reading:
     def __init__(self, job_id: str, settings: Settings, most: int) -> None:
         self._job_id, self._settings = job_id, settings
@@ -47,7 +73,7 @@ class _Reading:
         self._client: Any = sync_client(settings)
         self._keys = Keys(settings.key_prefix)
         self._live: dict[str, LiveCall] = {}
-        self._whole = True  # whether all messages that wait were looked at
+        self.whole = True  # whether all messages that wait were looked at
         self._placed: dict[str, CallNode] = {}
         self._children: dict[str, list[str]] = {}
 
@@ -73,13 +99,13 @@ class _Reading:
         stored = self._stored([self._job_id]).get(self._job_id, {})
         calls = json.loads(stored.get(b"calls", b"[]"))
         # In the order in which a call goes from one place to the next, which it may do meanwhile.
-        waiting, self._whole = in_queues(self._job_id, self._settings)
+        waiting, self.whole = in_queues(self._job_id, self._settings)
         held = ask_workers(self._job_id, current_app(self._settings), self._settings)
         aside = put_aside(self._job_id, dict.fromkeys((self._job_id, *calls)), self._settings)
         self._live = {call.id: call for call in (*aside, *waiting, *held)}  # what a worker says counts more
 
     def _unknown(self) -> str:
-        more = "" if self._whole else (" Or it waits in a queue that is too long to look through.")
+        more = "" if self.whole else (" Or it waits in a queue that is too long to look through.")
         return (f"No job {self._job_id!r} is known at {self._settings.redis_address}. Either there never was one, or "
                 f"its records have expired: they are kept for {self._settings.result_expires:,} s "
                 f"(CALLSHEET_RESULT_EXPIRES).{more} Give the whole id, as job.id has it, and the CALLSHEET_REDIS_URL "
