@@ -1,18 +1,23 @@
 """`callsheet doctor`: real servers that are set up wrongly, and what it says of them."""
 
+import io
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from kombu import Connection
+from kombu.pidbox import Mailbox
+from rich.console import Console
 
 from callsheet import Msg, Settings
 from callsheet.cli.checks import fleet as fleet_checks
@@ -21,6 +26,8 @@ from callsheet.cli.checks.findings import Finding
 from callsheet.cli.checks.fleet import check_fleet, check_modules
 from callsheet.cli.checks.server import check_server, compared
 from callsheet.cli.main import main
+from callsheet.cli.top_frame import frame
+from callsheet.cli.top_look import Rates, look
 from callsheet.models.stub import StubModelServer
 from callsheet.settings import use_settings
 from tests.agents.basic import Echo
@@ -188,6 +195,50 @@ def test_what_workers_build_agents_from_is_told_where_no_modules_are_named_here(
 def test_no_worker_is_a_warning(own_redis: RedisServer) -> None:
     found = check_fleet(Settings.load(redis_url=own_redis.url))
     assert of(found, "workers").level == "warn" and "callsheet up" in of(found, "workers").remedy
+
+
+@contextmanager
+def answers_as(url: str, name: str, serializer: str, answer: Any) -> Iterator[None]:
+    """Who listens to commands as a worker does, and answers so."""
+    over, ready = threading.Event(), threading.Event()
+
+    def serve() -> None:
+        with Connection(url) as connection:
+            box = Mailbox("celery", type="fanout", accept=["json"], serializer=serializer)(connection)
+            node = box.Node(name, None, {"callsheet_status": lambda *_, **__: answer})
+            node.channel = connection.channel()
+            node.listen()
+            ready.set()
+            while not over.is_set():
+                with suppress(socket.timeout):
+                    connection.drain_events(timeout=0.1)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_who_answers_otherwise_than_a_worker_of_ours_is_named_and_ends_nothing(own_redis: RedisServer) -> None:
+    settings = Settings.load(redis_url=own_redis.url)
+    with (answers_as(own_redis.url, "pickles@here", "pickle", {"ok": 1}),
+          answers_as(own_redis.url, "yaml@here", "yaml", ["a"]),
+          answers_as(own_redis.url, "odd@here", "json", {"slots": 7, "queues": None, "agents": {"a": "b"}}),
+          answers_as(own_redis.url, "odder@here", "json", ["versions", {}])):
+        found = of(list(check_fleet(settings)), "workers")
+        assert found.level == "warn"
+        for name in ("pickles@here (it answers as application/x-python-serialize", "odd@here", "odder@here",
+                     "yaml@here (it answers as application/x-yaml"):
+            assert name in found.text
+        one = look(settings)
+        assert set(one.workers) == {"pickles@here", "yaml@here", "odd@here", "odder@here"}
+        out = io.StringIO()
+        Console(file=out, width=140).print(frame(one, Rates()))
+        assert out.getvalue().count("stock worker, or another version") == 2
 
 
 def test_modules_are_imported_as_a_worker_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def _workers(one: Look, rates: Rates, lines: int) -> RenderableType:
     table = _table("worker", "pool", "slots", "", "waiting", "parked", "tasks/s", "lag", "queues", "size by", left=3)
     for name, told in list(one.workers.items())[:lines]:
         if "slots" not in told:
-            table.add_row(name, Text("stock worker, or another version", "dim"))
+            table.add_row(name, Text(told.get("unread", ""), "dim"))
             continue
         slots = told["slots"]
         blocked = slots["loop_lag_seconds"] > 0.25

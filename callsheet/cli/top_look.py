@@ -14,7 +14,7 @@ from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
 from callsheet.tasks.app import current_app
 from callsheet.tasks.asking import ask
-from callsheet.workers.status import STATUS
+from callsheet.workers.status import STATUS, told
 
 MOST_HUBS = 8
 
@@ -64,15 +64,15 @@ class Look:
 
     def readers(self, queue: str) -> int:
         """Workers that read a queue."""
-        return sum(queue in told.get("queues", ()) for told in self.workers.values())
+        return sum(queue in one.get("queues", ()) for one in self.workers.values())
 
     def agents(self) -> dict[str, list[float]]:
         """By agent: calls that ended, those of them that failed, their seconds; of all workers together."""
-        return _summed(told.get("agents", {}) for told in self.workers.values())
+        return _summed(one.get("agents", {}) for one in self.workers.values())
 
     def models(self) -> dict[str, list[float]]:
         """By endpoint: outbound calls, errors, tokens, cost; of all workers together."""
-        return _summed(told.get("models", {}) for told in self.workers.values())
+        return _summed(one.get("models", {}) for one in self.workers.values())
 
 
 def _summed(parts: Any) -> dict[str, list[float]]:
@@ -92,10 +92,9 @@ def look(settings: Settings) -> Look:
     """
     found = Look(at=time.time(), address=settings.redis_address)
     with translated(settings):
-        found.workers = {name: told if isinstance(told, dict) else {} for name, told in sorted(
-            ask(current_app(settings), settings, STATUS).items())}
+        found.workers = told(ask(current_app(settings), settings, STATUS))
         client = sync_client(settings)
-        served = [queue for told in found.workers.values() for queue in told.get("queues", ())]
+        served = [queue for one in found.workers.values() for queue in one.get("queues", ())]
         found.waiting = backlogs([*settings.known_queues, *served], client)
         found.held = int(client.hlen(UNACKED))
         found.quotas = _quotas(settings, client)
@@ -143,8 +142,8 @@ class Rates:
         """The newest look."""
         self._seconds, self._at = (one.at - self._at if self._at else 0.0), one.at
         self._before, self._now = self._now, {}
-        for name, told in one.workers.items():
-            self._now["worker", name] = told.get("tasks", 0)
+        for name, worker in one.workers.items():
+            self._now["worker", name] = worker.get("tasks", 0)
         for agent, numbers in one.agents().items():
             self._now["agent", agent] = numbers[0]
         for endpoint, numbers in one.models().items():

@@ -34,6 +34,7 @@ class App(Celery):
     """
 
     one_producer = True
+    control_cls = "callsheet.tasks.control:Control"
 
     def _task_from_fun(self, fun: Any, name: str | None = None, base: Any = None, **options: Any) -> Any:
         return super()._task_from_fun(fun, name=name, base=mixed(base or self.Task), **options)

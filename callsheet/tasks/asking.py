@@ -37,4 +37,4 @@ def ask(app: Celery, settings: Settings, command: str, patience: float = PATIENC
         return {}
     with translated(settings):
         answers = app.control.broadcast(command, arguments=arguments, reply=True, timeout=patience, limit=count) or []
-    return {name: answer for one in answers for name, answer in one.items()}
+    return {str(name): answer for one in answers if isinstance(one, dict) for name, answer in one.items()}

@@ -5,14 +5,17 @@ import os
 import platform
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 from celery.worker import state as worker_state
 from celery.worker.control import inspect_command
+from pydantic import BaseModel, ValidationError
 
 import callsheet
 from callsheet.settings import get_settings
+from callsheet.tasks.control import UNREAD
 from callsheet.tasks.records import notes_of
 from callsheet.tasks.tree.live import COMMAND, belongs
 from callsheet.workers.metrics.pools import pool_name, slot_numbers
@@ -27,6 +30,40 @@ MOST_AGENTS = 50
 _PROCESSES = 1 << 32  # pids of processes are below, those of calls on the asyncio pool above
 _MODEL_NUMBERS = {"calls": 0, "errors": 1, "input_tokens": 2, "output_tokens": 2, "cost": 3}
 _PACKAGES = ("celery", "kombu", "redis", "httpx", "pydantic")
+
+
+class _Slots(BaseModel):
+    slots: float
+    slots_used: float
+    slots_waiting: float
+    parked: float
+    loop_lag_seconds: float
+
+
+class _Status(BaseModel):
+    pool: str
+    queues: list[str]
+    slots: _Slots
+    tasks: int
+    agents: dict[str, tuple[float, float, float]]
+    models: dict[str, tuple[float, float, float, float]]
+    autoscale: dict[str, Any] | None
+    modules: list[str]
+    time: float
+    versions: dict[str, str]
+
+
+def told(answers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Workers' answers to STATUS by their names; of what is none of this version's, UNREAD alone."""
+    found = {}
+    for name, answer in sorted(answers.items()):
+        known = answer if isinstance(answer, dict) else {}
+        try:
+            _Status.model_validate(known)
+        except ValidationError:
+            known = {UNREAD: str(known.get(UNREAD, "stock worker, or another version"))}
+        found[name] = known
+    return found
 
 
 @inspect_command(name=COMMAND, args=[("job", str)], signature="<job id>")

@@ -15,7 +15,7 @@ from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
 from callsheet.tasks.app import current_app
 from callsheet.tasks.asking import ask
-from callsheet.workers.status import STATUS, versions
+from callsheet.workers.status import STATUS, told, versions
 
 _LONGEST = 200  # characters of an error
 
@@ -27,10 +27,10 @@ def check_fleet(settings: Settings) -> list[Finding]:
         RedisUnavailable: no Redis answers.
     """
     before = time.time()
-    told = ask(current_app(settings), settings, STATUS)
+    answers = told(ask(current_app(settings), settings, STATUS))
     after = time.time()
-    ours = {name: one for name, one in told.items() if isinstance(one, dict) and "versions" in one}
-    found = list(_workers(told, ours))
+    ours = {name: one for name, one in answers.items() if "versions" in one}
+    found = list(_workers(answers, ours))
     if ours:
         found += [*_versions(ours), *_worker_modules(ours, settings)]
         clocks = [compared("workers' clocks", f"{name}'s", one["time"], before, after) for name, one in ours.items()]
@@ -39,17 +39,17 @@ def check_fleet(settings: Settings) -> list[Finding]:
         queues = [queue for one in ours.values() for queue in one["queues"]]
         waiting = backlogs([*settings.known_queues, *queues], sync_client(settings))
     # Workers of other kinds do not say what they read.
-    return [*found, *_queues(waiting, ours, known=len(ours) == len(told))]
+    return [*found, *_queues(waiting, ours, known=len(ours) == len(answers))]
 
 
-def _workers(told: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[Finding]:
-    if not told:
+def _workers(answers: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[Finding]:
+    if not answers:
         yield warn("workers", "No worker answers.", "Start some: callsheet up, or celery -A callsheet.workers.io "
                    "worker and celery -A callsheet.workers.cpu worker. They need the same CALLSHEET_REDIS_URL.")
     if ours:
         yield ok("workers", ", ".join(f"{name} ({one['pool']}, slots: {one['slots']['slots']:,.0f})"
                                       for name, one in sorted(ours.items())))
-    others = sorted(set(told) - set(ours))
+    others = [f"{name} ({one['unread']})" for name, one in answers.items() if name not in ours]
     if others:
         yield warn("workers", f"{', '.join(others)}: no worker of this version of Callsheet.",
                    "If they should run agents, start them as celery -A callsheet.workers.io worker, with this version.")
