@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
+from callsheet.resources import learned
 from callsheet.settings import Settings, use_settings
 from tests.services import free_port
 
@@ -16,9 +17,12 @@ USAGE = {"prompt_tokens": 7, "completion_tokens": 2}
 
 
 @asynccontextmanager
-async def serving(handler: Handler, name: str = "openai", **endpoint: Any) -> AsyncIterator[str]:
+async def serving(handler: Handler, name: str = "openai", *, redis_url: str | None = None,
+                  key_prefix: str | None = None, **endpoint: Any) -> AsyncIterator[str]:
     """`handler` at every address behind the endpoint `name`, where nothing is tried again; gives the address."""
     endpoint.setdefault("retry", {"attempts": 1})
+    more: dict[str, Any] = {"redis_url": redis_url, "key_prefix": key_prefix} if redis_url else {}
+    learned._known.clear()  # of another server at the same port
     async def handle(request: web.Request) -> web.StreamResponse:
         return await handler(request)
 
@@ -28,7 +32,7 @@ async def serving(handler: Handler, name: str = "openai", **endpoint: Any) -> As
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    with use_settings(Settings.load(endpoints={name: {"base_url": url, **endpoint}})):
+    with use_settings(Settings.load(endpoints={name: {"base_url": url, **endpoint}}, **more)):
         try:
             yield url
         finally:

@@ -33,6 +33,7 @@ _MODES = {"auto": {"type": "auto"}, "none": {"type": "none"}, "required": {"type
 class _Options:
     parameters: dict[str, Any]
     structured: type[BaseModel] | None
+    without: frozenset[str] = frozenset()
 
 
 class AnthropicChatModel(SdkChatModel):
@@ -99,10 +100,7 @@ class AnthropicChatModel(SdkChatModel):
         if structured_model is not None:
             form = as_tool(structured_model)
             parameters["tools"] = [_tool(form)]
-            # A model that thinks cannot be made to call a tool.
-            thinks = (parameters.get("thinking") or {}).get("type") not in (None, "disabled")
-            parameters["tool_choice"] = ({"type": "auto"} if thinks
-                                         else {"type": "tool", "name": form["function"]["name"]})
+            parameters["tool_choice"] = {"type": "tool", "name": form["function"]["name"]}
         elif tools:
             parameters["tools"] = [_tool(tool) for tool in tools]
             if choice:
@@ -110,7 +108,13 @@ class AnthropicChatModel(SdkChatModel):
         return await self._run(messages, _Options(parameters, structured_model))
 
     def _call(self, messages: Messages, options: _Options) -> SdkCall:
-        parameters = {"model": self.model_name, "messages": messages, "stream": self.stream, **options.parameters}
+        refused = self._refused(options)
+        parameters = {"model": self.model_name, "messages": messages, "stream": self.stream, **{
+            name: value for name, value in options.parameters.items() if name not in refused - {"tool_choice"}}}
+        # A model that thinks cannot be made to call a tool.
+        thinks = (parameters.get("thinking") or {}).get("type") not in (None, "disabled")
+        if (thinks or "tool_choice" in refused) and parameters.get("tool_choice", {}).get("type") in ("any", "tool"):
+            parameters["tool_choice"] = {"type": "auto"}
         if messages[0]["role"] == "system":
             parameters["system"] = messages[0]["content"]
             parameters["messages"] = messages[1:]

@@ -4,6 +4,8 @@ Everything that httpx, the endpoint or its answer can do wrong becomes an Endpoi
 """
 
 import json
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
@@ -11,8 +13,9 @@ import httpx
 
 from callsheet.errors import ModelError
 from callsheet.resources.endpoints import shown_url
+from callsheet.resources.refusals import refused_parameter
 from callsheet.resources.traces import without_trace
-from callsheet.resources.verdict import RETRIED, SPENT, asked_delay, of_error
+from callsheet.resources.verdict import RETRIED, asked_delay, is_spent, of_error
 from callsheet.settings import Endpoint
 from callsheet.settings.providers import address_variable
 from callsheet.settings.secrets import HIDDEN, scrubbed
@@ -45,6 +48,8 @@ class EndpointError(ModelError):
         self.status = status
         self.retryable = retryable
         self.retry_after = retry_after
+        self.parameter: str | None = None  # that the endpoint does not take, if it said so; for the models alone
+        self.lasting = True
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -59,9 +64,12 @@ class Failures:
         model: the model asked for.
         key: the key sent, so that no message repeats it.
         timeout: seconds that the call may take.
+
+    Attributes:
+        asked: the request's parameters.
     """
 
-    __slots__ = ("_key", "endpoint", "model", "name", "timeout")
+    __slots__ = ("_key", "asked", "endpoint", "model", "name", "timeout")
 
     def __init__(self, name: str, endpoint: Endpoint, model: str, key: str | None, timeout: float) -> None:
         self.name = name
@@ -69,6 +77,7 @@ class Failures:
         self.model = model
         self._key = key
         self.timeout = timeout
+        self.asked: Mapping[str, Any] = {}
 
     @property
     def where(self) -> str:
@@ -95,22 +104,29 @@ class Failures:
 
     def refused(self, status: int, body: bytes, headers: httpx.Headers) -> EndpointError:
         """A status that is not 2xx."""
-        said, code = server_message(body)
-        spent = code in SPENT
+        said, _ = server_message(body)
+        spent = is_spent(status, body)
         retryable = status in RETRIED and not spent
         remedy = "Pay for more with the provider." if spent else self._remedy(status, headers)
-        return EndpointError(
+        error = EndpointError(
             f"{self.where} refused a call of {self.model!r} with status {status}: {_sentence(self.clean(said))} "
             f"{remedy}", self.name, status, retryable, asked_delay(headers) if retryable else None)
+        return self._with_parameter(error, body.decode("utf-8", "replace"))
 
     def told(self, error: Any, status: int) -> EndpointError:
         """An error inside an answer whose status was fine."""
         said, code = server_message(json.dumps({"error": error}).encode())
         real = int(code) if code.isascii() and code.isdigit() and 400 <= int(code[:9]) < 600 else None
         retryable = real in RETRIED if real else code.lower() in TRANSIENT
-        return self.broken(f"The answer has status {status} but is an error: {self.clean(said)}",
-                           "Correct the call, or try it again if the server was at fault.", real or status,
-                           retryable=retryable)
+        broken = self.broken(f"The answer has status {status} but is an error: {self.clean(said)}",
+                             "Correct the call, or try it again if the server was at fault.", real or status,
+                             retryable=retryable)
+        return self._with_parameter(broken, said)
+
+    def _with_parameter(self, error: EndpointError, said: str) -> EndpointError:
+        error.parameter = refused_parameter(self.asked, said)
+        error.lasting = re.search(r"invalid (?:json.?)?schema", said, re.I) is None  # that is one form's own
+        return error
 
     def transport(self, exc: httpx.HTTPError | TimeoutError, begun: bool = False) -> EndpointError:
         """What httpx raised; `begun`: part of the answer had come."""

@@ -36,6 +36,7 @@ class _Options:
     config: dict[str, Any]
     structured: type[BaseModel] | None
     timeout: float | None
+    without: frozenset[str] = frozenset()
 
 
 class GeminiChatModel(SdkChatModel):
@@ -114,7 +115,13 @@ class GeminiChatModel(SdkChatModel):
             config["system_instruction"] = {"parts": contents.pop(0)["parts"]}
         arguments: dict[str, Any] = {"model": self.model_name, "contents": contents}
         call = self._begin(arguments, options.structured, options.timeout)
-        options_of_http = {**(config.pop("http_options", None) or {}), "timeout": max(int(call.timeout * 1000), 1)}
+        if config.get("tool_config"):
+            calling = config["tool_config"]["function_calling_config"]
+            call.failures.asked = {"tool_choice": calling["mode"].lower()}
+            if "tool_choice" in self._refused(options):
+                config["tool_config"] = {"function_calling_config": {"mode": "AUTO"}}
+        options_of_http = {"retry_options": {"attempts": 1}, **(config.pop("http_options", None) or {}),
+                           "timeout": max(int(call.timeout * 1000), 1)}
         options_of_http["headers"] = {**self._headers(options_of_http.get("headers")), HEADER: call.ident}
         types = importlib.import_module("google.genai.types")
         try:

@@ -68,7 +68,7 @@ class OllamaChatModel(OpenAIChatModel):
         if options.structured:
             own["format"] = form_of(options.structured).schema
         for name, value in own.items():
-            if value is not None:
+            if value is not None and name not in self._refused(options):
                 body.setdefault(name, value)
         call.path = f"{call.failures.endpoint.base_url.removesuffix('/v1')}/api/chat"
         call.answer = Answer(time.monotonic(), tool_parsing=self.stream_tool_parsing)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,11 +11,12 @@ from callsheet.errors import UsageError
 from callsheet.models.answer import Answer
 from callsheet.models.base import ChatResponse
 from callsheet.models.call import Call, Opened
-from callsheet.models.errors import EndpointError, Failures
+from callsheet.models.errors import Failures
 from callsheet.models.exchange import read_whole, stream_answer
 from callsheet.models.remote import Chunks, Messages, RemoteChatModel, check_messages, is_mode, one_of
 from callsheet.models.schema import as_tool, response_format
 from callsheet.resources import find_endpoint
+from callsheet.resources.refusals import OF_MESSAGES, WANTS_REASONING
 from callsheet.settings import Endpoint
 
 
@@ -27,10 +27,12 @@ class Options:
     Attributes:
         body: of the request, without messages.
         structured: the answer's form, if one is asked for.
+        without: parameters that the endpoint has refused.
     """
 
     body: dict[str, Any]
     structured: type[BaseModel] | None
+    without: frozenset[str] = frozenset()
 
 
 class OpenAIChatModel(RemoteChatModel):
@@ -76,8 +78,6 @@ class OpenAIChatModel(RemoteChatModel):
         self.reasoning_effort = reasoning_effort
         self.organization = organization
         self.client_type = client_type
-        self._by_tool = self.forms_by_tool
-        self._tools_not_forced = False
 
     async def __call__(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None,
                        tool_choice: str | None = None, structured_model: type[BaseModel] | None = None,
@@ -90,7 +90,8 @@ class OpenAIChatModel(RemoteChatModel):
             tool_choice: "auto", "none", "required" or a tool's name.
             structured_model: the answer's form; its data come in `metadata`, and `tools` are not offered. A model
                 whose answer does not fit is told so and asked once more; `usage` is that of both calls.
-            kwargs: parameters of the API; `extra_body`, `extra_headers` and `timeout` as in OpenAI's client.
+            kwargs: parameters of the API, None to send none; `extra_body`, `extra_headers` and `timeout` as in OpenAI's
+                client.
 
         Returns:
             The response; with `stream`, a generator of growing ones. The request has been accepted by then.
@@ -116,48 +117,16 @@ class OpenAIChatModel(RemoteChatModel):
         return await self._run(messages, Options(body, structured_model))
 
     async def _once(self, messages: Messages, options: Options) -> ChatResponse:
-        while True:
-            call = self._call(messages, options)
-            try:
-                async with Opened(call) as response:
-                    return await read_whole(response, call)
-            except EndpointError as exc:
-                if not self._learns(exc, call):
-                    raise
+        call = self._call(messages, options)
+        async with Opened(call) as response:
+            return await read_whole(response, call)
 
     async def _attempt(self, messages: Messages, options: Options) -> Chunks:
-        accepted = False
-        while True:
-            call = self._call(messages, options)
-            try:
-                async with aclosing(self._exchange(call)) as chunks:
-                    async for chunk in chunks:
-                        accepted = accepted or chunk is not None
-                        yield chunk
-                return
-            except EndpointError as exc:
-                if accepted or not self._learns(exc, call):
-                    raise
-
-    async def _exchange(self, call: Call) -> Chunks:
+        call = self._call(messages, options)
         async with Opened(call) as response:
             yield None
             async for chunk in stream_answer(response, call):
                 yield chunk
-
-    def _learns(self, exc: EndpointError, call: Call) -> bool:
-        """Whether the call may be made in another way: not every server knows `response_format`, nor lets one
-        choose a tool for its model. What is learnt holds for later calls."""
-        said = str(exc).lower()
-        if call.structured is None or exc.status is None:  # llama.cpp's says 500 where others say 400
-            return False
-        if not call.by_tool and any(word in said for word in ("response_format", "json_schema")):
-            self._by_tool = True
-            return True
-        if call.by_tool and "tool_choice" in said and not self._tools_not_forced:
-            self._tools_not_forced = True
-            return True
-        return False
 
     def _call(self, messages: Messages, options: Options) -> Call:
         body = {"model": self.model_name, "messages": [_plain(message) for message in messages], **options.body}
@@ -171,13 +140,17 @@ class OpenAIChatModel(RemoteChatModel):
         failures = Failures(self.endpoint, endpoint, self.model_name, key, timeout)
         if not key and failures.needs_key():
             raise failures.missing_key()
+        refused = self._refused(options)
+        by_tool = self.forms_by_tool or "response_format" in refused
         if options.structured:
-            self._ask_for(options.structured, body)
+            _ask_for(options.structured, body, by_tool)
+        body = _fitting(body, refused)
+        failures.asked = body
         audio = body.get("audio") or {}
         answer = Answer(time.monotonic(), str(audio.get("format") or "wav"), self.stream_tool_parsing)
         target = self.endpoint if find_endpoint(self.endpoint) is endpoint else endpoint
         return Call(target, self._path(endpoint), key, body, headers, timeout, failures, answer, options.structured,
-                    self._by_tool, key_header="api-key" if self.client_type == "azure" else "Authorization",
+                    by_tool, key_header="api-key" if self.client_type == "azure" else "Authorization",
                     own=self._api_key is not None)
 
     def _base_url(self) -> str | None:
@@ -194,14 +167,37 @@ class OpenAIChatModel(RemoteChatModel):
         return (f"{endpoint.base_url.removesuffix('/v1')}/deployments/{deployment}/chat/completions"
                 f"?api-version={version}")
 
-    def _ask_for(self, structured: type[BaseModel], body: dict[str, Any]) -> None:
-        body.pop("tools", None)
-        if not self._by_tool:
-            body["response_format"] = response_format(structured)
-            return
-        tool = as_tool(structured)
-        body["tools"] = [tool]
-        body["tool_choice"] = "auto" if self._tools_not_forced else _named(tool["function"]["name"])
+
+def _ask_for(structured: type[BaseModel], body: dict[str, Any], by_tool: bool) -> None:
+    body.pop("tools", None)
+    if not by_tool:
+        body["response_format"] = response_format(structured)
+        return
+    tool = as_tool(structured)
+    body["tools"] = [tool]
+    body["tool_choice"] = _named(tool["function"]["name"])
+
+
+_OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+
+
+def _fitting(body: dict[str, Any], refused: frozenset[str]) -> dict[str, Any]:
+    """The request without what is given as None, and what the endpoint does not take, or takes by another name."""
+    made = {_OTHER_NAME.get(name, name) if name in refused else name: value for name, value in body.items()
+            if value is not None and (name not in refused or name in _OTHER_NAME or name == "tool_choice")}
+    if "tool_choice" in refused and "tool_choice" in made:
+        made["tool_choice"] = "auto"
+    if refused & OF_MESSAGES:
+        made["messages"] = [_stripped(message, refused) for message in made["messages"]]
+    return made
+
+
+def _stripped(message: dict[str, Any], refused: frozenset[str]) -> dict[str, Any]:
+    kept = {name: [_stripped(part, refused - {"name"}) if isinstance(part, dict) else part for part in value]
+            if isinstance(value, list) else value for name, value in message.items() if name not in refused}
+    if WANTS_REASONING in refused and message.get("role") == "assistant":
+        kept.setdefault("reasoning_content", " ")
+    return kept
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What the chat models behind an endpoint share: keys that stay where they are, streams, answers in a given form."""
 
 import copy
+import dataclasses
 import functools
 import logging
 from abc import abstractmethod
@@ -12,9 +13,10 @@ from pydantic import BaseModel, SecretStr
 
 from callsheet.errors import UsageError
 from callsheet.models.base import TOOL_CHOICES, ChatModelBase, ChatResponse
+from callsheet.models.errors import EndpointError
 from callsheet.models.fallback import Candidate, first_that_answers
 from callsheet.models.structured import Misfit, added
-from callsheet.resources import find_endpoint
+from callsheet.resources import find_endpoint, learned
 from callsheet.settings import Endpoint
 from callsheet.settings.secrets import keep_secret
 
@@ -101,7 +103,49 @@ class RemoteChatModel(ChatModelBase):
         other.endpoint, other._api_key = endpoint, None
         return other
 
+    async def _whole_answer(self, messages: Messages, options: Any) -> ChatResponse:
+        while True:
+            try:
+                return await self._once(messages, options)
+            except EndpointError as exc:
+                options = await self._without(exc, options)
+
+    async def _chunks(self, messages: Messages, options: Any) -> Chunks:
+        begun = False
+        while True:
+            try:
+                async with aclosing(self._attempt(messages, options)) as chunks:
+                    async for chunk in chunks:
+                        begun = begun or chunk is not None
+                        yield chunk
+                return
+            except EndpointError as exc:
+                if begun:
+                    raise
+                options = await self._without(exc, options)
+
+    async def _without(self, exc: EndpointError, options: Any) -> Any:
+        """The options without what the endpoint does not take; learned for later calls of the model there.
+
+        Raises:
+            EndpointError: this is not why it refused.
+        """
+        name = exc.parameter
+        if name is None or name in self._refused(options):
+            raise exc
+        log.warning("model_parameter_refused model=%s endpoint=%s parameter=%s: the call is made without",
+                    self.model_name, self.endpoint, name)
+        if exc.lasting:
+            await learned.learn(self._endpoint().base_url, self.model_name, name)
+        return dataclasses.replace(options, without=options.without | {name})
+
+    def _refused(self, options: Any) -> frozenset[str]:
+        """What the endpoint does not take of this model's calls, or did not take of this one."""
+        without: frozenset[str] = options.without
+        return learned.refused(self._endpoint().base_url, self.model_name) | without
+
     async def _ask(self, messages: Messages, options: Any) -> ChatResponse | AsyncGenerator[ChatResponse, None]:
+        await learned.look(self._endpoint().base_url, self.model_name)
         if self.stream:
             # The generator's first step sends the request and yields None: its errors are raised here, and a stream
             # that nobody reads is closed by the loop like any begun generator.
@@ -109,11 +153,11 @@ class RemoteChatModel(ChatModelBase):
             await anext(chunks)
             return cast("AsyncGenerator[ChatResponse, None]", chunks)
         try:
-            return await self._once(messages, options)
+            return await self._whole_answer(messages, options)
         except Misfit as exc:
             misfit = exc
         try:
-            response = await self._once([*messages, *self._told(misfit)], options)
+            response = await self._whole_answer([*messages, *self._told(misfit)], options)
         except Misfit as again:
             raise again.error from again
         response.usage = added(misfit.usage, response.usage)
@@ -123,7 +167,7 @@ class RemoteChatModel(ChatModelBase):
         accepted = False
         misfit: Misfit | None = None
         try:
-            async with aclosing(self._attempt(messages, options)) as chunks:
+            async with aclosing(self._chunks(messages, options)) as chunks:
                 async for chunk in chunks:
                     if chunk is not None or not accepted:
                         yield chunk
@@ -133,7 +177,7 @@ class RemoteChatModel(ChatModelBase):
         if misfit is None:
             return
         try:
-            async with aclosing(self._attempt([*messages, *self._told(misfit)], options)) as chunks:
+            async with aclosing(self._chunks([*messages, *self._told(misfit)], options)) as chunks:
                 async for chunk in chunks:
                     if chunk is not None:
                         chunk.usage = added(misfit.usage, chunk.usage)

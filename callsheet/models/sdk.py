@@ -145,6 +145,7 @@ class SdkChatModel(RemoteChatModel):
         key = self._api_key.get_secret_value() if self._api_key else endpoint.key()
         seconds = float(timeout or self.client_kwargs.get("timeout") or endpoint.timeout)
         failures = Failures(self.endpoint, endpoint, self.model_name, key, seconds)
+        failures.asked = arguments
         if not key and failures.needs_key():
             raise failures.missing_key()
         through = transport(endpoint)

@@ -16,6 +16,7 @@ from callsheet.resources.counters import count
 from callsheet.resources.loops import on_lasting_loop
 from callsheet.resources.recent import SLOTS, Clock, Recent
 from callsheet.resources.record import record_of, watch
+from callsheet.resources.refusals import PARAMETER
 from callsheet.resources.subscriptions import subscriptions
 from callsheet.settings import Endpoint, Settings
 from callsheet.settings.endpoints import BreakerPolicy
@@ -176,8 +177,8 @@ Chooser = Callable[[httpx.Request], Breaker]
 class Breaking(httpx.AsyncBaseTransport):
     """Lets requests through to an endpoint that works.
 
-    Failures are connections that cannot be opened or break, silence, and answers of 500 and above. Other answers, 429
-    among them, are successes.
+    Failures are connections that cannot be opened or break, silence, and answers of 500 and above, but for those that
+    say which parameter the server does not take. Other answers, 429 among them, are successes.
 
     Args:
         inner: the next transport.
@@ -202,7 +203,7 @@ class Breaking(httpx.AsyncBaseTransport):
                 breaker.ended(True)
             raise
         if response.status_code >= 500:
-            breaker.ended(True)
+            breaker.ended(not response.extensions.get(PARAMETER))
             return response
         return watch(response, lambda error: breaker.ended(error is not None and is_failure(error)))
 
@@ -211,7 +212,8 @@ class Breaking(httpx.AsyncBaseTransport):
         keeping = asyncio.get_running_loop().create_task(breaker.keep(token), name="callsheet-probe")
         try:
             response = await self._inner.handle_async_request(request)
-            outcome = "failed" if response.status_code >= 500 else "ok"
+            broken = response.status_code >= 500 and not response.extensions.get(PARAMETER)
+            outcome = "failed" if broken else "ok"
             return response
         except httpx.TransportError as exc:
             outcome = "failed" if is_failure(exc) else "unknown"

@@ -1,7 +1,6 @@
 """Sending a request again where that is safe, within bounds."""
 
 import asyncio
-import contextlib
 import functools
 import logging
 import time
@@ -13,16 +12,11 @@ from callsheet.resources.context import parking
 from callsheet.resources.counters import count
 from callsheet.resources.recent import RetryBudget
 from callsheet.resources.record import record_of
+from callsheet.resources.refusals import SAID
 from callsheet.resources.verdict import Again, of_answer, of_error
 from callsheet.settings.endpoints import RetryPolicy
 
 log = logging.getLogger(__name__)
-
-MOST_READ = 64 * 1024
-"""Bytes of an error's body that are read."""
-
-READ_WITHIN = 10.0
-"""Seconds that an error's body may take."""
 
 
 class Retrying(httpx.AsyncBaseTransport):
@@ -64,18 +58,20 @@ class Retrying(httpx.AsyncBaseTransport):
             else:
                 if attempt == 1:
                     self._budget.earn()
-                if response.status_code < 400 or of_answer(response.status_code, response.headers, b"") is None:
+                if response.status_code < 400:
                     return response
-                response, said = await _read(response)
+                said = response.extensions.get(SAID, b"")
                 delay = self._delay(request, attempt, of_answer(response.status_code, response.headers, said))
                 if delay is None:
+                    response.headers["x-should-retry"] = "false"  # an SDK above would multiply our tries
                     return response
             await self._pause(request, delay)
             attempt += 1
 
     def _delay(self, request: httpx.Request, attempt: int, again: Again | None) -> float | None:
         """Seconds until the next try; None: there is none."""
-        if again is None or not isinstance(request.stream, httpx.ByteStream):
+        repeated = request.headers.get("x-stainless-retry-count", "0") != "0"  # by an SDK, where nobody answered
+        if again is None or repeated or not isinstance(request.stream, httpx.ByteStream):
             return None
         state = RetryCallState(self._rules, None, (), {})
         state.attempt_number = attempt
@@ -122,27 +118,6 @@ class Retrying(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close the transports under it."""
         await self._inner.aclose()
-
-
-async def _read(response: httpx.Response) -> tuple[httpx.Response, bytes]:
-    """The response with its body, of an error, at hand; and that body, decoded as far as it can be.
-
-    Read to its end it leaves the connection to the next request, and whoever gets the response can still read it.
-    """
-    assert isinstance(response.stream, httpx.AsyncByteStream)
-    raw = bytearray()
-    with contextlib.suppress(httpx.TransportError, TimeoutError):
-        async with asyncio.timeout(READ_WITHIN):
-            async for chunk in response.stream:
-                raw += chunk
-                if len(raw) > MOST_READ:
-                    break
-    await response.aclose()
-    kept, said = (httpx.Response(response.status_code, headers=response.headers, extensions=response.extensions,
-                                 stream=httpx.ByteStream(bytes(raw))) for _ in range(2))
-    with contextlib.suppress(httpx.DecodingError):
-        return kept, await said.aread()
-    return kept, b""
 
 
 @functools.lru_cache(maxsize=256)

@@ -12,6 +12,7 @@ from callsheet.resources.limits.transport import Limiting
 from callsheet.resources.loops import PerLoop
 from callsheet.resources.outbound import Outbound
 from callsheet.resources.record import Recording
+from callsheet.resources.refusals import Reading
 from callsheet.resources.retries import Retrying, budget_for
 from callsheet.resources.transport import pooled_transport
 from callsheet.resources.usage import Sniffing
@@ -50,7 +51,7 @@ def transport(endpoint: str | Endpoint, settings: Settings | None = None) -> "En
 
 def build(name: str, endpoint: Endpoint, settings: Settings) -> httpx.AsyncBaseTransport:
     """The stack of one loop, from the connections up."""
-    inner: httpx.AsyncBaseTransport = Sniffing(pooled_transport(endpoint, Outbound(settings)))
+    inner: httpx.AsyncBaseTransport = Reading(Sniffing(pooled_transport(endpoint, Outbound(settings))))
     inner = Limiting(inner, name, endpoint, settings)
     if endpoint.breaker.enabled:
         inner = Breaking(inner, breakers(name, endpoint, settings))

@@ -2,6 +2,7 @@
 
 import email.utils
 import json
+import re
 import time
 from dataclasses import dataclass
 
@@ -11,8 +12,10 @@ import httpx
 RETRIED = frozenset({408, 409, 425, 429, *range(500, 600)})
 """Statuses after which the same request may succeed."""
 
-SPENT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
-"""Codes of a 429 that no waiting mends."""
+_SPENT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance",
+                    "exceeded_current_quota_error", "arrearage", "1113"})  # codes of a 429 that no waiting mends
+_PER_DAY = re.compile(rb'"quota(?:Id|_limit)"\s*:\s*"[^"]*PerDay')  # Google's
+_TOO_LARGE = re.compile(rb"Limit:? (\d+),.{0,40}?Requested:? ~?(\d+)", re.I)
 
 _BEFORE_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 _NEVER = (httpx.UnsupportedProtocol, httpx.DecodingError)
@@ -61,10 +64,17 @@ def of_answer(status: int, headers: httpx.Headers, body: bytes) -> Again | None:
     wish = headers.get("x-should-retry", "").lower()
     if wish == "false" or (wish != "true" and status not in RETRIED):
         return None
-    if status == 429 and SPENT & error_codes(body):
+    if is_spent(status, body):
         return None
     after = asked_delay(headers)
     return Again(f"status {status}", after, invited=status == 429 and after is not None)
+
+
+def is_spent(status: int, body: bytes) -> bool:
+    """Whether a 429 is one that no retry mends: all is used up for long, or one request is over the limit."""
+    asked = _TOO_LARGE.search(body)
+    return status == 429 and bool(_SPENT & {code.lower() for code in error_codes(body)} or _PER_DAY.search(body)
+                                  or (asked and int(asked[2]) > int(asked[1])))
 
 
 def asked_delay(headers: httpx.Headers) -> float | None:

@@ -12,6 +12,7 @@ answers_channel(id) channel  the id of a question that was answered
 waiting()           zset     "<question's id> <job's id>" of all open questions -> unix time when they were asked
 breaker(endpoint)   hash     an endpoint's circuit breaker, described in breaker.lua; expires
 breaker_channel(e)  channel  its changes: "open <ms>", "closed", "suspect"
+learned(digest)     set      the parameters that an endpoint's model does not take; expires, see resources/learned.py
 usage(job)          hash     what a job's outbound calls took, described in accounts.py; expires `result_expires`
 usage_day(day)      hash     likewise of the whole fleet on a day, "2026-01-31" in UTC; expires `usage_expires`
 usage_batch(id)     string   a batch of counts that was added; expires, so that none is added twice
@@ -93,6 +94,10 @@ class Keys:
     def breaker_channel(self, endpoint: str) -> str:
         """Where changes of an endpoint's breaker are told."""
         return f"{self.prefix}breaker-channel:{endpoint}"
+
+    def learned(self, digest: str) -> str:
+        """What a model of an endpoint does not take, by a hash of address and model."""
+        return f"{self.prefix}learned:{digest}"
 
     def usage(self, job_id: str) -> str:
         """What a job's outbound calls took."""
