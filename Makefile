@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-celery test-model check bench lock clean
+.PHONY: demo test test-celery test-model breaks check bench lock clean
 
 # Reviews a folder of documents on real workers: make demo INPUT=folder MODEL=name
 demo: $(VENV)/.demo
@@ -22,6 +22,10 @@ test-celery: $(VENV)/.dev
 # A small real model behind llama.cpp's server, compiled under .callsheet the first time (needs a C++ compiler): make test-model
 test-model: $(VENV)/.dev
 	$(BIN)/python -m tests.real_model $(ARGS)
+
+# Breaks the connections to Redis at each command of a nested pipeline in turn, in five minutes; make test does at some
+breaks: $(VENV)/.dev
+	$(BIN)/python -m tests.breaks $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -14,11 +14,19 @@ class Proxy:
     Attributes:
         port: of the proxy.
         delay: seconds by which answers are late.
+        writes: pieces that clients have sent, each some commands in one write, since `break_at` was called last.
+        broken: what was in the piece at which it broke a connection.
     """
 
     def __init__(self, port: int) -> None:
         self._behind = port
         self.delay = 0.0
+        self.writes = 0
+        self.broken = b""
+        self._at = -1
+        self._after = False
+        self._skip: tuple[bytes, ...] = ()
+        self._losing: dict[asyncio.StreamWriter, bool] = {}
         self._open = asyncio.Event()
         self._open.set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -36,19 +44,51 @@ class Proxy:
         with contextlib.suppress(OSError):
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._behind)
             self._writers |= {writer, far_writer}
-            await asyncio.gather(self._copy(reader, far_writer, False), self._copy(far_reader, writer, True))
+            self._losing[writer] = False
+            await asyncio.gather(self._copy(reader, far_writer, writer), self._copy(far_reader, writer, None))
             self._writers -= {writer, far_writer}
+        self._losing.pop(writer, None)
         writer.close()
 
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: bool) -> None:
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
+                    client: asyncio.StreamWriter | None) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                if answers and self.delay:
+                if client is None and self.delay:
                     await asyncio.sleep(self.delay)
                 await self._open.wait()
+                if client is not None and self._breaks(data):
+                    if self._after:  # Redis gets it, and the client no answer
+                        self._losing[client] = True
+                        writer.write(data)
+                        await writer.drain()
+                        await asyncio.sleep(0.05)
+                    client.transport.abort()
+                    break
+                if client is None and self._losing.get(writer):
+                    continue
                 writer.write(data)
                 await writer.drain()
         writer.close()
+
+    def _breaks(self, data: bytes) -> bool:
+        if self._skip and any(word in data for word in self._skip):
+            return False
+        self.writes += 1
+        if self.writes != self._at:
+            return False
+        self.broken = data
+        return True
+
+    def break_at(self, number: int, after: bool, skip: tuple[bytes, ...] = ()) -> None:
+        """Count pieces anew, and break the connection of the one with this number; -1: of none.
+
+        Args:
+            number: the first is 1.
+            after: once Redis has it, and before its answer; else before Redis has it.
+            skip: words of pieces that do not count.
+        """
+        self.writes, self.broken, self._after, self._skip, self._at = 0, b"", after, skip, number
 
     def silence(self) -> None:
         """Hand on nothing until `speak`; connections stay open, and new ones are accepted."""

@@ -20,6 +20,7 @@ from callsheet.resources import redis as clients
 from callsheet.settings import celery as config
 from callsheet.settings import use_settings
 from callsheet.tasks.app import current_app
+from tests import breaks
 from tests.agents.basic import Compute, Echo
 from tests.agents.gated import (
     Asks,
@@ -457,6 +458,11 @@ def test_a_redis_that_does_not_answer_the_worker_holds_up_no_running_call(behind
     wait_for(lambda: not server.client().hlen("unacked"), 30, "all acknowledged")
     assert [name for name in folder.lines("started") if name != "again"] == ["single", "step"]
     assert Echo("a").submit(HELLO).get(30).content == "a:hello"
+
+
+def test_a_connection_that_breaks_at_any_command_loses_and_doubles_nothing():
+    """At some of them; `make breaks` does at all."""
+    assert breaks.run(2) == []
 
 
 def test_connections_that_break_after_a_silence_lose_nothing(behind_proxy, folder):

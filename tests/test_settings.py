@@ -22,7 +22,6 @@ from callsheet.settings.keys import Keys
 from callsheet.settings.mcp import McpSettings
 from callsheet.settings.providers import ollama_url
 from callsheet.tasks.app import make_app
-from callsheet.workers.app import SENTINEL_TRANSPORT
 from tests.services import ROOT
 
 
@@ -371,7 +370,7 @@ def test_the_address_is_shown_without_its_password(url: str, shown: str) -> None
 def test_celery_gets_every_sentinel_and_the_servers_password_with_each(url: str) -> None:
     settings = Settings(redis_url=url, redis_sentinel_master="main", redis_sentinel_password="sentry")
     assert settings.redis_address == "sentinel://h1:26379;sentinel://[::1]:7/3?master_name=main"
-    for transport in (None, SENTINEL_TRANSPORT):
+    for transport in (None, "callsheet.workers.transport:SentinelTransport"):
         app = make_app(settings)
         app.conf.broker_transport = transport
         hosts = [("h1", 26379), ("::1", 7)]

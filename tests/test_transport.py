@@ -25,6 +25,7 @@ from callsheet.workers import transport as module
 from callsheet.workers.broker import claims, poller, sockets
 from callsheet.workers.broker import ledger as ledgers_of
 from callsheet.workers.broker.ledger import ledger_of
+from callsheet.workers.broker.scripts import PUBLISH
 from tests.proxy import Proxy
 from tests.services import Counts, RedisServer, free_port, redis_binary, wait_for
 
@@ -446,6 +447,41 @@ def test_a_queue_that_is_declared_in_a_batch_gets_what_follows(server, bench):
             ours.producer.publish([queue], exchange=exchange, routing_key="k",
                                   declare=[Queue(queue, exchange, routing_key="k")])
     assert [client.llen(queue) for queue in (one, two)] == [2, 1]
+
+
+@pytest.mark.parametrize("prefix", ["", "own:"])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_message_whose_answer_is_lost_is_sent_again_and_there_once(server, bench, together, prefix):
+    proxy, queue, client = Proxy(server.port), name(), server.client()
+    try:
+        ours = bench(proxy.url, global_keyprefix=prefix)
+        ours.send(queue, "first")
+        with ours.producer.batch() if together else contextlib.nullcontext():
+            for i in range(3):
+                proxy.break_at(-1 if together else 1, after=True)
+                ours.producer.publish(i, exchange="", routing_key=queue, priority=i, retry=True)
+            proxy.break_at(1 if together else -1, after=True)
+        assert [client.llen(prefix + key) for key in (queue, f"{queue}\x06\x163")] == [4, 0]
+        for _ in range(2):  # the same message on purpose: that is another one
+            ours.producer.publish("again", exchange="", routing_key=queue, correlation_id="one")
+        assert client.llen(prefix + queue) == 6
+    finally:
+        proxy.close()
+
+
+def test_what_is_remembered_of_published_messages_is_bounded_and_expires(server):
+    client = server.client()
+    for number in range(1, 602):
+        for answer in (1, 0):
+            assert PUBLISH.run(client, ["q", "ids:"], [f"{number}0000", f"m{number}"]) == answer
+    assert client.lrange("q", 0, -1) == [f"m{number}" for number in range(601, 0, -1)]
+    assert [client.scard(key) for key in ("ids:0000", "ids:0000:old")] == [601 - 512, 256]
+    assert all(0 < client.ttl(key) <= 86400 for key in ("ids:0000", "ids:0000:old"))
+    assert client.memory_usage("ids:0000:old") < 256 * 10
+    client.set("text", "no list")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        PUBLISH.run(client, ["text", "ids:"], ["1", "m"])
+    assert not client.exists("ids:1")
 
 
 def test_what_waits_is_claimed_by_one_script_up_to_the_prefetch_count(own_redis, bench):

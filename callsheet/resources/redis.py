@@ -15,7 +15,7 @@ import redis.asyncio.retry
 import redis.asyncio.sentinel
 import redis.retry
 import redis.sentinel
-from kombu.exceptions import OperationalError
+from kombu.exceptions import BatchPublishError, OperationalError
 from redis.backoff import ConstantBackoff
 
 from callsheet.errors import RedisUnavailable
@@ -100,7 +100,7 @@ def translated(settings: Settings) -> Iterator[None]:
     """
     try:
         yield
-    except (redis.ConnectionError, redis.TimeoutError, OperationalError) as exc:
+    except (redis.ConnectionError, redis.TimeoutError, OperationalError, BatchPublishError) as exc:
         raise RedisUnavailable(in_words(exc, settings)) from exc
     except redis.ResponseError as exc:
         if not refusal(exc):

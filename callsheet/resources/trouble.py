@@ -7,7 +7,7 @@ from urllib.parse import unquote
 import redis
 import redis.asyncio.sentinel
 import redis.sentinel
-from kombu.exceptions import OperationalError
+from kombu.exceptions import BatchPublishError, OperationalError
 
 from callsheet.errors import RedisUnavailable
 from callsheet.settings import Settings
@@ -38,7 +38,7 @@ _NO_MASTER = (redis.sentinel.MasterNotFoundError, redis.asyncio.sentinel.MasterN
 
 
 def _cause(exc: BaseException) -> BaseException:
-    while isinstance(exc, (OperationalError, RedisUnavailable)) and exc.__cause__ is not None:
+    while isinstance(exc, (OperationalError, BatchPublishError, RedisUnavailable)) and exc.__cause__ is not None:
         exc = exc.__cause__
     return exc
 

@@ -70,6 +70,13 @@ def celery_config(settings: Settings, queue: str = "io") -> dict[str, Any]:
     }
 
 
+def transport(settings: Settings) -> str | None:
+    """Kombu's name of the transport; None for the stock one, which Flower has to be left with."""
+    if settings.transport != "batched":
+        return None
+    return "callsheet.workers.transport:" + ("Transport" if settings.sentinels is None else "SentinelTransport")
+
+
 def broker_url(settings: Settings) -> str:
     """The Redis address as kombu writes it."""
     if settings.sentinels is not None:

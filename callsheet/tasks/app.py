@@ -14,7 +14,7 @@ from celery._state import connect_on_app_finalize
 from callsheet.errors import UsageError
 from callsheet.messages.allow import AllowList
 from callsheet.settings import Settings, get_settings
-from callsheet.settings.celery import celery_config
+from callsheet.settings.celery import celery_config, transport
 from callsheet.tasks.base import mixed
 from callsheet.tasks.gather import register_gathering
 from callsheet.tasks.reply import ReplyTask
@@ -159,5 +159,7 @@ def current_app(settings: Settings | None = None) -> App:
     key = settings.redis_url.get_secret_value()
     with _lock:
         if key not in _client_apps:
-            _client_apps[key] = make_app(settings)
+            app = _client_apps[key] = make_app(settings)
+            app.conf.broker_transport = transport(settings)
+            app.conf.broker_transport_options["may_batch"] = False  # it consumes no more than answers
         return _client_apps[key]

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import celery
+from celery import uuid
 from celery._state import _task_stack, get_current_task
 from celery.utils.imports import symbol_by_name
 from celery.utils.threads import LocalManager
@@ -42,6 +43,9 @@ class Task(celery.Task):
 
     def apply_async(self, *args: Any, **options: Any) -> Any:
         """Celery's; where a task of a worker sends another, or itself again, it waits for a Redis in trouble."""
+        if len(args) < 3 and not options.get("task_id"):
+            options["task_id"] = uuid()  # the same however often it is tried
+
         def send() -> Any:
             return super(Task, self).apply_async(*args, **options)
 

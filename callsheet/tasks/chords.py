@@ -192,7 +192,7 @@ class ChordBackend(RedisBackend):
             try:
                 self.chord_error_from_stack(body, error)
             finally:
-                self.client.delete(chord.keys[2])  # the size: a part that comes again shall not fail the chord again
+                self.delete(chord.keys[2])  # the size: a part that comes again shall not fail the chord again
             return
         try:
             self.app.amqp._retry_publish(body.delay, results)

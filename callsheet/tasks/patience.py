@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any, TypeVar
 
 import redis
@@ -23,6 +24,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import worker_init
 
 from callsheet.hub.patience import provide_patience
+from callsheet.resources.publication import MessageId
 from callsheet.resources.redis import sync_client
 from callsheet.resources.trouble import in_words, is_trouble
 from callsheet.settings import Settings, get_settings
@@ -41,6 +43,7 @@ _TURN = 1.0  # seconds that a thread waits in one go, so that what is raised in 
 lift_limits: ContextVar[Callable[[], object] | None] = ContextVar("callsheet_lift_limits", default=None)
 #: Stops the time limits of the call that runs here, but those that its sender set; gives what has them go on. Likewise.
 hold_limits: ContextVar[Callable[[], Callable[[], object]] | None] = ContextVar("callsheet_hold_limits", default=None)
+_tries: ContextVar["_Tries | None"] = ContextVar("callsheet_tries", default=None)
 _ended: ContextVar[bool] = ContextVar("callsheet_ended", default=False)
 _serves = False
 
@@ -167,16 +170,65 @@ def _pause(tries: int) -> float:
     return float(min(0.05 * 2 ** min(tries, 10), _SLOWEST_LOOK))
 
 
+class _Tries:
+    """The tries of one piece of work, which each send the same messages, so that the broker takes each of them once.
+
+    What the work consists of is not tried by itself: an error ends the try.
+    """
+
+    def __init__(self) -> None:
+        self._messages: list[Any] = []
+        self._at = 0
+        self._over = False
+
+    @staticmethod
+    def under_way() -> bool:
+        """Whether this code is part of a try."""
+        found = _tries.get()
+        return found is not None and not found._over  # else of a subtask that outlives it
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        """A try."""
+        self._at = 0
+        token = _tries.set(self)
+        try:
+            yield
+        finally:
+            _tries.reset(token)
+
+    def over(self) -> None:
+        """There is no other."""
+        self._over = True
+
+    def message(self, name: str, made: Any) -> Any:
+        """The message to send: the one that an earlier try made for this place, or this one."""
+        self._at += 1
+        if self._at > len(self._messages):
+            made.properties["delivery_tag"] = MessageId.new()
+            self._messages.append(made)
+        before = self._messages[self._at - 1]
+        return before if before.headers.get("task") == name else made
+
+
 def patiently(do: Callable[[], T]) -> T:
     """Run a function, again and again while Redis is in trouble; in code of a worker that is not async.
 
     On the asyncio pool the call steps aside meanwhile. Once its work is done (`ended`), time limits hold no more.
     """
-    if not _serves:
+    if not _serves or _Tries.under_way():
         return do()
     strand = in_strand()
     if not strand and not _may_block():
         return do()
+    attempt = _Tries()
+    try:
+        return _again_and_again(do, attempt, strand)
+    finally:
+        attempt.over()
+
+
+def _again_and_again(do: Callable[[], T], attempt: _Tries, strand: bool) -> T:
     found, tries = trouble(), 0
     while True:
         try:
@@ -184,7 +236,8 @@ def patiently(do: Callable[[], T]) -> T:
                 if _ended.get():
                     _lift()
                 _wait(found, strand, tries)
-            return do()
+            with attempt.one_more():
+                return do()
         except SoftTimeLimitExceeded:
             if not _ended.get():
                 raise
@@ -197,22 +250,26 @@ def patiently(do: Callable[[], T]) -> T:
 
 async def patient(do: Callable[[], Awaitable[T]]) -> T:
     """As `patiently`, in async code: on any loop."""
-    if not _serves:
+    if not _serves or _Tries.under_way():
         return await do()
-    found, tries = trouble(), 0
-    while True:
-        if found.on or tries:
-            if _ended.get():
-                _lift()
-            await found.over()
-            await asyncio.sleep(_pause(tries) if tries > 1 else 0)
-        try:
-            return await do()
-        except Exception as exc:
-            if not is_trouble(exc):
-                raise
-            found.notice(exc)
-            tries += 1
+    found, tries, attempt = trouble(), 0, _Tries()
+    try:
+        while True:
+            if found.on or tries:
+                if _ended.get():
+                    _lift()
+                await found.over()
+                await asyncio.sleep(_pause(tries) if tries > 1 else 0)
+            try:
+                with attempt.one_more():
+                    return await do()
+            except Exception as exc:
+                if not is_trouble(exc):
+                    raise
+                found.notice(exc)
+                tries += 1
+    finally:
+        attempt.over()
 
 
 async def trouble_over(exc: BaseException, tries: int) -> None:
@@ -285,6 +342,19 @@ class PatientAMQP(AMQP):
     On the asyncio pool a thread sends it, so that a slow Redis does not hold up the loop.
     """
 
+    @cached_property
+    def send_task_message(self) -> Callable[..., Any]:
+        """Celery's; where it is tried again, the message is the one that was made first."""
+        send = self._create_task_sender()
+
+        def send_once(producer: Any, name: str, message: Any, **options: Any) -> Any:
+            tries = _tries.get()
+            if tries is not None and tries.under_way():
+                message = tries.message(name, message)
+            return send(producer, name, message, **options)
+
+        return send_once
+
     def _retry_publish(self, publish: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         def send() -> T:
             return publish(*args, **kwargs)
@@ -314,7 +384,13 @@ class PatientBackend(RedisBackend):
 
     def ensure(self, fun: Callable[..., Any], args: Any, **policy: Any) -> Any:
         """Celery's tries again by itself; in a worker `patiently` does."""
-        return fun(*args) if _serves or in_strand() else super().ensure(fun, args, **policy)
+        if _serves or in_strand():
+            return patiently(lambda: fun(*args))
+        return super().ensure(fun, args, **policy)
+
+    def delete(self, key: Any) -> None:
+        """Delete a key."""
+        self.ensure(super().delete, (key,))
 
     def mark_as_done(self, *args: Any, **kwargs: Any) -> None:
         """Celery's."""

@@ -36,7 +36,7 @@ from callsheet.settings import get_settings
 from callsheet.settings.secrets import told_all
 from callsheet.tasks.bridge import drive, in_strand
 from callsheet.tasks.chords import ChordBackend
-from callsheet.tasks.patience import PatientBackend
+from callsheet.tasks.patience import PatientBackend, patiently
 from callsheet.tasks.records import noted
 from callsheet.tasks.shown import Reply
 from callsheet.tasks.subscriptions import LateConsumer
@@ -67,11 +67,19 @@ class ResultBackend(PatientBackend, ChordBackend):
 
     def get(self, key: Any) -> Any:
         """The value of a key, or None."""
-        return drive(async_client(get_settings()).get(key)) if in_strand() else super().get(key)
+        return self._read("get", key)
 
     def mget(self, keys: Any) -> Any:
         """The values of keys, None for those that are not there."""
-        return drive(async_client(get_settings()).mget(keys)) if in_strand() else super().mget(keys)
+        return self._read("mget", keys)
+
+    def _read(self, command: str, keys: Any) -> Any:
+        def read() -> Any:
+            if in_strand():
+                return drive(getattr(async_client(get_settings()), command)(keys))
+            return getattr(self.client, command)(keys)
+
+        return patiently(read)
 
     def _store_result(self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None,
                       **kwargs: Any) -> Any:

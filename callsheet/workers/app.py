@@ -28,7 +28,7 @@ from click.core import ParameterSource
 from callsheet.errors import SettingsError
 from callsheet.mcp.home import close_all
 from callsheet.settings import Settings, get_settings
-from callsheet.settings.celery import HELD, celery_config
+from callsheet.settings.celery import HELD, celery_config, transport
 from callsheet.tasks.app import App, make_app, serve_as
 from callsheet.tasks.homes import give_up_homes
 from callsheet.workers import interrupts, load, status  # noqa: F401 - register their commands
@@ -43,9 +43,7 @@ STEPS = ("callsheet.workers.turns:PassTurnsOn", "callsheet.workers.homes:SweepHo
          "callsheet.workers.metrics.step:ServeMetrics")
 CONSUMER_STEPS = ("callsheet.workers.revoked:ReadRevoked",)
 IO_CONSUMER_STEPS = ("callsheet.workers.steps:AttachPool", "callsheet.workers.hubs:FollowHubs")
-TRANSPORT = "callsheet.workers.transport:Transport"
 WORKER = "callsheet.workers.controller:Worker"
-SENTINEL_TRANSPORT = "callsheet.workers.transport:SentinelTransport"
 POOL = "callsheet.workers.pool:AsyncioPool"
 PREFORK = "callsheet.workers.prefork:TaskPool"
 CONSUMER = "callsheet.workers.consumer:Consumer"
@@ -199,8 +197,8 @@ def _app(settings: Settings | None, queue: str, kind: type[WorkerApp], pool: str
         app.check(sender, celery_config(settings))
         serve_as(app)
         # Not before: Flower, which loads this app too, knows brokers by the name of a stock transport.
-        if settings.transport == "batched" and app.conf.broker_transport is None:
-            app.conf.broker_transport = TRANSPORT if settings.sentinels is None else SENTINEL_TRANSPORT
+        if app.conf.broker_transport is None:
+            app.conf.broker_transport = transport(settings)
 
     @worker_ready.connect(weak=False)
     def _say_what_it_builds(sender: Any = None, **_: object) -> None:

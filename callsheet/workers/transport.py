@@ -11,14 +11,22 @@ Transport options beside kombu's:
     message_max: bytes of body that are read; of a larger message the consumer gets everything else, and the size in
         the header "oversize". No limit by default.
     eta_horizon: seconds from now; a message that a consumer puts away for longer waits in Redis (3600).
+    may_batch: whether messages are claimed at all; without, they are consumed as stock kombu does (True).
+
+Publishing is kombu's too, but for this: a message that is sent again, since the connection broke before the answer
+came, is put on its list once.
 """
 
 import logging
+from functools import cached_property
 from queue import Empty
 from typing import Any
+from zlib import crc32
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
+from callsheet.resources.publication import MessageId
+from callsheet.resources.trouble import refusal
 from callsheet.workers.broker.batch import Batch
 from callsheet.workers.broker.claims import MOST, TRACK, Claims
 from callsheet.workers.broker.later import HORIZON
@@ -28,6 +36,7 @@ from callsheet.workers.broker.message import Message
 from callsheet.workers.broker.poller import CLAIM, Poller
 from callsheet.workers.broker.qos import QoS
 from callsheet.workers.broker.scripts import CLAIM as CLAIM_SCRIPT
+from callsheet.workers.broker.scripts import PUBLISH
 from callsheet.workers.broker.sockets import closed_in_children
 from callsheet.workers.broker.stock import json
 from callsheet.workers.broker.stock import redis as stock
@@ -35,6 +44,7 @@ from callsheet.workers.broker.stock import redis as stock
 logger = logging.getLogger(__name__)
 
 LEASE = 60.0
+_encode = json.JSONEncoder().encode  # as kombu's, which makes one for each message
 _warned: set[str] = set()
 
 
@@ -42,7 +52,7 @@ class Channel(stock.Channel):
     """Kombu's Redis channel, with claims."""
 
     from_transport_options = (*stock.Channel.from_transport_options, "lease", "claim_most", "message_max",
-                              "eta_horizon")
+                              "eta_horizon", "may_batch")
 
     QoS = QoS
     Message = Message
@@ -167,6 +177,54 @@ class Channel(stock.Channel):
         """Kombu's producer asks for it when it publishes together."""
         return Batch(self, max_size)
 
+    def _next_delivery_tag(self) -> MessageId:
+        return MessageId.new()
+
+    def _inplace_augment_message(self, message: dict[str, Any], exchange: str, routing_key: str) -> None:
+        """Kombu's; a message that is sent again keeps its delivery tag."""
+        known = message["properties"].get("delivery_tag")
+        super()._inplace_augment_message(message, exchange, routing_key)
+        if isinstance(known, MessageId):
+            message["properties"]["delivery_tag"] = known
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        """Kombu's; a message that is there already is not put there again."""
+        tag = message["properties"]["delivery_tag"]
+        if not isinstance(tag, MessageId) or (self._expires and queue in self._expires) or not self._takes_once:
+            super()._put(queue, message, **kwargs)
+            return
+        layout, batch = self._layout, kwargs.get("_publish_batch")
+        name = layout.list_for(queue, message)
+        # A message may go to several queues.
+        args = [tag.number ^ crc32(name.encode()), _encode(message)]
+        # To what is sent by its hash kombu's client adds the prefix itself.
+        known = PUBLISH.command([name.removeprefix(layout.prefix), layout.taken], args)
+        if batch is not None:
+            new = PUBLISH.command([name, layout.taken], args, by_text=True) if batch.is_empty else known
+            batch.add("execute_command", *new)
+            return
+        with self.conn_or_acquire() as client:
+            try:
+                client.execute_command(*known)
+            except NoScriptError:
+                client.execute_command(*PUBLISH.command([name, layout.taken], args, by_text=True))
+
+    @cached_property
+    def _takes_once(self) -> bool:
+        """Whether the server runs scripts for this user; else it takes messages as stock kombu sends them."""
+        with self.conn_or_acquire() as client:
+            try:
+                client.execute_command("EVAL", "return 1", 0)
+            except ResponseError as exc:
+                if refusal(exc) not in ("", "NOPERM"):
+                    raise
+                return False
+        return True
+
+    @cached_property
+    def _layout(self) -> Layout:
+        return Layout.of(self)
+
     def get_table(self, exchange: str) -> Any:
         """What is bound to an exchange; in a batch, asked for once."""
         if self.tables is None:
@@ -241,7 +299,7 @@ class SentinelChannel(Channel, stock.SentinelChannel):
     """Kombu's Sentinel channel, with claims."""
 
     from_transport_options = (*stock.SentinelChannel.from_transport_options, "lease", "claim_most",
-                              "message_max", "eta_horizon")
+                              "message_max", "eta_horizon", "may_batch")
 
 
 class Transport(stock.Transport):

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from kombu.exceptions import BatchPublishError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
 from callsheet.workers.broker.stock import redis as stock
 
 
@@ -14,6 +17,7 @@ class Batch(stock.PublishBatch):
 
     def __init__(self, channel: Any, max_size: int) -> None:
         super().__init__(channel, max_size)
+        self._buffered: int
         self._tables: dict[str, Any] = {}
         self._bound = channel.bound
 
@@ -27,3 +31,26 @@ class Batch(stock.PublishBatch):
             return super().publish(message, **options)
         finally:
             self.channel.tables = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits to be sent."""
+        return not self._buffered
+
+    def flush(self) -> None:
+        """Send; once more over a new connection, should this one have broken: what has arrived is not put there again.
+
+        Raises:
+            BatchPublishError: it failed; nobody knows how much has arrived.
+        """
+        commands, count = list(self.pipeline.command_stack), self._buffered
+        try:
+            super().flush()
+        except BatchPublishError as exc:
+            once = all(str(args[0]).startswith("EVAL") for args, _ in commands)  # no broadcast
+            if not once or not isinstance(exc.__cause__, RedisConnectionError):
+                raise
+            self._failed, self._buffered = None, count
+            for args, options in commands:
+                self.pipeline.pipeline_execute_command(*args, **options)
+            super().flush()

@@ -1,7 +1,7 @@
 """Where a broker keeps its messages, and what a message says of its deliveries.
 
-The lists and the `unacked` hash and index are stock kombu's. Ours are beside them: a zset, tag -> when its lease ends,
-and a zset and a hash of what is to start later.
+The lists and the `unacked` hash and index are stock kombu's. Ours are beside them: a zset, tag -> when its lease ends;
+a zset and a hash of what is to start later; and sets of the ids of messages that were published, which expire.
 """
 
 import json
@@ -79,6 +79,11 @@ class Layout:
     def later(self) -> list[str]:
         """The keys that a message which is to start later is in: zset, task id -> when it goes back; hash of them."""
         return [f"{self.unacked}_later", f"{self.unacked}_later_messages"]
+
+    @property
+    def taken(self) -> str:
+        """What the names of the sets begin with that remember which messages were published."""
+        return f"{self.unacked}_taken:"
 
     def list_of(self, queue: str, step: int) -> str:
         """The list of a queue's messages of one priority step."""

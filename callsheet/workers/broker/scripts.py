@@ -7,6 +7,7 @@ from callsheet.resources.scripts import Script
 _HERE = Path(__file__).parent
 
 BEGIN = Script(_HERE / "begin.lua")
+PUBLISH = Script(_HERE / "publish.lua")
 CLAIM = Script(_HERE / "claim.lua")
 RENEW = Script(_HERE / "renew.lua")
 EXPIRED = Script(_HERE / "expired.lua")
