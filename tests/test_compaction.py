@@ -50,6 +50,11 @@ def test_a_tools_result_stays_with_its_call():
     assert run(KeepLast(1, 120)(side_by_side, "")) == ("", 4)
 
 
+def test_ids_that_come_again_do_not_part_a_result_from_its_call():
+    history = [*called("0", "x" * 400), *called("0", "y" * 400), *msgs("z" * 40)]
+    assert run(KeepLast(2, 400)(history * 2, "")) == ("", 3)
+
+
 def test_a_counter_of_tokens_counts():
     class Words(TokenCounterBase):
         async def count(self, messages, **_):

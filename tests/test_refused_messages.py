@@ -1,8 +1,12 @@
 """A message that a worker cannot take is refused in words, as the call's result and in the log, and stops nothing."""
 
+import base64
+import bz2
 import json
+import lzma
 import re
 import time
+import zlib
 
 import pytest
 from celery import Celery, chain
@@ -10,6 +14,7 @@ from celery.exceptions import NotRegistered
 
 from callsheet import AgentFailed, Job, Msg
 from callsheet.errors import CallRefused, PayloadTooLarge
+from callsheet.resources import dead_letters
 from callsheet.tasks.app import current_app
 from tests.agents.basic import Compute, Echo
 from tests.agents.user_tasks import add_now, add_soon
@@ -19,15 +24,48 @@ from tests.test_bad_input import HELLO, call_of, envelope, new
 MEGABYTE = 1024 * 1024
 QUEUES = {"io": (Echo("a"), "a:hello"), "cpu": (Compute("a"), "a:1")}
 
+DEEP: list = []
+for _ in range(450):
+    DEEP = [DEEP]
+
+
+def body(*parts):
+    return {"body": base64.b64encode(json.dumps(parts).encode()).decode()}
+
+
+def squeezed(compress, text=b" " * (40 * MEGABYTE)):
+    return base64.b64encode(compress(text)).decode()
+
+
+#: What is changed of a message: whole parts of it, of its headers, of its properties; and what is said of it.
 REFUSED = {
-    "pickle": ({"content-type": "application/x-python-serialize"}, "content type is 'application/x-python-serialize'.*"
-                                                                   "JSON only.*serializer='json'"),
-    "yaml": ({"content-type": "application/x-yaml"}, "content type is 'application/x-yaml'.*serializer='json'"),
-    "an unknown content type": ({"content-type": "application/odd"}, "content type is 'application/odd'.*JSON only"),
-    "a body that is no JSON": ({"body": "e3t7"}, "its body is not the application/json that it is said to be"),
-    "a body that is no base64": ({"body": "%%%"}, "no message of Celery's task protocol.*Publish it through Celery"),
-    "a body of another shape": ({"body": "eyJhIjogMX0="}, "no message of Celery's task protocol.*not enough values"),
+    "pickle": ({"content-type": "application/x-python-serialize"}, {}, {},
+               "content type is 'application/x-python-serialize'.*JSON only.*serializer='json'"),
+    "an unknown content type": ({"content-type": "application/odd"}, {}, {}, "content type is 'application/odd'.*JSON"),
+    "a body that is no JSON": ({"body": "e3t7"}, {}, {}, "its body is not the application/json that it is said to be"),
+    "a body that is no base64": ({"body": "%%%"}, {}, {}, "its body is not the application/json that it is said to be"),
+    "half of base64": ({"body": "abc"}, {}, {}, "its body cannot be read.*padding"),
+    "a body of another shape": ({"body": "eyJhIjogMX0="}, {}, {},
+                                "no message of Celery's task protocol.*no list of arguments"),
+    "a body that is nested deep": (body([DEEP], {}, {}), {}, {}, "nested more than 400 deep"),
+    "keywords that are a list": (body([], [1], {}), {}, {}, "its keyword arguments are no object"),
+    "a step that is a number": (body([1], {}, {"chain": [5]}), {}, {}, r"its chain\.0 is wrong"),
+    "an encoding nobody knows": ({}, {}, {"body_encoding": "x"}, r"its properties\.body_encoding is wrong"),
+    "an address that is a list": ({}, {}, {"delivery_info": [1]}, r"its properties\.delivery_info is wrong"),
+    "no end of priority": ({}, {}, {"priority": float("inf")}, r"its properties\.priority is wrong"),
+    "limits in words": ({}, {"timelimit": ["ten", "five"]}, {}, r"its timelimit\.0 is wrong"),
+    "one limit": ({}, {"timelimit": [1]}, {}, "its timelimit is wrong"),
+    "absurd retries": ({}, {"retries": 10**12}, {}, "its retries is wrong"),
+    "a type of kombu's that is none": ({}, {"x": {"__type__": "uuid", "__value__": {"hex": 5}}}, {}, "marks a type"),
+    "a method's name": ({}, {"get": 1}, {}, "it has the header 'get'"),
+    "40 MB as 40 kB of gzip": ({"body": squeezed(zlib.compress)}, {"compression": "gzip"}, {}, "when it is inflated"),
+    "40 MB as 40 B of bzip2": ({"body": squeezed(bz2.compress)}, {"compression": "bzip2"}, {}, "when it is inflated"),
+    "half of lzma": ({"body": squeezed(lambda text: lzma.compress(text)[:99], b"[[1], {}, {}]" * 9999)},
+                     {"compression": "xz"}, {}, "is half of something compressed"),
+    "a coding nobody knows": ({}, {"compression": "snappy"}, {}, "compressed as 'snappy'.*gzip, bzip2 and lzma"),
 }
+# Each on one kind of worker: both read with the same code, and go on in the same way.
+HALF = [(what, queue) for number, what in enumerate(REFUSED) for queue in list(QUEUES)[number % 2:][:1]]
 
 
 def worker_of(fleet, queue):
@@ -45,18 +83,52 @@ def peak_of(pid):
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read())[1]) * 1024
 
 
-@pytest.mark.parametrize("queue", QUEUES)
-@pytest.mark.parametrize("what", REFUSED)
+@pytest.mark.parametrize(("what", "queue"), HALF)
 def test_the_caller_and_the_log_are_told_what_was_refused_where_and_what_to_do(fleet, what, queue):
-    changes, expected = REFUSED[what]
-    task_id, text = envelope("callsheet.carry", [1], **changes)
-    fleet.redis.lpush(queue, text.replace('"routing_key": "io"', f'"routing_key": "{queue}"'))
+    whole, headers, properties, expected = REFUSED[what]
+    task_id, text = envelope("callsheet.carry", [1], **whole)
+    message = json.loads(text.replace('"routing_key": "io"', f'"routing_key": "{queue}"'))
+    message["headers"] |= headers
+    message["properties"] |= properties
+    fleet.redis.lpush(queue, json.dumps(message))
     with pytest.raises(CallRefused, match=expected) as caught:
         Job.from_id(task_id).get(20)
-    for part in (f"'{queue}'", f"callsheet.carry[{task_id}]", worker_of(fleet, queue).name):
+    for part in (f"callsheet.carry[{task_id}]", worker_of(fleet, queue).name):
         assert part in str(caught.value)
     worker_of(fleet, queue).wait_log(str(caught.value))
+    letter = wait_for(lambda: [one for one in dead_letters.read() if one["task_id"] == task_id], what="its letter")[0]
+    assert re.search(expected.partition(".*")[0], letter["reason"] + str(caught.value))
+    assert task_id in letter["text"]
     goes_on(queue)
+
+
+@pytest.mark.parametrize("queue", QUEUES)
+def test_what_has_no_id_or_is_no_message_is_kept_and_stops_nothing(fleet, queue):
+    """Nobody takes it for a lost connection, either."""
+    lost = worker_of(fleet, queue).log.count("Connection to broker lost")
+    mark = f"mark {time.monotonic_ns()}"
+    nameless = json.loads(envelope("callsheet.carry", [mark])[1])
+    for name in ("id", "root_id"):
+        del nameless["headers"][name]
+    deep = f'["{mark}", ' + "[" * 5000 + "]" * 5000 + "]"
+    texts = [json.dumps(nameless | {"mark": mark}), deep, json.dumps({"headers": mark}), f'"{mark}"', f"{mark} {{",
+             json.dumps({"headers": {"task": [mark]}, "properties": {"delivery_tag": "x"}}), f"\udcff{mark}"]
+    fleet.redis.lpush(queue, *(text.encode(errors="surrogateescape") for text in texts))
+    goes_on(queue)
+    wait_for(lambda: sum(mark in letter["text"] for letter in dead_letters.read()) == len(texts), what="all letters")
+    wait_for(lambda: not fleet.redis.hlen("unacked"), what="nothing left of them")
+    assert worker_of(fleet, queue).log.count("Connection to broker lost") == lost
+
+
+def test_steps_that_raise_where_they_would_be_sent_fail_the_call(fleet):
+    """What the reader cannot know of a message is told by the tracer."""
+    task_id, text = envelope("callsheet.carry", [], **body([1], {}, {"chain": [{"task": "celery.chain", "args": [],
+                                                                                 "kwargs": {"tasks": 5}, "options": {},
+                                                                                 "subtask_type": "chain"}]}))
+    fleet.redis.lpush("io", text)
+    with pytest.raises(AgentFailed):
+        Job.from_id(task_id).get(20)
+    goes_on("io")
 
 
 @pytest.mark.parametrize("queue", QUEUES)
@@ -82,7 +154,8 @@ def test_what_is_no_json_is_shown_in_the_log_and_dropped(fleet):
     junk = f"this is no message {time.monotonic_ns()}"
     fleet.redis.lpush("io", junk)
     fleet.io.wait_log(junk)
-    assert re.search(rf"Removed from queue 'io' what is no message: b'{junk}'.*have it write elsewhere", fleet.io.log)
+    assert re.search(rf"Removed from 'io' what is no message \(it is no JSON.*\): b'{junk}'.*elsewhere", fleet.io.log)
+    assert any(letter["text"] == junk for letter in dead_letters.read())
     goes_on("io")
 
 

@@ -17,6 +17,7 @@ from callsheet.resources.subscriptions import Subscriptions, subscriptions
 from callsheet.settings import use_settings
 from callsheet.tasks import patience
 from callsheet.tasks.loop import LoopThread, adopt, process_loop, wait_on_process_loop
+from callsheet.tasks.results import failure
 from callsheet.tasks.turns.hearing import tell_eager
 from callsheet.tasks.turns.records import COLD, Changes, Claim, Granted, Replied
 from callsheet.tasks.turns.redis import RedisStore
@@ -100,15 +101,19 @@ def test_results_are_waited_for_on_the_loop_that_the_process_has_now(fleet):
 
 async def unreadable(settings: Settings, client: Any) -> None:
     bad, good, late = (uuid4().hex for _ in range(3))
-    client.set(f"celery-task-meta-{bad}", b"\x80\x04N.")
+    client.set(f"celery-task-meta-{bad}", '{"status": "SUCCESS", "result": ' + "[" * 1200 + "]" * 1200 + "}")
     client.set(f"celery-task-meta-{good}", '{"status": "SUCCESS", "result": 1}')
     waits = [asyncio.ensure_future(waiter(settings).wait(one)) for one in (bad, good, late)]
-    with pytest.raises(JobError, match=f"The result of job {bad} cannot be read: it is not Celery's JSON"):
-        await waits[0]
+    told = failure(await waits[0], "A(a)", bad)
+    assert type(told) is JobError
+    assert f"The result of job {bad} cannot be read: it is not Celery's JSON" in str(told)
     assert (await waits[1])["result"] == 1
-    client.publish(f"celery-task-meta-{late}", "5")
-    with pytest.raises(JobError, match=late):
-        await waits[2]
+    for unread in (b"\x80\x04N.", '{"status": ["SUCCESS"]}', "5"):
+        client.publish(f"celery-task-meta-{late}", unread)
+        assert late in str(failure(await waits[2], "A(a)", late))
+        waits[2] = asyncio.ensure_future(waiter(settings).wait(late))
+        await asyncio.sleep(0)
+    waits[2].cancel()
 
 
 def test_a_result_that_cannot_be_read_is_told_to_who_waits_for_it_and_keeps_up_no_other(redis_server):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from celery import states
 
+from callsheet.messages.quick import readable
 from callsheet.resources.backlog import STEPS, UNACKED
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
@@ -70,13 +71,16 @@ def message_ids(settings: Settings) -> Iterator[str]:
                 start = 0
                 while page := client.lrange(queue + step, start, start + _PAGE - 1):
                     start += len(page)
-                    yield from (_task_id(json.loads(text)) for text in page)
+                    yield from map(_task_id, map(readable, page))
         for _, text in client.hscan_iter(UNACKED, count=_PAGE):
-            yield _task_id(json.loads(text)[0])
+            entry = readable(text)
+            yield _task_id(entry[0] if isinstance(entry, list) and entry else None)
 
 
-def _task_id(message: dict[str, Any]) -> str:
-    return str((message.get("headers") or {}).get("id"))
+def _task_id(message: Any) -> str:
+    """ "None" of what is no message: something else writes to the queue."""
+    headers = message.get("headers") if isinstance(message, dict) else None
+    return str(headers.get("id") if isinstance(headers, dict) else None)
 
 
 def _pages(ids: list[str]) -> Iterator[list[str]]:

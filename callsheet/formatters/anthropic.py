@@ -8,8 +8,6 @@ from callsheet.formatters.engine import ChatFormatter, MultiAgentFormatter, encl
 from callsheet.formatters.media import data_of
 from callsheet.messages import ImageBlock, Msg, TextBlock, ToolResultBlock, ToolUseBlock
 
-_NO_ID = re.compile(r"[^a-zA-Z0-9_-]")
-
 
 class AnthropicChatFormatter(ChatFormatter):
     """Messages of a user and an agent for Anthropic's API, thinking included: Claude wants its own back.
@@ -22,6 +20,7 @@ class AnthropicChatFormatter(ChatFormatter):
     supported_blocks: ClassVar[Sequence[type]] = (TextBlock, ImageBlock, ToolUseBlock, ToolResultBlock)
 
     calls_are_parts: ClassVar[bool] = True
+    call_ids: ClassVar[re.Pattern[str]] = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
     def _thinking(self, block: dict[str, Any]) -> Any:
         if redacted := block.get("redacted"):  # what Claude thought and shows to nobody but itself
@@ -33,7 +32,7 @@ class AnthropicChatFormatter(ChatFormatter):
         return None if msg.role == "assistant" else await picture(block)  # it refuses pictures of its own
 
     def _call(self, block: dict[str, Any]) -> dict[str, Any]:
-        return {"id": _NO_ID.sub("_", block["id"]), "type": "tool_use", "name": block["name"], "input": block["input"]}
+        return {"id": block["id"], "type": "tool_use", "name": block["name"], "input": block["input"]}
 
     async def _result(self, block: dict[str, Any]) -> tuple[dict[str, Any], list[Msg]]:
         output = block["output"]
@@ -42,7 +41,7 @@ class AnthropicChatFormatter(ChatFormatter):
                 "type": "text", "text": self.convert_tool_result_to_string([item])[0]} for item in output]
         else:
             content = [{"type": "text", "text": str(output)}]
-        result = {"type": "tool_result", "tool_use_id": _NO_ID.sub("_", block["id"]), "content": content}
+        result = {"type": "tool_result", "tool_use_id": block["id"], "content": content}
         return {"role": "user", "content": [result]}, []
 
     def _message(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> dict[str, Any]:
@@ -60,6 +59,7 @@ class AnthropicMultiAgentFormatter(MultiAgentFormatter):
     """
 
     supported_blocks: ClassVar[Sequence[type]] = AnthropicChatFormatter.supported_blocks
+    call_ids: ClassVar[re.Pattern[str]] = AnthropicChatFormatter.call_ids
 
     @property
     def chat(self) -> ChatFormatter:

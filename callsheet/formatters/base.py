@@ -1,6 +1,7 @@
 """Formatters turn messages into what a provider's API takes, cut to a number of tokens if asked to."""
 
 import logging
+import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
@@ -9,6 +10,7 @@ from callsheet.errors import MessageError, UsageError
 from callsheet.formatters.mending import mended
 from callsheet.formatters.tokens import TokenCounterBase
 from callsheet.messages import Msg, Recorded
+from callsheet.messages.pairing import calls_in
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,8 @@ class TruncatedFormatterBase(FormatterBase):
     support_tools_api: ClassVar[bool] = True
     support_multiagent: ClassVar[bool] = False
     support_vision: ClassVar[bool] = True
+    #: Ids of tool calls that it takes; others are replaced.
+    call_ids: ClassVar[re.Pattern[str]] = re.compile(r"\S{1,40}")
     #: The blocks that it takes; others are left out.
     supported_blocks: ClassVar[Sequence[type]] = ()
 
@@ -98,11 +102,10 @@ class TruncatedFormatterBase(FormatterBase):
 
         Raises:
             TypeError: `msgs` is not a list of messages.
-            ValueError: the system prompt alone has too many tokens, a tool call has no result where messages are to
-                be left out, or a message holds what the API does not take.
+            ValueError: the system prompt alone has too many tokens, or a message holds what the API does not take.
         """
         self.assert_list_of_msgs(msgs)
-        left = mended(msgs)
+        left = mended(msgs, self.call_ids)
         while True:
             formatted = await self._format(left)
             tokens = await self._count(formatted)
@@ -121,20 +124,16 @@ class TruncatedFormatterBase(FormatterBase):
         """The messages without the oldest one, or, if it calls tools, without it and their results.
 
         Raises:
-            ValueError: there is nothing left to leave out, or a tool call has no result.
+            ValueError: there is nothing left to leave out.
         """
         start = 1 if msgs and msgs[0].role == "system" else 0
         if len(msgs) <= start:
             what = "The system prompt" if start else "What is always sent"
             raise MessageError(f"{what} alone has more than {self.max_tokens} tokens. Shorten it, or raise max_tokens.")
-        waiting: set[str] = set()
-        for index in range(start, len(msgs)):
-            waiting |= {block["id"] for block in msgs[index].get_content_blocks("tool_use")}
-            waiting -= {block["id"] for block in msgs[index].get_content_blocks("tool_result")}
-            if not waiting:
-                return msgs[:start] + msgs[index + 1:]
-        raise MessageError(f"Tool calls have no results: {', '.join(sorted(waiting))}. Add a message with a "
-                           "tool_result of each id.")
+        cut, calls = start + 1, calls_in(msgs)
+        while split := [call.result_at for call in calls if call.at < cut <= call.result_at]:
+            cut = max(split) + 1
+        return msgs[:start] + msgs[cut:]
 
 
 Group = Literal["tool_sequence", "agent_message"]

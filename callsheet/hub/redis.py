@@ -12,6 +12,7 @@ from callsheet.hub.patience import patient, patiently
 from callsheet.hub.records import Entry, Hear, HubInfo, Member, Opened, Opening, Pushed, Seat, number_of
 from callsheet.hub.refusals import differs, missing
 from callsheet.hub.together import together
+from callsheet.messages.quick import loads
 from callsheet.resources.redis import async_client, sync_client, translated
 from callsheet.resources.scripts import Script
 from callsheet.resources.subscriptions import subscriptions
@@ -233,12 +234,12 @@ def _entries(found: list[Any]) -> list[Entry]:
 def pushed(data: bytes) -> Pushed:
     """What a message of a hub's fanout exchange says."""
     try:
-        message = json.loads(data)
+        message = loads(data)
         headers = message["headers"]
         if headers.get("closed"):
             return Pushed(epoch=headers["epoch"], closed=True)
         return Pushed(epoch=headers["epoch"], entry=Entry(headers["id"], headers["sender"], message["body"]))
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         return Pushed(look=True)  # something else has published there
 
 

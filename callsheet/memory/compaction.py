@@ -9,6 +9,7 @@ from callsheet.errors import UsageError
 from callsheet.formatters.base import FormatterBase
 from callsheet.formatters.tokens import TokenCounterBase
 from callsheet.messages import Msg, Recorded
+from callsheet.messages.pairing import calls_in
 from callsheet.models.base import ChatModelBase, ChatResponse
 from callsheet.resources.estimate import CHARACTERS, MEDIA
 
@@ -155,10 +156,8 @@ def _text(msg: Msg) -> str:
 
 def whole(messages: Sequence[Msg], keep: int) -> int:
     """How many of the last messages stay so that no tool's result stays without its call: `keep` or more."""
-    while 0 < keep < len(messages):
-        rest = messages[len(messages) - keep:]
-        calls = {block["id"] for msg in rest for block in msg.get_content_blocks("tool_use")}
-        if all(block["id"] in calls for msg in rest for block in msg.get_content_blocks("tool_result")):
-            break
-        keep += 1
-    return keep
+    calls = calls_in(messages)
+    cut = len(messages) - keep
+    while split := [call.at for call in calls if call.at < cut <= call.result_at]:
+        cut = min(split)
+    return len(messages) - cut

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import secrets
 
 LONGEST = 64
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
@@ -22,3 +23,8 @@ def tool_name(name: str, *, told_apart: bool = False) -> str:
     if told_apart or len(made) > LONGEST:
         made = f"{made[:LONGEST - 9]}_{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:8]}"
     return made
+
+
+def new_call_id() -> str:
+    """An id for a tool call: of nine letters and digits, which is what the strictest provider takes."""
+    return secrets.token_hex(5)[:9]

@@ -10,6 +10,9 @@ $bytes  base64                          $data   a dataclass object
 $dict   [[key, value], ...]             $enum   [class, member, value where no member has it]
 $iso    date, time or datetime          $call   a functools.partial
 $value  [type, text]: Decimal, UUID, timedelta, path, float("nan")
+
+A dictionary that kombu would take for one of its own marks, {"__type__": ..., "__value__": ...}, becomes a $dict; data
+of a Msg or a pydantic object that hold one become a JSON text.
 """
 
 import base64
@@ -44,6 +47,7 @@ _VALUES: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
     "float": (float, float.__repr__, float),  # a subclass's own repr need not be a number
 }
 _SETS: dict[type, str] = {tuple: "$tuple", set: "$set", frozenset: "$frozen"}
+_MARK = {"__type__", "__value__"}  # the keys by which kombu knows data that JSON has no type for
 _PLAIN = frozenset({str, bool, type(None), float})
 _MOST_BITS = 14_000  # of a whole number: Python reads and writes at most 4,300 digits
 
@@ -90,13 +94,14 @@ class Writer:
         if kind is dict:
             return self._dict(value, where, name)
         if kind is Msg:
-            return {"$msg": _json(value.to_dict(), where)}
+            data = value.to_dict()
+            return {"$msg": json.dumps(data) if _json(data, where) else data}
         if isinstance(value, Recorded):
             return self._recorded(value)
         return self._rare(value, where, name)
 
     def _dict(self, value: dict[Any, Any], where: str, name: str = "") -> dict[str, Any]:
-        if all(type(key) is str and not key.startswith("$") for key in value):
+        if all(type(key) is str and not key.startswith("$") for key in value) and value.keys() != _MARK:
             refuse_known("\n".join(value), f"a key of {where}")
             return {key: self._write(item, f"{where}[{key!r}]", inside(name, key)) for key, item in value.items()}
         return {"$dict": [[self._write(key, f"a key of {where}"),
@@ -154,7 +159,7 @@ class Writer:
         if isinstance(value, BaseModel):
             named, data = self.name(type(value), "class", where), _dumped(value, where)
             self._write(data, where)  # for what of it may not travel
-            return {"$model": named, "data": data}
+            return {"$model": named, **({"text": json.dumps(data)} if _json(data, where) else {"data": data})}
         if dataclasses.is_dataclass(value):
             fields = {field.name: self._write(getattr(value, field.name), f"{where}.{field.name}", field.name)
                       for field in dataclasses.fields(value) if field.init}
@@ -190,24 +195,30 @@ def _whole(value: int, where: str) -> int:
     return value
 
 
-def _json(data: Any, where: str) -> Any:
-    """`data`, if it is JSON's own types alone: a message that was changed after it was checked need not be."""
+def _json(data: Any, where: str) -> bool:
+    """Check that data are JSON's own types alone: a message that was changed after it was checked need not be.
+
+    Returns:
+        Whether they hold what kombu would take for its own mark of a type.
+    """
+    held = False
     if type(data) in _PLAIN:
         if type(data) is str:
             refuse_known(data, where)
-        return data
+        return False
     if isinstance(data, dict) and all(isinstance(key, str) for key in data):
+        held = data.keys() == _MARK
         for key, item in data.items():
-            _json(item, f"{where}[{key!r}]")
+            held = _json(item, f"{where}[{key!r}]") or held
     elif isinstance(data, list):
         for index, item in enumerate(data):
-            _json(item, f"{where}[{index}]")
+            held = _json(item, f"{where}[{index}]") or held
     elif isinstance(data, int):
         _whole(data, where)
     elif not isinstance(data, (str, float)):
         raise CannotTravel(f"{where} is a {type(data).__module__}.{type(data).__qualname__}, which is not JSON. In a "
                            "message give text, numbers, true, false, null, lists and dictionaries of them.")
-    return data
+    return held
 
 
 def _dumped(value: BaseModel, where: str) -> Any:
@@ -225,7 +236,7 @@ def _dumped(value: BaseModel, where: str) -> Any:
             todo.extend(item.values())
         elif isinstance(item, (list, tuple, set, frozenset)):
             todo.extend(item)
-    return _json(data, where)
+    return data
 
 
 class Reader:
@@ -291,7 +302,8 @@ class Reader:
         if not (isinstance(cls, type) and issubclass(cls, BaseModel)):
             raise CannotTravel(f"{ref} is not a pydantic model here.")
         # As JSON text, so that a strict model takes a date written as text; by name, as it was written.
-        return _built(cls.model_validate_json, ref, json.dumps(data["data"]), by_alias=True, by_name=True)
+        text = data["text"] if "text" in data else json.dumps(data["data"])
+        return _built(cls.model_validate_json, ref, text, by_alias=True, by_name=True)
 
     def _data(self, ref: str, data: dict[str, Any]) -> Any:
         cls = self.named(ref, "class")
@@ -338,7 +350,7 @@ def _built(make: Callable[..., Any], ref: str, /, *args: Any, **kwargs: Any) -> 
 
 
 _READERS: dict[str, Callable[[Reader, Any, dict[str, Any]], Any]] = {
-    "$msg": lambda _r, value, _d: Msg.from_dict(value),
+    "$msg": lambda _r, value, _d: Msg.from_dict(json.loads(value) if isinstance(value, str) else value),
     "$tuple": lambda r, value, _d: tuple(r._read(value)),
     "$set": lambda r, value, _d: set(r._read(value)),
     "$frozen": lambda r, value, _d: frozenset(r._read(value)),

@@ -2,12 +2,12 @@
 
 import json
 import logging
-import secrets
 import time
 from typing import Any
 
 from pydantic_core import from_json
 
+from callsheet.messages.names import new_call_id
 from callsheet.models.base import ChatResponse, ChatUsage, Content
 from callsheet.models.ending import reason
 from callsheet.models.growing import Pace, Text
@@ -188,7 +188,7 @@ class ToolCall:
         self.name = name
         self.arguments = Text()
         self.extra: dict[str, Any] = {}  # the server's own, which it wants back
-        self.made = f"call_{secrets.token_hex(8)}"
+        self.made = new_call_id()
         self._looks = _LOOKS
 
     @property

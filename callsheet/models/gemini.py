@@ -4,7 +4,6 @@ import base64
 import importlib
 import json
 import re
-import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from callsheet.errors import UsageError
 from callsheet.messages.forms import form_of
+from callsheet.messages.names import new_call_id
 from callsheet.models.answer import MOST_CALLS, TooManyCalls
 from callsheet.models.base import ChatResponse, ChatUsage
 from callsheet.models.ending import ended, reason
@@ -244,7 +244,7 @@ class _Answer:
         signature = base64.b64encode(part.thought_signature).decode() if part.thought_signature else None
         if part.function_call is not None:
             call = part.function_call
-            ident = call.id if call.id and call.id not in self._ids else f"call_{secrets.token_hex(8)}"
+            ident = call.id if call.id and call.id not in self._ids else new_call_id()
             self._ids.add(ident)
             made = {"type": "tool_use", "id": ident, "name": call.name,
                     "input": json.loads(json.dumps(call.args or {}))}

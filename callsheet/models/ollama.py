@@ -2,7 +2,6 @@
 
 import json
 import logging
-import secrets
 import time
 from collections.abc import AsyncGenerator
 from typing import Any, ClassVar
@@ -10,6 +9,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, SecretStr
 
 from callsheet.messages.forms import form_of
+from callsheet.messages.names import new_call_id
 from callsheet.models.answer import Answer
 from callsheet.models.base import ChatResponse
 from callsheet.models.call import Call
@@ -126,7 +126,7 @@ class _Events:
     def _tool_call(self, call: dict[str, Any]) -> dict[str, Any]:
         """A call, which is complete; older servers give it no id, and each event counts its own from 0."""
         self._calls += 1
-        return {**call, "index": self._calls, "id": call.get("id") or f"call_{secrets.token_hex(8)}"}
+        return {**call, "index": self._calls, "id": call.get("id") or new_call_id()}
 
 
 _DURATIONS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")

@@ -139,7 +139,11 @@ class Subscriptions:
             data = message[2] if message[0] == b"message" else b""
             self.healthy = True
             for listener in list(self._listeners.get(message[1].decode(), ())):
-                listener(data)
+                try:
+                    listener(data)
+                except Exception as exc:  # of what anybody may have published: the others go on
+                    logger.error("What came over the channel %s was dropped (%s: %s): %.200r", message[1].decode(),
+                                 type(exc).__name__, exc, data)
 
 
 async def _closed(pubsub: Any, client: Any) -> None:

@@ -16,6 +16,7 @@ from callsheet.messages.allow import AllowList
 from callsheet.settings import Settings, get_settings
 from callsheet.settings.celery import celery_config, transport
 from callsheet.tasks.base import mixed
+from callsheet.tasks.control import Clock
 from callsheet.tasks.gather import register_gathering
 from callsheet.tasks.reply import ReplyTask
 
@@ -35,6 +36,10 @@ class App(Celery):
 
     one_producer = True
     control_cls = "callsheet.tasks.control:Control"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.clock = Clock()
 
     def _task_from_fun(self, fun: Any, name: str | None = None, base: Any = None, **options: Any) -> Any:
         return super()._task_from_fun(fun, name=name, base=mixed(base or self.Task), **options)

@@ -1,6 +1,8 @@
-"""Workers' answers to commands, of which one may be in a form that is not read here."""
+"""Control commands of the fleet, and the answers: Celery's, read within bounds. Whatever comes, both sides go on."""
 
 import contextlib
+import logging
+import math
 import re
 import socket
 import time
@@ -8,9 +10,17 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, cast
 
-from celery.app.control import Control as CeleryControl
+from celery.app import control
+from celery.utils.time import rate
+from kombu import pidbox
+from kombu.clocks import LamportClock
 from kombu.messaging import Consumer
-from kombu.pidbox import Mailbox as KombuMailbox
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from callsheet.resources.trouble import is_trouble
+
+logger = logging.getLogger(__name__)
 
 UNREAD = "unread"
 """Key of why an answer was not read."""
@@ -18,9 +28,104 @@ UNREAD = "unread"
 _NODE = re.compile(rb"[\w.-]+@[\w.-]+")  # a worker's name is the first thing in its answer
 _LOOKED_AT = 1000  # bytes
 
+_MOST_SIZE = 100_000  # slots or processes that one command may name; pools have bounds of their own
+_LONGEST = 1e9  # seconds
+_LATEST = 1 << 53  # of a logical clock
+_NUMBERS: dict[str, dict[str, tuple[float, float]]] = {
+    "pool_grow": {"n": (1, _MOST_SIZE)}, "pool_shrink": {"n": (1, _MOST_SIZE)},
+    "autoscale": {"max": (1, _MOST_SIZE), "min": (0, _MOST_SIZE)},
+    "time_limit": {"hard": (0, _LONGEST), "soft": (0, _LONGEST)},
+    "memdump": {"samples": (1, 1000)}, "objgraph": {"num": (1, 10_000), "max_depth": (1, 100)},
+}
+_FRACTIONS = ("time_limit",)
+_taken: Any = with_config(ConfigDict(extra="ignore", strict=True))
 
-class Mailbox(KombuMailbox):
-    """kombu's, but an answer in another form, such as a pickle, is one of which that is told; it ends nothing."""
+
+@_taken
+class _ReplyTo(TypedDict):
+    exchange: str
+    routing_key: str
+
+
+@_taken
+class _Command(TypedDict, total=False):
+    method: str
+    arguments: dict[str, Any] | None
+    destination: list[str] | None
+    pattern: str | None
+    matcher: str | None
+    ticket: str | None
+    reply_to: _ReplyTo | None
+
+
+_COMMAND: Any = TypeAdapter(_Command)
+
+
+class Clock(LamportClock):
+    """Celery's logical clock, which nobody can set to what is no number, or to one that it cannot count on from."""
+
+    def adjust(self, other: Any) -> int:
+        """Be later than `other`."""
+        sound = type(other) is int and 0 <= other < _LATEST
+        return super().adjust(other) if sound else self.forward()
+
+
+class Node(pidbox.Node):
+    """A worker's mailbox."""
+
+    def handle_message(self, body: Any, message: Any = None) -> Any:
+        """Carry a command out; what is none is told in one line."""
+        try:
+            command = _COMMAND.validate_python(body)
+            if "method" not in command:
+                raise ValueError("it names no method")
+            return super().handle_message(command, message)  # type: ignore[no-untyped-call]
+        except ValidationError as exc:
+            why = "; ".join(f"{'.'.join(map(str, e['loc']))[:100]}: {e['msg'][:100]}" for e in exc.errors()[:3])
+        except Exception as exc:
+            if is_trouble(exc):
+                raise
+            why = f"{type(exc).__name__}: {exc}"
+        logger.error("A control command was refused by %s (%s): %.200r", self.hostname, why, body)
+        return None
+
+    def handle(self, method: str, arguments: Any = None) -> Any:
+        """Celery's.
+
+        Raises:
+            ValueError: it names a number out of bounds; whoever asked is told.
+        """
+        check_numbers(method, arguments or {})
+        return super().handle(method, arguments)  # type: ignore[no-untyped-call]
+
+
+def check_numbers(method: str, arguments: dict[str, Any]) -> None:
+    """Refuse a command with a number that no worker could do anything with.
+
+    Raises:
+        ValueError: names it and its bounds.
+    """
+    kinds = (int, float) if method in _FRACTIONS else (int,)
+    for name, (least, most) in _NUMBERS.get(method, {}).items():
+        given = arguments.get(name)
+        if given is not None and not (type(given) in kinds and least <= given <= most):
+            what = "a number" if method in _FRACTIONS else "a whole number"
+            raise ValueError(f"{name} of {method} must be {what} from {least:,.0f} to {most:,.0f}, not {given!r:.50}.")
+    if method == "rate_limit":
+        given = arguments.get("rate_limit")
+        try:
+            per_second = rate(given)
+            sound = math.isfinite(per_second) and per_second >= 0
+        except (ValueError, KeyError, TypeError, OverflowError):
+            sound = False
+        if not sound:
+            raise ValueError(f"rate_limit must be a number with /s, /m or /h, such as 10/m, not {given!r:.50}.")
+
+
+class Mailbox(pidbox.Mailbox):
+    """Kombu's, with that node. An answer in another form, such as a pickle, is told of as one, and ends nothing."""
+
+    node_cls = Node
 
     def _collect(self, ticket: str, limit: int | None = None, timeout: float = 1,
                  callback: Callable[[Any], None] | None = None, channel: Any = None, accept: Any = None) -> list[Any]:
@@ -50,7 +155,7 @@ class Mailbox(KombuMailbox):
         return answers
 
 
-class Control(CeleryControl):
-    """Celery's, with our mailbox."""
+class Control(control.Control):
+    """Celery's, over that mailbox: `App.control_cls`."""
 
     Mailbox = Mailbox

@@ -4,7 +4,7 @@
 """
 
 import asyncio
-import json
+import contextlib
 import re
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
@@ -13,8 +13,9 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from callsheet.errors import UsageError
+from callsheet.errors import MessageError, UsageError
 from callsheet.messages import Msg
+from callsheet.messages.quick import loads
 from callsheet.resources.redis import async_client
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
@@ -101,11 +102,13 @@ async def read_events(job_id: str, since: str, done: "asyncio.Future[Any]", sett
                 continue
             for entry_id, fields in page:
                 since = entry_id.decode()
-                told = {key.decode(): value.decode() for key, value in fields.items()}
-                run, number = told.get("run", ""), int(told.get("n", 0))
-                if not run or number > numbers.get(run, 0):
-                    numbers[run] = number
-                    yield _event(since, told)
+                with contextlib.suppress(ValueError, LookupError, TypeError, MessageError):  # something else's
+                    told = {key.decode(): value.decode() for key, value in fields.items()}
+                    run, number = told.get("run", ""), int(told.get("n", 0))
+                    if not run or number > numbers.get(run, 0):
+                        event = _event(since, told)
+                        numbers[run] = number
+                        yield event
             if len(page) == _PAGE:
                 continue
             if over:
@@ -117,7 +120,7 @@ async def read_events(job_id: str, since: str, done: "asyncio.Future[Any]", sett
 
 def _event(entry_id: str, fields: dict[str, str]) -> Event:
     return Event(id=entry_id, agent=fields["agent"], agent_id=fields["agent_id"],
-                 msg=Msg.from_dict(json.loads(fields["msg"])), last=bool(fields["last"]), time=float(fields["time"]),
+                 msg=Msg.from_dict(loads(fields["msg"])), last=bool(fields["last"]), time=float(fields["time"]),
                  call=fields.get("call", ""), run=fields.get("run", ""), again="again" in fields,
                  type=fields.get("type", "message"),
                  question=Question.from_json(fields["question"]) if "question" in fields else None)

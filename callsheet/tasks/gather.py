@@ -10,7 +10,7 @@ from callsheet.settings import get_settings
 from callsheet.tasks import payloads
 from callsheet.tasks.call import Gathering
 from callsheet.tasks.loop import on_process_loop
-from callsheet.tasks.results import failure
+from callsheet.tasks.results import failure, parse
 
 
 def register_gathering(app: Celery) -> None:
@@ -94,7 +94,7 @@ def _tracebacks(task_ids: list[str], backend: Any) -> list[str]:
     if backend is None or not task_ids:
         return [""] * len(task_ids)
     texts = backend.mget([backend.get_key_for_task(task_id or "-") for task_id in task_ids])
-    return [(backend.decode(text).get("traceback") or "") if text else "" for text in texts]
+    return [(parse(text).get("traceback") or "") if text else "" for text in texts]
 
 
 def _branch_error(record: dict[str, Any], branch: str, trace: str) -> BranchFailed:

@@ -57,8 +57,12 @@ class CallRecord:
             return None
         given = dict(data)
         numbers, children = given.pop("usage", None), given.pop("children", ())
-        return cls(task_id=meta["task_id"], status=meta["status"], more_children=given.pop("more", 0),
-                   usage=Usage.from_numbers(numbers) if numbers else Usage(), children=tuple(children), **given)
+        try:
+            found = cls(task_id=meta["task_id"], status=meta["status"], more_children=given.pop("more", 0),
+                        usage=Usage.from_numbers(numbers) if numbers else Usage(), children=tuple(children), **given)
+            return found if isinstance(found.started, (int, float)) else None
+        except (TypeError, ValueError, LookupError, AttributeError):  # something else has written it
+            return None
 
 
 _running: dict[str, "Noted"] = {}

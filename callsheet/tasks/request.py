@@ -79,6 +79,8 @@ class SecondChanceRequest(Request):
                 dead_letters.add(str(self.delivery_info.get("routing_key")), self.body, str(error), self.id, self.name,
                                  self.hostname)
             self._note("failed")
+        if return_ok and exc_info.internal and not self._success_was_stored():
+            return_ok = False  # the tracer itself raised, such as over steps that follow: nothing is stored yet
         with self._settled(error, stored=return_ok):
             return super().on_failure(exc_info, send_failed_event, return_ok)
 

@@ -43,6 +43,7 @@ from callsheet.tasks.subscriptions import LateConsumer
 from callsheet.tasks.writes import Entry
 
 AGENT_ATTRIBUTE = "__callsheet_agent__"
+_UNREADABLE = "the stored result cannot be read"
 _STORE_TRIES = 16  # with growing pauses: about half a minute
 _FAILOVER_TRIES = 32  # about two minutes: sentinels wait, half a minute by default, before they take a master for lost
 _TIMEOUTS = frozenset({"SoftTimeLimitExceeded", "TimeLimitExceeded"})
@@ -101,6 +102,27 @@ class ResultBackend(PatientBackend, ChordBackend):
             drive(asyncio.sleep(amount))
         else:
             super()._sleep(amount)
+
+    def decode(self, payload: Any) -> Any:
+        """Celery's; data that kombu takes for a mark of a type that it does not know stay as they are.
+
+        Raises:
+            ValueError: it is no JSON within bounds.
+        """
+        try:
+            return super().decode(payload)
+        except Exception:
+            if not self._plain:
+                raise
+            return loads(payload)
+
+    def decode_result(self, payload: Any) -> Any:
+        """Celery's; of what cannot be read, a failure that says so: other results wait behind it."""
+        try:
+            meta = self.decode(payload)
+        except Exception:
+            meta = None
+        return self.meta_from_decoded(_sound(meta))
 
     # What is stored
 
@@ -177,9 +199,20 @@ def ready(meta: dict[str, Any]) -> bool:
 
 
 def parse(text: bytes | str) -> dict[str, Any]:
-    """A stored result as Celery wrote it."""
-    meta: dict[str, Any] = loads(text)
-    return meta
+    """A stored result as Celery wrote it; of what is none, the record of a failure that says so."""
+    try:
+        return _sound(loads(text))
+    except ValueError:
+        return _sound(None)
+
+
+def _sound(meta: Any) -> dict[str, Any]:
+    if isinstance(meta, dict) and isinstance(meta.get("status"), str):
+        meta.setdefault("task_id", "")
+        meta.setdefault("result", None)
+        return meta
+    return {"status": states.FAILURE, "task_id": "", "traceback": None, "children": [], "result": {
+        "exc_type": JobError.__name__, "exc_module": JobError.__module__, "exc_message": [_UNREADABLE]}}
 
 
 def failure(meta: dict[str, Any], label: str = "", job_id: str = "") -> CallsheetError:
@@ -195,15 +228,19 @@ def failure(meta: dict[str, Any], label: str = "", job_id: str = "") -> Callshee
     record = meta.get("result") if isinstance(meta.get("result"), dict) else {}
     assert isinstance(record, dict)
     kind, module, args = _unwrapped(record)
-    who = record.get("agent") or label or f"job {job_id}"
+    who = str(record.get("agent") or label or f"job {job_id}")
     if meta.get("status") == states.REVOKED or kind in ("TaskRevokedError", "Terminated"):
         return _revoked(args, who, job_id)
     own = getattr(errors_module, kind, None) if module == errors_module.__name__ else None
+    if args == [_UNREADABLE]:
+        return JobError(f"The result of job {job_id} cannot be read: it is not Celery's JSON. Set result_serializer to "
+                        "json where it is stored.")
     if isinstance(own, type) and issubclass(own, (AgentFailed, CallRefused)):
-        return own(*args)
+        with suppress(TypeError):  # what its constructor takes is for whoever stored it to say
+            return own(*args)
     one = len(args) == 1 or (args and module.startswith("callsheet."))  # ours have their text first, then particulars
     text = str(args[0]) if one else ", ".join(map(str, args))
-    trace = meta.get("traceback") or ""
+    trace = str(meta.get("traceback") or "")
     more = (f"{module}.{kind}", text, trace, who, job_id)
     if kind in _TIMEOUTS:
         return AgentTimeout(f"{who} was ended by its timeout ({text or 'soft limit'} s). Give the call more time with "

@@ -11,7 +11,6 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from callsheet.errors import JobError
 from callsheet.resources.redis import async_client, translated
 from callsheet.resources.subscriptions import Listener, subscriptions
 from callsheet.settings import Settings
@@ -43,7 +42,7 @@ class Waiter:
         except (RedisError, OSError):
             return 0  # `wait` deals with that
         found = {task_id: meta for task_id, text in zip(task_ids, texts, strict=True)
-                 if text and (meta := _readable(text)) and ready(meta)}
+                 if text and ready(meta := parse(text))}
         self._ahead |= found
         for task_id in list(self._ahead)[:-_MOST_AHEAD]:
             del self._ahead[task_id]
@@ -96,14 +95,9 @@ class Waiter:
         return heard
 
     def _take(self, task_id: str, text: bytes) -> None:
-        meta = _readable(text)
-        for future in self._waiting.get(task_id, []) if meta is None or ready(meta) else ():
-            if future.done():
-                continue
-            if meta is None:  # who waits for it is told; the others go on
-                future.set_exception(JobError(f"The result of job {task_id} cannot be read: it is not Celery's JSON. "
-                                              "Set result_serializer to json where it is stored."))
-            else:
+        meta = parse(text)
+        for future in self._waiting.get(task_id, []) if ready(meta) else ():
+            if not future.done():
                 future.set_result(meta)
 
     async def _look_up(self) -> None:
@@ -120,14 +114,6 @@ class Waiter:
             for task_id, text in zip(ids, texts, strict=True):
                 if text:
                     self._take(task_id, text)
-
-
-def _readable(text: bytes) -> dict[str, Any] | None:
-    try:
-        meta: Any = parse(text)
-    except ValueError:
-        return None
-    return meta if isinstance(meta, dict) else None
 
 
 _waiters: dict[tuple[int, str], tuple[asyncio.AbstractEventLoop, Waiter]] = {}

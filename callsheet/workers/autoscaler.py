@@ -205,13 +205,13 @@ class LoadAutoscaler(autoscale.Autoscaler):
 
     def _carry_out(self, decision: Decision) -> bool:
         before, change = self.processes, decision.change
-        if change > 0:
-            self.pool.grow(min(change, self._gauge.most_added))
-        elif change < 0:
-            try:
+        try:
+            if change > 0:
+                self.pool.grow(min(change, self._gauge.most_added))
+            elif change < 0:
                 self.pool.shrink(-change)
-            except ValueError:  # some have got work meanwhile; those that had none are gone
-                logger.debug("autoscale: not all of %d could be taken away: they are at work", -change)
+        except ValueError as exc:  # some have work by now and the others are gone; or there are too many
+            logger.debug("autoscale: not all of %+d: %s", change, exc)
         if self.processes == before:
             return False
         self.counts["up" if self.processes > before else "down", decision.bound.value] += 1

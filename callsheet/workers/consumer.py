@@ -1,5 +1,6 @@
 """The worker's consumer: Celery's, which no message stops, and which says why it refuses one."""
 
+import json
 import logging
 import re
 import time
@@ -13,14 +14,14 @@ from celery.bootsteps import CLOSE, TERMINATE
 from celery.exceptions import CPendingDeprecationWarning, NotRegistered
 from celery.worker import state
 from celery.worker.consumer import consumer
-from kombu.exceptions import ContentDisallowed
+from kombu.exceptions import ContentDisallowed, DecodeError
 
 from callsheet.errors import CallRefused
 from callsheet.resources import dead_letters
 from callsheet.resources.trouble import refusal
 from callsheet.tasks.patience import trouble
-from callsheet.workers.broker.layout import OVERSIZE
 from callsheet.workers.broker.ledger import begin_shutdown
+from callsheet.workers.broker.reading import OVERSIZE, Unreadable, unfit
 from callsheet.workers.events import PAUSE, EventDispatcher
 from callsheet.workers.handback import hand_back, unbegun
 from callsheet.workers.later import Waiting
@@ -28,9 +29,7 @@ from callsheet.workers.suspects import Suspects
 
 logger = logging.getLogger(__name__)
 
-#: What Celery's strategies raise over a message whose parts are of other kinds than they should be.
 _REST = 5.0  # seconds before a broker that refused is asked again, unless it is known to work by then
-_MALFORMED = (TypeError, ValueError, LookupError, AttributeError)
 
 
 class Consumer(consumer.Consumer):
@@ -50,6 +49,8 @@ class Consumer(consumer.Consumer):
         waiting = Waiting(self)
         self._suspects = suspects = Suspects(self, lambda message: on_task_received(message, begins=True))
         limit = (self.app.conf.broker_transport_options or {}).get("message_max")
+        # Stock kombu takes any KeyError for a lost connection.
+        broken = tuple(kind for kind in self.connection_errors + self.channel_errors if kind is not KeyError)
 
         def on_task_received(message: Any, begins: bool = False) -> Any:
             try:
@@ -58,11 +59,17 @@ class Consumer(consumer.Consumer):
                     return self.refuse(message, f"it is {size:,} bytes, and a worker takes {limit:,} at most", "Send a "
                                        "reference (a path, an address) in place of the data, or raise "
                                        "CALLSHEET_PAYLOAD_MAX for the workers: they take twice that")
+                in_headers = "task" in message.headers
+                wrong = unfit(message.payload, in_headers) if in_headers or _identity(message)[1] else ""
+                if wrong:
+                    return self.on_invalid_task(None, message, Unreadable(wrong))
                 held = not begins and (waiting.takes(message) or suspects.takes(message))
                 return None if held else handle(message)
-            except self.connection_errors:
+            except broken:
                 raise
-            except _MALFORMED as exc:
+            except DecodeError as exc:
+                return self.on_decode_error(message, exc)
+            except Exception as exc:  # whatever it is, the next message is another one
                 return self.on_invalid_task(None, message, exc)
 
         return on_task_received
@@ -131,9 +138,14 @@ class Consumer(consumer.Consumer):
                     "it write elsewhere")
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        """Refuse a body that is not what it is said to be."""
-        self.refuse(message, f"its body is not the {message.content_type} that it is said to be ({_first_line(exc)})",
-                    "Publish it through Celery")
+        """Refuse what cannot be read; a broadcast, which is everybody's, is dropped."""
+        if self.task_consumer is not None and message.channel is not self.task_consumer.channel:
+            logger.error("A broadcast to %s cannot be read: %s", self.hostname, _first_line(exc))
+        elif isinstance(exc, Unreadable):
+            self.on_invalid_task(None, message, exc)
+        else:
+            self.refuse(message, f"its body is not the {message.content_type} that it is said to be "
+                        f"({_first_line(exc)})", "Publish it through Celery")
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Refuse a message of another shape, or of content that workers do not read."""
@@ -141,8 +153,9 @@ class Consumer(consumer.Consumer):
             self.refuse(message, f"its content type is {message.content_type!r}, and workers read JSON only",
                         "Publish it with serializer='json'")
         else:
-            self.refuse(message, f"it is no message of Celery's task protocol ({type(exc).__name__}: "
-                        f"{_first_line(exc)})", "Publish it through Celery 4 or later")
+            why = _first_line(exc) if isinstance(exc, Unreadable) else f"{type(exc).__name__}: {_first_line(exc)}"
+            self.refuse(message, f"it is no message of Celery's task protocol ({why})",
+                        "Publish it through Celery 4 or later")
 
     def refuse(self, message: Any, why: str, remedy: str, error: Exception | None = None) -> None:
         """Say why, store the failure, and drop the message; in this order, so that a crash leaves no caller waiting.
@@ -154,33 +167,50 @@ class Consumer(consumer.Consumer):
             error: to store in place of a CallRefused with this text.
         """
         task_id, name = _identity(message)
-        queue = (message.delivery_info or {}).get("routing_key")
+        queue = message.delivery_info.get("routing_key")
         text = (f"A message on the queue {queue!r}{f', of task {name}[{task_id}],' if task_id else ''} was refused by "
                 f"{self.hostname}: {why}. {remedy}.")
         logger.error("%s", text)
         error = error or CallRefused(text)
         if task_id:
-            try:
-                self.app.backend.mark_as_failure(task_id, error, request=_request(message, task_id))
-            except Exception:
-                logger.exception("The refusal of %s[%s] could not be stored", name, task_id)
-            if self.event_dispatcher:
-                self.event_dispatcher.send("task-failed", uuid=task_id, exception=repr(error))
-        dead_letters.add(str(queue), message.body or b"", why, task_id, name, str(self.hostname))
-        message.reject_log_error(logger, self.connection_errors)
+            self._tell(message, task_id, error)
+        ledger = getattr(message.channel, "ledger", None)
+        held = ledger.held.get(message.delivery_tag) if ledger is not None else None
+        dead_letters.add(str(queue), held.raw if held is not None and held.raw else _text(message), why, task_id, name,
+                         str(self.hostname))
+        if not message.acknowledged:
+            message.reject_log_error(logger, self.connection_errors)
         signals.task_rejected.send(sender=self, message=message, exc=error)
+
+    def _tell(self, message: Any, task_id: str, error: Exception) -> None:
+        """Store a refusal; where the rest of the message does not let it be, as that of a task without a canvas."""
+        for request in (_request(message, task_id), None):
+            try:
+                self.app.backend.mark_as_failure(task_id, error, request=request)
+                break
+            except Exception:
+                logger.exception("The refusal of %s could not be stored", task_id)
+        if self.event_dispatcher:
+            self.event_dispatcher.send("task-failed", uuid=task_id, exception=repr(error))
+
+
+def _text(message: Any) -> str:
+    """A refused message as the dead letters keep it: its body in the clear, and no more of it than they take."""
+    raw = getattr(message, "_raw", None) or {"headers": message.headers}
+    body = (message.body or raw.get("body") or "")[:dead_letters.MOST_TEXT]
+    shown = body.decode(errors="backslashreplace") if isinstance(body, bytes) else str(body)
+    return json.dumps({**raw, "body": shown}, default=repr)
 
 
 def _size(message: Any) -> int:
     """Bytes of the body; of one that the transport left in Redis, too."""
-    headers = message.headers
-    left = headers.get(OVERSIZE) if isinstance(headers, dict) else None
+    left = message.headers.get(OVERSIZE)
     return left if isinstance(left, int) else len(message.body or "")
 
 
 def _identity(message: Any) -> tuple[str, str]:
     """The task's id and name, "" where they cannot be read."""
-    found = message.headers if isinstance(message.headers, dict) else {}
+    found = message.headers
     if "task" not in found:  # protocol 1 has them in the body
         try:
             found = message.payload if isinstance(message.payload, dict) else {}
@@ -196,8 +226,8 @@ def _request(message: Any, task_id: str) -> Context:
         embed = message.payload[2]
     except Exception:
         embed = None
-    known = {**message.headers, **(embed if isinstance(embed, dict) else {})}
-    return Context(known, id=task_id, args=(), kwargs={}, delivery_info=dict(message.delivery_info or {}))
+    known = {**message.headers, **(embed if isinstance(embed, dict) and not unfit(message.payload, True) else {})}
+    return Context(known, id=task_id, args=(), kwargs={}, delivery_info=dict(message.delivery_info))
 
 
 def _first_line(exc: Exception) -> str:

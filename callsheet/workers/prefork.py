@@ -1,8 +1,12 @@
 """Celery's prefork pool, which takes away only processes that have nothing to do."""
 
+import os
 from typing import Any
 
 from celery.concurrency import asynpool, prefork
+
+#: Processes that a command or the autoscaler may make of one worker.
+MOST_PROCESSES = max(64, 16 * (os.cpu_count() or 1))
 
 
 class AsynPool(asynpool.AsynPool):
@@ -12,6 +16,16 @@ class AsynPool(asynpool.AsynPool):
     one more that can be told so. So shrinking could kill a call that was just handed over, and counted a process
     twice.
     """
+
+    def grow(self, n: int = 1) -> None:
+        """Add `n` processes.
+
+        Raises:
+            ValueError: a machine of this size has no use for so many.
+        """
+        if self._processes + n > MOST_PROCESSES:
+            raise ValueError(f"{self._processes} processes and {n} more: this machine runs {MOST_PROCESSES} at most.")
+        super().grow(n)
 
     def _worker_active(self, worker: Any) -> bool:
         if getattr(worker, "_controlled_termination", False) or worker.inqW_fd in self._busy_workers:

@@ -35,6 +35,7 @@ from callsheet.workers.broker.ledger import ledger_of
 from callsheet.workers.broker.message import Message
 from callsheet.workers.broker.poller import CLAIM, Poller
 from callsheet.workers.broker.qos import QoS
+from callsheet.workers.broker.reading import UNREADABLE, Unreadable, read
 from callsheet.workers.broker.scripts import CLAIM as CLAIM_SCRIPT
 from callsheet.workers.broker.scripts import PUBLISH
 from callsheet.workers.broker.sockets import closed_in_children
@@ -247,6 +248,35 @@ class Channel(stock.Channel):
             for topic in self._get_publish_topics(exchange, routing_key):
                 client.publish(topic, payload)
 
+    # Broadcasts
+
+    def _receive_one(self, c: Any) -> Any:
+        """Kombu's; what cannot be read, or makes its consumer raise, is told in one line and dropped."""
+        try:
+            response = c.parse_response()
+        except self.connection_errors:
+            self._in_listen = None
+            raise
+        heard = self._handle_message(c, response) if isinstance(response, (list, tuple)) else {"type": b""}
+        if not heard["type"].endswith(b"message") or not heard["data"]:
+            return None
+        topic, data = heard["channel"].decode(errors="replace"), heard["data"]
+        exchange = (topic.partition(".")[2] if topic.startswith("/") else topic).split("/", 1)[0]
+        try:
+            if self.message_max and len(data) > self.message_max:
+                raise Unreadable(f"it is {len(data):,} bytes")
+            message = read(data)
+            if UNREADABLE in message["headers"]:
+                raise Unreadable(message["headers"][UNREADABLE])
+            return exchange in self._fanout_to_queue and self._deliver_fanout_message(message, exchange)
+        except (*self.connection_errors, *self.connection.channel_errors):
+            raise
+        except Exception as exc:
+            logger.error("What came over the channel %r was dropped (%s: %s): %r. Something other than Celery or "
+                         "Callsheet publishes there: have it publish elsewhere.", topic, type(exc).__name__, exc,
+                         data[:200])
+            return None
+
     # Connections
 
     def _connparams(self, asynchronous: bool = False) -> Any:
@@ -303,9 +333,14 @@ class SentinelChannel(Channel, stock.SentinelChannel):
 
 
 class Transport(stock.Transport):
-    """Kombu's Redis transport, with claims."""
+    """Kombu's Redis transport, with claims.
+
+    Kombu takes any KeyError for a lost connection, as one of its own may mean that. It may as well come of what a
+    message says, which no new connection mends.
+    """
 
     Channel = Channel
+    connection_errors = tuple(kind for kind in stock.Transport.connection_errors if kind is not KeyError)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

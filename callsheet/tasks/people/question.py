@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from callsheet.messages.quick import loads
+
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
@@ -40,5 +42,5 @@ class Question:
     @classmethod
     def from_json(cls, text: str | bytes) -> "Question":
         """What `to_json` wrote; what a newer version added is left out."""
-        data, known = json.loads(text), {one.name for one in fields(cls)}
+        data, known = loads(text), {one.name for one in fields(cls)}
         return cls(**{key: value for key, value in data.items() if key in known})

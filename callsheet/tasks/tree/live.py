@@ -9,6 +9,7 @@ from typing import Any
 
 from celery import Celery
 
+from callsheet.messages.quick import loads, readable
 from callsheet.resources.backlog import STEPS, UNACKED
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
@@ -101,8 +102,8 @@ def in_queues(job_id: str, settings: Settings) -> tuple[list[LiveCall], bool]:
                         break
             whole = whole and looked < MOST_MESSAGES
         if client.hlen(UNACKED) <= MOST_MESSAGES:  # of workers that were lost, until their leases are over
-            texts = [json.loads(text)[0] for _, text in client.hscan_iter(UNACKED, count=_PAGE)]
-            found += _calls(job_id, texts, "")
+            entries = map(readable, (text for _, text in client.hscan_iter(UNACKED, count=_PAGE)))
+            found += _calls(job_id, [entry[0] for entry in entries if isinstance(entry, list) and entry], "")
         else:
             whole = False
     return found, whole
@@ -121,24 +122,21 @@ def put_aside(job_id: str, calls: Iterable[str], settings: Settings) -> list[Liv
             later, *parked = pipe.execute()
     for text in filter(None, later):
         start = text.find(b'{"body"')  # of a message as kombu writes it, within what else is kept of it
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             message, _ = json.JSONDecoder().raw_decode(text[max(0, start):].decode("utf-8", "replace"))
             found += (replace(call, later=True) for call in _calls(job_id, [message], ""))
     for text in (text for texts in parked for text in texts if text):
-        signature = json.loads(text)
-        data, options = signature["args"][-1], signature["options"]
-        found.append(LiveCall(id=options["task_id"], label=data["label"], parent=options.get("parent_id") or "",
-                              queue=options.get("queue") or options.get("routing_key") or "", sent=data.get("sent"),
-                              retries=options.get("retries") or 0))
+        with contextlib.suppress(LookupError, TypeError, AttributeError):
+            signature: Any = readable(text)
+            data, options = signature["args"][-1], signature["options"]
+            found.append(LiveCall(id=options["task_id"], label=data["label"], parent=options.get("parent_id") or "",
+                                  queue=options.get("queue") or options.get("routing_key") or "",
+                                  sent=data.get("sent"), retries=options.get("retries") or 0))
     return found
 
 
 def _of_job(job_id: str, page: list[bytes], queue: str) -> Iterator[LiveCall]:
-    messages = []
-    for text in page:
-        with contextlib.suppress(ValueError):
-            messages.append(json.loads(text))
-    return _calls(job_id, messages, queue)
+    return _calls(job_id, [readable(text) for text in page], queue)
 
 
 def _calls(job_id: str, messages: list[Any], queue: str) -> Iterator[LiveCall]:
@@ -147,7 +145,7 @@ def _calls(job_id: str, messages: list[Any], queue: str) -> Iterator[LiveCall]:
             headers = message["headers"]
             if headers.get("task") != "callsheet.reply":
                 continue
-            data = json.loads(base64.b64decode(message["body"]))[0][-1]
+            data = loads(base64.b64decode(message["body"]))[0][-1]
             if belongs(job_id, headers["id"], headers.get("root_id"), headers.get("parent_id"), data):
                 yield LiveCall(id=headers["id"], label=data["label"], parent=headers.get("parent_id") or "",
                                queue=queue, sent=data.get("sent"), retries=headers.get("retries") or 0)

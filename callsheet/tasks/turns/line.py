@@ -54,10 +54,10 @@ class Publisher:
 
     def now(self, messages: list[str]) -> None:
         """Send them. What cannot be sent is sent later by a keeper, when the turn's lease is over."""
-        try:
-            with translated(self._settings):
-                for message in messages:
+        for message in messages:
+            try:
+                with translated(self._settings):
                     self._app.signature(json.loads(message)).apply_async()
-        except Exception:
-            logger.exception("turns: %d calls whose turn has come could not be sent; they are sent again when the "
-                             "lease is over", len(messages))
+            except Exception:
+                logger.exception("turns: a call whose turn has come could not be sent; it is sent again when the lease "
+                                 "is over")

@@ -19,8 +19,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
 from callsheet.resources.trouble import refusal
-from callsheet.workers.broker.layout import Delivery, read
-from callsheet.workers.broker.ledger import Ledger
+from callsheet.workers.broker.layout import Delivery
+from callsheet.workers.broker.ledger import Ledger, Tag
+from callsheet.workers.broker.reading import UNREADABLE, Unreadable, read
 from callsheet.workers.broker.scripts import CLAIM
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Claims:
         self.no_ack: set[str] = set()
         self._name = uuid4().hex
         self._count = 0
-        self._replies: deque[tuple[Callable[[Any], None] | None, list[str]]] = deque()
+        self._replies: deque[tuple[Callable[[Any], None] | None, list[Tag]]] = deque()
         self._under_way: tuple[str, int, list[str]] | None = None
         self._connection: Any = None
         self._armed = False
@@ -203,27 +204,31 @@ class Claims:
         if tags in self.ledger.unseen:
             self.ledger.unseen.remove(tags)
         for tag, value in zip(tags, values, strict=True):
-            if value is not None:
-                message, _, queue = read(value, self.channel.message_max)
-                self._keep(tag, queue, message)
+            queue = self._queue_of(value) if value is not None else None
+            if queue is not None:
+                self._arrive(tag, queue, value[1:-len(self.ledger.layout.rest(queue).encode())])
 
-    def _arrive(self, tag: str, queue: str, text: bytes) -> None:
+    def _queue_of(self, value: bytes) -> str | None:
+        """Whose message it is that this channel took, by how the script wrote it down."""
+        queues = self.channel.active_queues
+        return next((queue for queue in queues if value.endswith(self.ledger.layout.rest(queue).encode())), None)
+
+    def _arrive(self, tag: str, queue: str, text: bytes) -> bool:
+        """Keep a message to deliver it; False where it is none, and was set apart."""
+        taken = queue not in self.no_ack
         try:
             payload = read(text, self.channel.message_max)
-            if queue in self.no_ack:
-                self.arrived.append((queue, payload))
+            if taken:
+                self.ledger.held[tag] = delivery = Delivery.of(tag, queue, payload, text)
+                self.arrived.append(delivery)
+            elif UNREADABLE in payload["headers"]:
+                raise Unreadable(payload["headers"][UNREADABLE])
             else:
-                self._keep(tag, queue, payload)
-        except (ValueError, KeyError, TypeError):
-            logger.critical("Removed from queue %r what is no message: %r (%d bytes). Something other than Celery or "
-                            "Callsheet writes to this list: have it write elsewhere.", queue, text[:200], len(text),
-                            exc_info=True)
-            self.ledger.ack(tag)
-
-    def _keep(self, tag: str, queue: str, payload: dict[str, Any]) -> None:
-        delivery = Delivery.of(tag, queue, payload)
-        self.ledger.held[tag] = delivery
-        self.arrived.append(delivery)
+                self.arrived.append((queue, payload))
+        except Unreadable as exc:
+            self.ledger.set_apart(queue, text, exc, tag if taken else None)
+            return False
+        return True
 
     # Delivering
 
@@ -243,15 +248,17 @@ class Claims:
     def take(self, queue: str) -> dict[str, Any] | None:
         """Claim one message now, as `basic_get` wants it."""
         layout = self.ledger.layout
-        self._count += 1
-        prefix = f"{self._name}.{self._count}."
-        answer = CLAIM.run(self.ledger.client, [*layout.registry, *(layout.list_of(queue, s) for s in layout.steps)],
-                           [prefix, 1, MOST_BYTES, self.ledger.term, 0, 1, layout.rest(queue)])
-        if not answer:
-            return None
-        delivery = Delivery.of(f"{prefix}1", queue, read(answer[1], self.channel.message_max))
-        self.ledger.held[delivery.tag] = delivery
-        return delivery.payload
+        keys = [*layout.registry, *(layout.list_of(queue, step) for step in layout.steps)]
+        while True:
+            self._count += 1
+            prefix = f"{self._name}.{self._count}."
+            answer = CLAIM.run(self.ledger.client, keys,
+                               [prefix, 1, MOST_BYTES, self.ledger.term, 0, 1, layout.rest(queue)])
+            if not answer:
+                return None
+            if self._arrive(f"{prefix}1", queue, answer[1]):
+                item = self.arrived.pop()
+                return item.payload if isinstance(item, Delivery) else item[1]
 
     def check_leases(self) -> None:
         """Begin anew where leases have run out, as after the process was suspended.

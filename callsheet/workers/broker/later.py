@@ -14,6 +14,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from callsheet.resources import dead_letters
 from callsheet.workers.broker.layout import REVOKED, Delivery, Layout
 from callsheet.workers.broker.scripts import BRING_BACK, PUT_AWAY, REVOKE
 
@@ -120,7 +121,10 @@ class Later:
     def bring_back(self) -> float | None:
         """Put messages that have their time back on their queues; returns when the next one has, in unix seconds."""
         while True:
-            count, following = BRING_BACK.run(self._client, self._layout.later, [time.time(), AT_ONCE])
+            count, following, odd = BRING_BACK.run(self._client, self._layout.later, [time.time(), AT_ONCE])
+            for value in odd:
+                logger.critical("Removed from %r what is no message: %r", self._layout.later[1], value[:200])
+                dead_letters.add(self._layout.later[1], value, "it is none of the messages that start later")
             if count < AT_ONCE:
                 return float(following) if following else None
 

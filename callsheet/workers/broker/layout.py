@@ -5,14 +5,13 @@ a zset and a hash of what is to start later; and sets of the ids of messages tha
 """
 
 import json
-import re
 from bisect import bisect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from callsheet.messages.quick import loads
 from callsheet.tasks.base import LOST
+from callsheet.workers.broker.reading import UNREADABLE
 from callsheet.workers.broker.stock import json as kombu_json
 from callsheet.workers.broker.stock import redis as stock
 
@@ -23,13 +22,10 @@ BEGUN = "begun"
 ALONE, BESIDE = "alone", "beside"
 #: Header: its call kills its workers, and is given up.
 POISONED = "poisoned"
-#: Header: bytes of a body that was too large to be read, and was left out.
-OVERSIZE = "oversize"
 #: Header: the task was revoked while its message was put away.
 REVOKED = "revoked"
 
-_BODY = re.compile(rb'"body": ?"[A-Za-z0-9+/=]*"')
-_ROUND_BODY = 64 * 1024  # bytes that headers and properties may take
+_MOST_COUNTED = 1_000_000  # what headers say is anybody's number
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ class Layout:
         """The list that a message belongs on."""
         try:
             priority = max(0, min(9, int(payload["properties"]["priority"])))
-        except (TypeError, ValueError, KeyError):
+        except (TypeError, ValueError, KeyError, OverflowError):
             priority = 0
         return self.list_of(queue, self.steps[bisect(self.steps, priority) - 1])
 
@@ -112,31 +108,29 @@ class Delivery:
         queue: that it came from.
         payload: the message, with the tag as its delivery tag.
         first_tag: the delivery tag that its publisher gave it.
+        raw: its text, of one that is to be refused: the payload does not have all of it.
     """
 
     tag: str
     queue: str
     payload: dict[str, Any]
     first_tag: Any
+    raw: bytes | None = None
 
     @classmethod
-    def of(cls, tag: str, queue: str, payload: dict[str, Any]) -> "Delivery":
-        """A message as it came off its list; counts this delivery.
-
-        Raises:
-            KeyError, TypeError: it is no message.
-        """
-        properties = payload["properties"]
-        delivery = cls(tag, queue, payload, properties["delivery_tag"])
+    def of(cls, tag: str, queue: str, payload: dict[str, Any], text: bytes) -> "Delivery":
+        """A message as it was read off its list, and its text; counts this delivery."""
+        properties, headers = payload["properties"], payload["headers"]
+        delivery = cls(tag, queue, payload, properties["delivery_tag"], text if UNREADABLE in headers else None)
         properties["delivery_tag"] = tag
-        headers = payload.get("headers")
-        if isinstance(headers, dict):
-            headers[DELIVERIES] = _deliveries(headers) + 1
-            headers.setdefault(LOST, 0)
+        headers[DELIVERIES] = _deliveries(headers) + 1
+        headers.setdefault(LOST, 0)
         return delivery
 
-    def text(self, headers: Any = None) -> str:
+    def text(self, headers: Any = None) -> str | bytes:
         """The message to put back, or with other headers."""
+        if self.raw is not None:
+            return self.raw
         self.payload["properties"]["delivery_tag"] = self.first_tag
         payload = mark_redelivered(self.payload)
         text: str = kombu_json.dumps(payload if headers is None else {**payload, "headers": headers})
@@ -144,44 +138,25 @@ class Delivery:
         return text
 
 
+def _count(headers: dict[str, Any], name: str) -> int:
+    found = headers.get(name)
+    return max(0, min(found, _MOST_COUNTED)) if isinstance(found, int) else 0
+
+
 def _deliveries(headers: dict[str, Any]) -> int:
-    count = headers.get(DELIVERIES)
     # A stock worker that gives a message back does not count.
-    return max(count if isinstance(count, int) else 0, 1 if headers.get("redelivered") else 0)
-
-
-def read(text: bytes, most: int | None = None) -> Any:
-    """The JSON of a message. Kombu's own reader, which knows more types, is several times slower.
-
-    Args:
-        text: of the message, or of its entry in the unacked hash.
-        most: bytes of body that are read; a larger one is left out, and OVERSIZE says so. It would take several times
-            its size in memory.
-    """
-    if most and len(text) > most + _ROUND_BODY:
-        body = _BODY.search(text, 0, len(text))
-        size = (body.end() - body.start()) * 3 // 4 if body else 0
-        if body and size > most:
-            rest = loads(b"".join((text[:body.start()], b'"body": ""', text[body.end():])))
-            (rest[0] if isinstance(rest, list) else rest)["headers"][OVERSIZE] = size
-            return rest
-    return kombu_json.loads(text.decode()) if b'"__type__"' in text else loads(text)
+    return max(_count(headers, DELIVERIES), 1 if headers.get("redelivered") else 0)
 
 
 def mark_redelivered(payload: dict[str, Any]) -> dict[str, Any]:
-    """Have a message say that it was delivered before, where kombu says it."""
-    headers = payload.get("headers")
-    if isinstance(headers, dict):
-        headers["redelivered"] = True
-    properties = payload.get("properties")
-    if isinstance(properties, dict) and isinstance(properties.get("delivery_info"), dict):
-        properties["delivery_info"]["redelivered"] = True
+    """Have a message that was read say that it was delivered before, where kombu says it."""
+    payload["headers"]["redelivered"] = payload["properties"]["delivery_info"]["redelivered"] = True
     return payload
 
 
 def suspected(headers: Any, limit: int) -> bool:
     """Whether a message has lost so many workers that one more is the last."""
-    return isinstance(headers, dict) and isinstance(headers.get(LOST), int) and headers[LOST] >= limit - 1
+    return isinstance(headers, dict) and _count(headers, LOST) >= limit - 1
 
 
 def mark_lost(payload: dict[str, Any], limit: int) -> dict[str, Any]:
@@ -192,12 +167,11 @@ def mark_lost(payload: dict[str, Any], limit: int) -> dict[str, Any]:
         limit: lost workers after which its call is given up, where it is known that it was this one; where it is not,
             twice as many.
     """
-    headers = payload.get("headers")
-    if isinstance(headers, dict):
-        headers[DELIVERIES] = _deliveries(headers) + 1
-        begun, lost = headers.pop(BEGUN, ""), headers.get(LOST)
-        if begun or not suspected(headers, limit):  # else it had not begun
-            headers[LOST] = (lost if isinstance(lost, int) else 0) + 1
-        if begun and headers[LOST] >= (limit if begun == ALONE else 2 * limit):
-            headers[POISONED] = True
+    headers = payload["headers"]
+    headers[DELIVERIES] = _deliveries(headers) + 1
+    begun = headers.pop(BEGUN, "")
+    if begun or not suspected(headers, limit):  # else it had not begun
+        headers[LOST] = _count(headers, LOST) + 1
+    if begun and headers[LOST] >= (limit if begun == ALONE else 2 * limit):
+        headers[POISONED] = True
     return mark_redelivered(payload)

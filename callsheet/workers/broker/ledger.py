@@ -18,10 +18,12 @@ from celery.worker import state
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from callsheet.resources import dead_letters
 from callsheet.resources.trouble import in_words, is_trouble
 from callsheet.settings import get_settings
 from callsheet.workers.broker.later import HORIZON, Later
-from callsheet.workers.broker.layout import BEGUN, Delivery, Layout, mark_lost, read
+from callsheet.workers.broker.layout import BEGUN, Delivery, Layout, mark_lost
+from callsheet.workers.broker.reading import read_entry
 from callsheet.workers.broker.scripts import BEGIN, EXPIRED, GIVE_BACK, RENEW
 from callsheet.workers.broker.sockets import break_off
 
@@ -37,7 +39,8 @@ GRACE = 3.0  # seconds after an outage in which it turns again
 REVIEW = 0.5  # seconds that calls may take to begin or to end, once their connection is lost
 FAILURES = (RedisError, OSError)
 
-Return = tuple[str, str, str, str]  # list, tag, "next" or "last", text
+Tag = str | bytes  # of ours, text
+Return = tuple[str, Tag, str, str | bytes]  # list, tag, "next" or "last", text
 
 
 class Ledger:
@@ -69,15 +72,15 @@ class Ledger:
         self.term = 0.75 * lease
         self.interval = min(0.2 * lease, renew)
         self.client: Any = Redis(connection_pool=pool)
-        self.held: dict[str, Delivery] = {}
+        self.held: dict[Tag, Delivery] = {}
         self.later = Later(self.client, layout, horizon, lambda tag: self.held.pop(tag, None))
-        self.kept: set[str] = set()
+        self.kept: set[Tag] = set()
         self.unseen: list[list[str]] = []
         self.channels: set[Any] = set()
         self.collector: Any = None
-        self._acks: deque[str] = deque()
+        self._acks: deque[Tag] = deque()
         self._returns: deque[Return] = deque()
-        self._slipped: set[str] = set()
+        self._slipped: set[Tag] = set()
         self._review_at = 0.0
         self._renewed = self._ticked = time.monotonic()
         self.turned, self._recovered = math.inf, 0.0
@@ -114,7 +117,7 @@ class Ledger:
 
     # Acknowledgements
 
-    def ack(self, tag: str) -> None:
+    def ack(self, tag: Tag) -> None:
         """Acknowledge a message; any thread. Once its lease has slipped there is nothing to acknowledge."""
         self.held.pop(tag, None)
         self.kept.discard(tag)
@@ -125,24 +128,39 @@ class Ledger:
         if self.collector is None or len(self._acks) >= CHUNK:
             self.flush()
 
+    def set_apart(self, queue: str, text: bytes, why: Exception, tag: Tag | None = None) -> None:
+        """Drop what is no message, and keep its text among the dead letters; any thread.
+
+        Args:
+            queue: or another key, where it was found.
+            text: what it is.
+            why: it cannot be taken.
+            tag: under which it is registered.
+        """
+        logger.critical("Removed from %r what is no message (%s): %r (%d bytes). Something other than Celery or "
+                        "Callsheet writes there: have it write elsewhere.", queue, why, text[:200], len(text))
+        dead_letters.add(queue, text, str(why))
+        if tag is not None:
+            self.ack(tag)
+
     @property
     def has_acks(self) -> bool:
         """Whether acknowledgements wait to be sent."""
         return bool(self._acks)
 
-    def take_acks(self) -> list[str]:
+    def take_acks(self) -> list[Tag]:
         """The acknowledgements to send now; the caller gives back what it could not send."""
-        taken: list[str] = []
+        taken: list[Tag] = []
         with contextlib.suppress(IndexError):  # another thread took the rest
             while len(taken) < CHUNK:
                 taken.append(self._acks.popleft())
         return taken
 
-    def untake_acks(self, tags: Iterable[str]) -> None:
+    def untake_acks(self, tags: Iterable[Tag]) -> None:
         """Acknowledgements whose fate is unknown: they will be sent again, which does no harm."""
         self._acks.extend(tags)
 
-    def ack_commands(self, tags: list[str]) -> list[tuple[str, ...]]:
+    def ack_commands(self, tags: list[Tag]) -> list[tuple[Tag, ...]]:
         """The commands that acknowledge."""
         unacked, index, leases = self.layout.registry
         return [("HDEL", unacked, *tags), ("ZREM", index, *tags), ("ZREM", leases, *tags)]
@@ -160,7 +178,7 @@ class Ledger:
             return False
         return True
 
-    def _send_acks(self, tags: list[str]) -> None:
+    def _send_acks(self, tags: list[Tag]) -> None:
         try:
             with self.client.pipeline(transaction=False) as pipe:
                 for command in self.ack_commands(tags):
@@ -189,7 +207,7 @@ class Ledger:
                 self._review_at = 0.0
                 self.give_back(self.kept - running)
 
-    def give_back(self, tags: Iterable[str], place: str = "next") -> None:
+    def give_back(self, tags: Iterable[Tag], place: str = "next") -> None:
         """Put messages back on their queues; where the broker is away, as soon as it is there again.
 
         Args:
@@ -225,8 +243,8 @@ class Ledger:
         delivery = self.held.get(tag)
         if delivery is None:
             return False
-        headers = delivery.payload["headers"]
-        entry = f"[{delivery.text({**headers, BEGUN: how})}{self.layout.rest(delivery.queue)}"
+        text = delivery.text({**delivery.payload["headers"], BEGUN: how})
+        entry = f"[{text if isinstance(text, str) else text.decode()}{self.layout.rest(delivery.queue)}"
         return bool(BEGIN.run(self.client, [self.layout.unacked], [tag, entry]))
 
     # Leases
@@ -273,13 +291,12 @@ class Ledger:
         returns: list[Return] = []
         for raw_tag, value in zip(found[::2], found[1::2], strict=True):
             try:
-                payload, _, queue = read(value, self.message_max)
+                payload, queue = read_entry(value, self.message_max)
                 mark_lost(payload, get_settings().max_deaths)
                 text = Delivery("", queue, payload, payload["properties"]["delivery_tag"]).text()
-                returns.append((self.layout.list_for(queue, payload), raw_tag.decode(), "next", text))
-            except (ValueError, KeyError, TypeError):
-                logger.exception("A message of a lost worker cannot be read, and stays in %s: %s",
-                                 self.layout.unacked, raw_tag)
+                returns.append((self.layout.list_for(queue, payload), raw_tag, "next", text))
+            except Exception as exc:  # one message never stops the others
+                self.set_apart(self.layout.unacked, value, exc, raw_tag)
         if returns:
             logger.warning("%d messages of lost workers go back to their queues.", len(returns))
             self.put_back(returns)

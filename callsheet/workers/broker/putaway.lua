@@ -12,8 +12,7 @@ for i = 1, #ARGV, 5 do
     local tag, id, at, list, rest = unpack(ARGV, i, i + 4)
     local value = redis.call('HGET', KEYS[1], tag)
     if value and string.sub(value, -#rest) == rest then
-        local known = redis.call('HGET', KEYS[5], id)
-        local entries = known and cmsgpack.unpack(known) or {}
+        local entries = entries_of(redis.call('HGET', KEYS[5], id))
         entries[#entries + 1] = {tonumber(at), list, string.sub(value, 2, -#rest - 1)}
         redis.call('HSET', KEYS[5], id, cmsgpack.pack(entries))
         redis.call('ZADD', KEYS[4], 'LT', at, id)

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from callsheet.workers.broker.ledger import shutting_down
+from callsheet.workers.broker.ledger import ledger_of, shutting_down
 from callsheet.workers.broker.stock import redis as stock
 from callsheet.workers.broker.stock import virtual
 
@@ -86,7 +86,17 @@ class QoS(stock.QoS):
         leases = ledger.client.zmscore(ledger.layout.leases, found) if found else []
         for raw, lease in zip(found, leases, strict=True):
             if lease is None:
-                self.restore_by_tag(raw.decode())
+                self.restore_by_tag(raw)
+
+    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
+        """Kombu's, of one message; what cannot be put back is set apart, so that the sweep goes on."""
+        try:
+            super().restore_by_tag(tag, client, leftmost)
+        except (*self.channel.connection_errors, *self.channel.connection.channel_errors):
+            raise
+        except Exception as exc:
+            ledger = self.channel.ledger or ledger_of(self.channel)
+            ledger.set_apart(ledger.layout.unacked, ledger.client.hget(ledger.layout.unacked, tag) or b"", exc, tag)
 
     def _is_ours(self, tag: str) -> bool:
         return self.channel.ledger is not None and tag in self.channel.ledger.held

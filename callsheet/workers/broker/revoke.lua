@@ -8,7 +8,7 @@ local found = 0
 for i = 2, #ARGV do
     local known = redis.call('HGET', KEYS[2], ARGV[i])
     if known then
-        for _, entry in ipairs(cmsgpack.unpack(known)) do
+        for _, entry in ipairs((entries_of(known))) do
             -- Inside a JSON string the quotes would be escaped, so that the first match is the headers' beginning.
             local _, brace = string.find(entry[3], '"headers"%s*:%s*{')
             local message = entry[3]

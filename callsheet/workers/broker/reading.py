@@ -1,0 +1,246 @@
+"""Reading messages that anybody may have written: within bounds, and never with another error than Unreadable.
+
+What kombu and Celery take for granted of a message is seen to here, once, as it comes off its list, out of the
+`unacked` hash or from a channel: behind this reader nothing needs to expect other types.
+"""
+
+import re
+from datetime import datetime
+from typing import Annotated, Any
+
+from celery.app.task import Context
+from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from callsheet.messages.quick import loads
+from callsheet.workers.broker.stock import json as kombu_json
+
+#: Header: bytes of a body that was too large to be read, and was left out.
+OVERSIZE = "oversize"
+#: Header: why a message is to be refused, where it is not as it should be.
+UNREADABLE = "unreadable"
+
+_BODY = re.compile(rb'"body": ?"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_BESIDE = 64 * 1024  # bytes beside the body of a message that is looked at more closely
+_MOST_BESIDE = 1024 * 1024  # bytes that headers and properties may take
+_MOST_RETRIES = 100_000  # a pause that doubles each time is computed from their number
+_LONGEST = 1e9  # seconds of a time limit
+_TOLD = 3  # of the things that are wrong with one message
+#: Headers become attributes of a task's request: these would take the place of what it can do.
+_METHODS = frozenset(name for name in dir(Context) if name.startswith("_") or callable(getattr(Context, name)))
+
+_as_it_is = with_config(ConfigDict(extra="allow", strict=True))
+_Text = str | None
+_Time = str | datetime | None
+_Seconds = Annotated[float, Field(ge=0, le=_LONGEST, allow_inf_nan=False)]
+_List = InstanceOf[list[Any]] | None
+_Object = InstanceOf[dict[str, Any]] | None
+
+
+@_as_it_is
+class _Signature(TypedDict, total=False):
+    args: InstanceOf[tuple[Any, ...]] | _List
+    kwargs: _Object
+    options: _Object
+
+
+@_as_it_is
+class _Follows(TypedDict, total=False):
+    callbacks: list[_Signature] | None
+    errbacks: list[_Signature] | None
+    chain: list[_Signature] | None
+    chord: _Signature | None
+
+
+@_as_it_is
+class _Task(_Follows, total=False):
+    task: str
+    id: _Text
+    root_id: _Text
+    parent_id: _Text
+    group: _Text
+    shadow: _Text
+    lang: _Text
+    origin: _Text
+    argsrepr: _Text
+    kwargsrepr: _Text
+    compression: _Text
+    eta: _Time
+    expires: _Time
+    retries: Annotated[int, Field(ge=0, le=_MOST_RETRIES)] | None
+    timelimit: Annotated[list[_Seconds | None], Field(min_length=2, max_length=2)] | None
+    group_index: int | None
+    replaced_task_nesting: int | None
+    ignore_result: bool | None
+    stamps: _Object
+    stamped_headers: _List
+
+
+@_as_it_is
+class _Delivery(TypedDict, total=False):
+    exchange: _Text
+    routing_key: _Text
+
+
+@_as_it_is
+class _Properties(TypedDict, total=False):
+    delivery_info: _Delivery | None
+    body_encoding: Annotated[str, Field(pattern=r"(?i)^(base64|utf-8)?$")] | None
+    correlation_id: _Text
+    reply_to: _Text
+    priority: Annotated[float, Field(allow_inf_nan=False)] | None
+
+
+_typed_dict: Any = TypedDict
+_Envelope = _as_it_is(_typed_dict("_Envelope", {"body": _Text, "content-type": _Text, "content-encoding": _Text,
+                                                "headers": _Object, "properties": _Properties}, total=False))
+_ENVELOPE: Any = TypeAdapter(_Envelope)
+_FOLLOWS: Any = TypeAdapter(_Follows)
+_FIRST: Any = TypeAdapter(_Task)
+_QUEUE: Any = TypeAdapter(str)
+
+
+class Unreadable(ValueError):
+    """A message cannot be read; the text completes "it was refused: ..."."""
+
+
+def read(text: bytes, most: int | None = None) -> dict[str, Any]:
+    """A message as it is on a list or a channel.
+
+    Args:
+        text: JSON.
+        most: bytes of body that are read; a larger one is left out, and OVERSIZE says so. It would take several times
+            its size in memory.
+
+    Returns:
+        An envelope of the right types. What was not is left out, and the header UNREADABLE says what that was.
+
+    Raises:
+        Unreadable: it is no JSON object within bounds.
+    """
+    return _sound(*_parsed(text, most))
+
+
+def read_entry(text: bytes, most: int | None = None) -> tuple[dict[str, Any], str]:
+    """A message as it is in the `unacked` hash, likewise, and the queue that it came from.
+
+    Raises:
+        Unreadable: it is no JSON list of a message, an exchange and a routing key.
+    """
+    whole, size, wrong = _parsed(text, most)
+    if type(whole) is not list or len(whole) != 3 or not _QUEUE.validator.isinstance_python(whole[2]):
+        raise Unreadable("it is no list of a message, an exchange and a queue")
+    return _sound(whole[0], size, wrong), whole[2]
+
+
+def _parsed(text: bytes, most: int | None) -> tuple[Any, int, str]:
+    """The data, the size of a body that was left out, and what is wrong."""
+    size = 0
+    if most and len(text) > most + _BESIDE:
+        body = _BODY.search(text)
+        taken = body.end() - body.start() if body else 0
+        if len(text) - taken > _MOST_BESIDE:
+            raise Unreadable(f"it is {len(text) - taken:,} bytes beside its body; at most {_MOST_BESIDE:,} are read")
+        if body and taken * 3 // 4 > most:
+            size = taken * 3 // 4
+            text = b"".join((text[:body.start()], b'"body": ""', text[body.end():]))
+    try:
+        plain = loads(text)
+    except ValueError as exc:
+        raise Unreadable(f"it is no JSON: {exc}") from None
+    if b'"__type__"' in text:  # kombu's own reader, which knows more types, is several times slower
+        try:
+            return kombu_json.loads(text.decode()), size, ""
+        except Exception as exc:
+            return plain, size, f"it marks a type that kombu cannot read ({type(exc).__name__}: {str(exc)[:200]})"
+    return plain, size, ""
+
+
+def _sound(payload: Any, size: int = 0, wrong: str = "") -> dict[str, Any]:
+    if type(payload) is not dict:
+        raise Unreadable("it is no JSON object")
+    odd = [wrong] if wrong else []
+    if not _ENVELOPE.validator.isinstance_python(payload):
+        odd += _mend(_ENVELOPE, payload)
+    headers, properties = payload.get("headers"), payload.get("properties")
+    if properties is None or type(properties.get("delivery_tag")) not in (str, int):
+        odd.append("it has no delivery tag")
+        if not (headers and headers.get("id")):
+            raise Unreadable("; ".join(odd[:_TOLD]))
+        payload["properties"] = properties = {**(properties or {}), "delivery_tag": ""}
+    if properties.get("delivery_info") is None:
+        properties["delivery_info"] = {}
+    if headers is None:
+        payload["headers"] = headers = {}
+    elif "task" in headers:
+        if not _FIRST.validator.isinstance_python(headers):
+            odd += _mend(_FIRST, headers)
+        odd += _nameless(headers)
+    if size:
+        headers[OVERSIZE] = size
+    if odd:
+        headers[UNREADABLE] = "; ".join(odd[:_TOLD])
+    return payload
+
+
+def _mend(kind: Any, whole: dict[str, Any]) -> list[str]:
+    """Leave out what has another type, and say what that was."""
+    try:
+        kind.validate_python(whole)
+    except ValidationError as exc:
+        errors = exc.errors(include_url=False, include_context=False, include_input=False)
+        for error in errors:
+            where = error["loc"]
+            deep = (2 if where[1:2] != ("delivery_info",) else 3) if where[0] == "properties" else 1
+            part: Any = whole
+            for parent in where[:deep][:-1]:
+                part = part.get(parent) or {}
+            part.pop(where[:deep][-1], None)
+        return _in_words(errors)
+    return []
+
+
+def _in_words(errors: Any) -> list[str]:
+    return [f"its {'.'.join(map(str, error['loc'][:3]))[:100]} is wrong: {error['msg'][:100]}" for error in errors]
+
+
+def _nameless(fields: dict[str, Any]) -> list[str]:
+    """What is wrong with the fields of a task beside their types."""
+    odd = [] if fields.get("id") else ["it is a task without an id"]
+    taken = _METHODS & fields.keys()
+    for name in taken:
+        del fields[name]
+        odd.append(f"it has the header {name[:100]!r}, which is not for senders")
+    return odd
+
+
+def unfit(body: Any, in_headers: bool) -> str:
+    """What is wrong with a task's body, in words; "" where nothing is.
+
+    Args:
+        body: as JSON data.
+        in_headers: whether the headers name the task, as with Celery's second protocol.
+    """
+    embed: Any
+    if type(body) is dict and ("args" in body or not in_headers):
+        args, kwargs, embed, kind = body.get("args", ()), body.get("kwargs", {}), body, _FIRST
+    elif type(body) in (list, tuple) and len(body) == 3:
+        args, kwargs, embed = body
+        kind = _FOLLOWS
+    else:
+        return "its body is no list of arguments, keyword arguments and what follows"
+    odd = [] if type(args) in (list, tuple) else ["its arguments are no list"]
+    if type(kwargs) is not dict:
+        odd.append("its keyword arguments are no object")
+    if type(embed) is dict:
+        if kind is _FIRST and not in_headers:
+            odd += _nameless(dict(embed))
+        elif _METHODS & embed.keys():
+            odd.append("what follows it is not Celery's")
+        try:
+            kind.validate_python(embed)
+        except ValidationError as exc:
+            odd += _in_words(exc.errors(include_url=False, include_context=False, include_input=False))
+    elif embed is not None:
+        odd.append("what follows it is no object")
+    return "; ".join(odd[:_TOLD])
