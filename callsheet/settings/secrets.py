@@ -8,6 +8,7 @@ import base64
 import contextlib
 import functools
 import html
+import itertools
 import json
 import logging
 import os
@@ -27,11 +28,11 @@ _SHORTEST = 6  # characters; a shorter secret would blank ordinary words
 _LONG = 16  # characters; of a secret of so many, half of it is hidden too: texts are cut
 _FRESH = 10.0  # seconds for which what the settings hide is remembered: keys may stand in files that change
 _MOST_KEPT = 1000
-_KEYS = r"[\w.~+/=-]{0,400}"  # what else of a key may stand beside its half
+_KEYS = r"[\w.~+/%=-]{0,400}"  # what else of a key may stand beside its half
 _SCHEMES = ("bearer ", "basic ", "token ")
 
 _USERINFO = re.compile(r"(?<=://)[^/\s@]+(?=@)")
-_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
+_BEARER = re.compile(r"\b((?i:bearer)|(?i:basic)(?=\s+[\w.~+/-]*[A-Z\d=]))\s+[\w.~+/=-]{8,}")
 _PEM = re.compile(r"-----BEGIN [A-Z ]*KEY-----.*", re.DOTALL)
 #: Keys of known kinds by their beginnings, tokens of three parts, and any long run of letters and digits.
 _KEY = re.compile(r"\b(?:(?:sk|pk|rk|gh[opsu]|github_pat|glpat|hf|xox[a-z]|npm|pypi)[-_][\w.-]{8,}"
@@ -60,6 +61,26 @@ def unmistakable(value: str) -> bool:
     return _UNMISTAKABLE.fullmatch(value) is not None
 
 
+class _Hiding:
+    """Takes forms of secrets, longest first, out of texts."""
+
+    __slots__ = ("_marks", "forms")
+
+    def __init__(self, forms: list[str]) -> None:
+        self.forms = {form: (_half(form), _half(form[::-1])[::-1]) for form in forms}
+        self._marks = tuple(dict.fromkeys(itertools.chain.from_iterable(self.forms.values())))
+
+    def out_of(self, text: str) -> str:
+        """The text without them."""
+        if any(map(text.__contains__, self._marks)):
+            for form in self.forms:
+                text = text.replace(form, HIDDEN)
+            for head, tail in self.forms.values():  # what is left of those that were cut
+                if head in text or tail in text:
+                    text = re.sub(rf"{re.escape(head)}{_KEYS}|{_KEYS}{re.escape(tail)}", HIDDEN, text)
+        return text
+
+
 class Secrets:
     """Secrets, and the forms in which texts hold them: as they are, escaped, in an address, in a header.
 
@@ -71,7 +92,7 @@ class Secrets:
         values: the secrets.
     """
 
-    __slots__ = ("_forms", "_marks", "_plain", "logins", "values")
+    __slots__ = ("_all", "_plain", "logins", "values")
 
     def __init__(self, values: Iterable[str] = (), logins: Iterable[str] = ()) -> None:
         self.values = frozenset(value for value in values if len(value) >= _SHORTEST)
@@ -79,30 +100,20 @@ class Secrets:
         meant = {form: value for value in self.values for form in _forms(value)}
         meant |= {_base64(login): login for login in self.logins}
         found = sorted((form for form in meant if len(form) >= _SHORTEST), key=len, reverse=True)
-        self._forms = [(form, _half(form), _half(form[::-1])[::-1]) for form in found]
-        self._marks = tuple(dict.fromkeys(mark for _, *marks in self._forms for mark in marks))
-        self._plain = [form for form in found if unmistakable(meant[form])]
+        self._all = _Hiding(found)
+        self._plain = _Hiding([form for form in found if unmistakable(meant[form])])
 
     def without(self, text: str) -> str:
         """The text without them, and without halves of long ones: for people, who can do without an ordinary word."""
-        if any(map(text.__contains__, self._marks)):
-            for form, head, tail in self._forms:
-                if head in text or tail in text:
-                    text = text.replace(form, HIDDEN)
-                    half = rf"{re.escape(head)}{_KEYS}|{_KEYS}{re.escape(tail)}"
-                    text = re.sub(half, HIDDEN, text) if len(form) >= _LONG else text
-        return text
+        return self._all.out_of(text)
 
     def cleaned(self, data: str) -> str:
-        """Data as text, JSON for example, without those that no ordinary word can be."""
-        for form in self._plain:
-            if form in data:
-                data = data.replace(form, HIDDEN)
-        return data
+        """Data as text, JSON for example, likewise without those that no ordinary word can be."""
+        return self._plain.out_of(data)
 
     def within(self, data: str) -> bool:
         """Whether data hold one that no ordinary word can be."""
-        return any(map(data.__contains__, self._plain))
+        return any(map(data.__contains__, self._plain.forms))
 
 
 def _half(form: str) -> str:
@@ -134,6 +145,9 @@ def secrets_of(settings: "Settings") -> Secrets:
     for server in settings.mcp.servers.values():
         values += server.secrets()
         addresses += server.args
+        options = [("", ""), *(arg.partition("=")[::2] for arg in server.args)]
+        values += [given or option for (before, _), (option, given) in itertools.pairwise(options)
+                   if names_a_secret(option if given else before)]
     for endpoint in settings.endpoints.values():
         hidden = [value for name, value in endpoint.headers.items() if not _OPEN_HEADERS.match(name)]
         values += [*hidden, *(value.partition(" ")[2] for value in hidden if value.lower().startswith(_SCHEMES))]
