@@ -30,7 +30,8 @@ _TOLD = 3  # of the things that are wrong with one message
 _METHODS = frozenset(name for name in dir(Context) if name.startswith("_") or callable(getattr(Context, name)))
 
 _as_it_is = with_config(ConfigDict(extra="allow", strict=True))
-_Text = str | None
+_Name = Annotated[str, Field(max_length=_MOST_BESIDE)]  # with a bound half a character is refused, too
+_Text = _Name | None
 _Time = str | datetime | None
 _Seconds = Annotated[float, Field(ge=0, le=_LONGEST, allow_inf_nan=False)]
 _List = InstanceOf[list[Any]] | None
@@ -54,7 +55,7 @@ class _Follows(TypedDict, total=False):
 
 @_as_it_is
 class _Task(_Follows, total=False):
-    task: str
+    task: _Name
     id: _Text
     root_id: _Text
     parent_id: _Text
@@ -92,12 +93,12 @@ class _Properties(TypedDict, total=False):
 
 
 _typed_dict: Any = TypedDict
-_Envelope = _as_it_is(_typed_dict("_Envelope", {"body": _Text, "content-type": _Text, "content-encoding": _Text,
+_Envelope = _as_it_is(_typed_dict("_Envelope", {"body": str | None, "content-type": _Text, "content-encoding": _Text,
                                                 "headers": _Object, "properties": _Properties}, total=False))
 _ENVELOPE: Any = TypeAdapter(_Envelope)
 _FOLLOWS: Any = TypeAdapter(_Follows)
 _FIRST: Any = TypeAdapter(_Task)
-_QUEUE: Any = TypeAdapter(str)
+_QUEUE: Any = TypeAdapter(_Name)
 
 
 class Unreadable(ValueError):
