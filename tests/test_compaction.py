@@ -39,15 +39,16 @@ def test_as_many_stay_as_said_or_as_half_the_budget_holds():
     long = msgs(*("x" * 400 for _ in range(10)))  # 104 tokens each
     assert run(KeepLast(3, 1000)(long, "s")) == ("s", 3)
     assert run(KeepLast(8, 1000)(long, "s")) == ("s", 4)
-    assert run(KeepLast(8, 10)(long, "s")) == ("s", 0)
+    assert run(KeepLast(8, 10)([*long, Msg("a", "z" * 400, "assistant")], "s")) == ("s", 0)
 
 
 def test_a_tools_result_stays_with_its_call():
     history = [*msgs("x" * 400), *called("one", "y" * 200), *called("two", "z" * 40)]
-    assert run(KeepLast(1, 120)(history, "")) == ("", 2)
-    assert run(KeepLast(3, 190)(history, "")) == ("", 4)
+    asked = "What was asked last: " + "x" * 200  # by whom the reply that is under way was
+    assert run(KeepLast(1, 120)(history, "")) == (asked, 2)
+    assert run(KeepLast(4, 240)([*history, *msgs("y")], asked)) == ("", 5)
     side_by_side = [*msgs("x" * 400), called("a", "")[0], called("b", "")[0], called("a", "r")[1], called("b", "r")[1]]
-    assert run(KeepLast(1, 120)(side_by_side, "")) == ("", 4)
+    assert run(KeepLast(1, 120)(side_by_side, "")) == (asked, 4)
 
 
 def test_ids_that_come_again_do_not_part_a_result_from_its_call():

@@ -1,6 +1,8 @@
 """ReActAgent: its loop, structured output, tools side by side, hooks, and a valid history whatever happens."""
 
 import asyncio
+import itertools
+import json
 import os
 import re
 import subprocess
@@ -15,8 +17,8 @@ import callsheet
 from callsheet import Msg, ReActAgent, Toolkit
 from callsheet.agents.running import run_reply
 from callsheet.errors import UsageError
-from callsheet.formatters import OpenAIChatFormatter
-from callsheet.memory import InMemoryMemory
+from callsheet.formatters import CharTokenCounter, OpenAIChatFormatter
+from callsheet.memory import InMemoryMemory, KeepLast, Summarize
 from callsheet.models import ChatResponse, EndpointError, OpenAIChatModel
 from callsheet.settings import Settings, use_settings
 from callsheet.testing import Reply, ScriptedModel, StubModelServer, tool_call
@@ -59,7 +61,8 @@ def agent_with(script: list[Any], *tools: Any, stream: bool = False, **options: 
     kit = Toolkit()
     for tool in tools:
         kit.register_tool_function(tool)
-    agent = ReActAgent("bot", "You add.", ScriptedModel(script, stream=stream), OpenAIChatFormatter(), kit, **options)
+    formatter = options.pop("formatter", None) or OpenAIChatFormatter()
+    agent = ReActAgent("bot", "You add.", ScriptedModel(script, stream=stream), formatter, kit, **options)
     agent.set_console_output_enabled(False)
     return agent
 
@@ -152,6 +155,78 @@ def test_an_error_of_the_model_is_raised_and_the_next_reply_finds_a_valid_histor
         run(agent)
     assert run(agent, Msg("user", "Again", "user")).get_text_content() == "Back."
     assert shape(agent)[-2:] == ["user: Again", "assistant: Back."]
+
+
+TOO_LONG = EndpointError("too long", status=400, too_long=True)
+
+
+def dump(size: int) -> str:
+    """Give rows.
+
+    Args:
+        size: characters.
+    """
+    return "row " * (size // 4)
+
+
+@pytest.mark.parametrize(("options", "calls", "most"), [
+    ({"memory": InMemoryMemory(KeepLast(10, max_tokens=1000))}, 1, 2000),
+    ({"memory": InMemoryMemory(KeepLast(10, max_tokens=1000))}, 4, 500),
+    ({"formatter": OpenAIChatFormatter(token_counter=CharTokenCounter(), max_tokens=2000)}, 1, 1000), ({}, 1, 100_000)])
+def test_what_a_tool_gives_leaves_room_in_the_context(options: dict[str, Any], calls: int, most: int) -> None:
+    agent = agent_with([[tool_call("dump", size=400_000)] * calls, "Done."], dump, **options)
+    assert run(agent).get_text_content() == "Done."
+    [*_, prompt] = agent.model.calls  # type: ignore[attr-defined]
+    results = [message["content"] for message in prompt.messages if message["role"] == "tool"]
+    assert len(results) == calls and all("cut: the answer has 400,000" in text for text in results)
+    assert all(most - 400 < len(text) < most + 400 for text in results)
+
+
+def test_a_memory_is_compacted_before_the_model_is_asked_and_the_question_stays() -> None:
+    memory = InMemoryMemory(KeepLast(2, max_tokens=300))
+    asyncio.run(memory.add([Msg("user", f"old {number} " + "x" * 400, "user") for number in range(9)]))
+    agent = agent_with([tool_call("add", a=1), tool_call("add", a=2), tool_call("dump", size=900), "Done."], add, dump,
+                       memory=memory)
+    assert run(agent).get_text_content() == "Done."
+    for call in agent.model.calls:  # type: ignore[attr-defined]
+        assert len(json.dumps(call.messages)) < 3000 and "How much is it?" in json.dumps(call.messages)
+
+
+@pytest.mark.parametrize("times", [1, 3, 9])
+def test_a_prompt_that_the_model_refuses_for_its_length_is_made_shorter(times: int) -> None:
+    memory = InMemoryMemory(KeepLast(50, max_tokens=10_000_000))
+    asyncio.run(memory.add([Msg("user", f"old {number} " + "x" * 4000, "user") for number in range(40)]))
+    agent = agent_with([*[TOO_LONG] * times, "Done."], memory=memory)
+    if times == 9:
+        with pytest.raises(EndpointError):
+            run(agent)
+    else:
+        assert run(agent).get_text_content() == "Done."
+        sizes = [len(json.dumps(call.messages)) for call in agent.model.calls]  # type: ignore[attr-defined]
+        assert all(late < early * 0.7 for early, late in itertools.pairwise(sizes))
+        assert "How much is it?" in json.dumps(agent.model.calls[-1].messages)  # type: ignore[attr-defined]
+
+
+def test_a_summary_is_of_what_its_model_can_read() -> None:
+    policy = Summarize(ScriptedModel([TOO_LONG]), max_tokens=100, keep=1)
+    old = [Msg("user", "x" * 100_000, "user"), Msg("bob", "So.", "assistant")]
+    assert asyncio.run(policy(old, "before")) == ("before", 1)
+    [call] = policy.model.calls  # type: ignore[attr-defined]
+    assert len(json.dumps(call.messages)) < 2000
+
+
+def test_without_a_compaction_a_prompt_that_is_too_long_is_an_error() -> None:
+    with pytest.raises(EndpointError):
+        run(agent_with([TOO_LONG, "never"]))
+
+
+def test_ids_of_calls_are_unique_in_a_memory() -> None:
+    same = {"type": "tool_use", "id": "call_0", "name": "add", "input": {"a": 1}}
+    agent = agent_with([[same, same], [same], "Done."], add)
+    run(agent)
+    ids, results = ([block["id"] for msg in history(agent) for block in msg.get_content_blocks(kind)]
+                    for kind in ("tool_use", "tool_result"))
+    assert len(ids) == 3 and ids == results and ids[2] != "call_0"
 
 
 def cut(text: str, why: str = "length") -> ChatResponse:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from contextvars import ContextVar
 from copy import deepcopy
 from typing import Any
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from callsheet.memory import MemoryBase
 from callsheet.messages import Msg, ToolUseBlock
+from callsheet.messages.names import new_call_id
 from callsheet.tools import Toolkit
 
 
@@ -29,6 +30,7 @@ class Course:
     Attributes:
         data: those that the model gave, once they fit.
         hints: for the model's next answer only; never remembered.
+        taken: ids of the calls in the memory.
     """
 
     def __init__(self, owner: object, memory: MemoryBase, form: type[BaseModel] | None = None,
@@ -39,6 +41,7 @@ class Course:
         self.data: dict[str, Any] | None = None
         self.hints: list[Msg] = []
         self.so_far: list[Any] = []  # texts of an answer that the model was stopped in
+        self.taken: set[str] = set()
         self._memory = memory
         self._adding = asyncio.Lock()
         self.begin()
@@ -46,9 +49,23 @@ class Course:
     def begin(self) -> None:
         """A new round: the model has said nothing yet."""
         self._said: Msg | None = None
+        self._own: dict[tuple[int, str], str] = {}
         self.calls: list[ToolUseBlock] = []
         self._results: dict[int, Msg] = {}
         self._kept = 0  # results in the memory: so many, from the first call on
+
+    def named(self, blocks: Iterable[Any]) -> list[Any]:
+        """The blocks of an answer, whose calls have ids that no earlier call has: some servers count anew each time."""
+        found, number, taken = [], 0, set(self.taken)
+        for block in blocks:
+            if block["type"] == "tool_use":
+                number += 1
+                if block["id"] in taken:
+                    own = self._own.setdefault((number, block["id"]), new_call_id())
+                    block = {**block, "id": own}  # noqa: PLW2901
+                taken.add(block["id"])
+            found.append(block)
+        return found
 
     async def said(self, msg: Msg) -> None:
         """Remember what the model said, in place of what this round remembered before, which hooks have changed."""

@@ -15,10 +15,13 @@ from callsheet.formatters import FormatterBase
 from callsheet.memory import InMemoryMemory, MemoryBase
 from callsheet.messages import Msg, ToolUseBlock
 from callsheet.messages.forms import form_of
+from callsheet.messages.pairing import calls_in
 from callsheet.models import ChatModelBase, ChatResponse, EndpointError
+from callsheet.resources.estimate import CHARACTERS
+from callsheet.settings import get_settings
 from callsheet.tools import Toolkit, ToolResponse
 from callsheet.tools.groups import META_TOOL
-from callsheet.tools.response import INTERRUPTED, NOTHING, text_block
+from callsheet.tools.response import INTERRUPTED, NOTHING, cut, text_block
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +29,7 @@ ToolChoice = Literal["auto", "none", "required"]
 OnCut = Literal["mark", "continue", "refuse"]
 _WHY = "_finish_reason"  # in the metadata of an answer that is not whole
 _BROKEN_OFF = "<system-info>This tool call was broken off: there is no result.</system-info>"
+_SHORTER = 4  # times that a prompt is made shorter for one answer
 _INTERRUPTED_REPLY = "You interrupted me. How shall I go on?"
 _SAY_IT = "<system-hint>The data are complete. Now answer in words, from what you know.</system-hint>"
 _GO_ON = ("<system-hint>The answer's data are still missing. Go on with the task, or, when you have all you need, call "
@@ -218,10 +222,9 @@ class ReActAgent(AgentBase):
         """
         course = self._course()
         hints, course.hints = course.hints, []
-        prompt = await self._prompt(hints)
         msg = Msg(self.name, [], "assistant")
         try:
-            await self._ask(msg, prompt, tools=self._schemas(course), tool_choice=tool_choice)
+            await self._ask(msg, hints, tools=self._schemas(course), tool_choice=tool_choice)
             self._judge(msg)
             await self.print(msg, True)
             await course.said(msg)
@@ -254,7 +257,7 @@ class ReActAgent(AgentBase):
         try:
             async with aclosing(await toolkit.call_tool_function(tool_call)) as responses:
                 async for response in responses:
-                    output = response.content
+                    output = await self._bounded(response.content, len(course.calls))
                     result.content = result_msg(asked, output).content
                     await self.print(result, response.is_last)
                     if response.is_interrupted:
@@ -274,14 +277,14 @@ class ReActAgent(AgentBase):
     async def _summarizing(self) -> Msg:
         """Have the model answer from what is there, after the last round."""
         course = self._course()
-        prompt = await self._prompt([Msg("user", _SUM_UP, "user")])
+        more = [Msg("user", _SUM_UP, "user")]
         msg = Msg(self.name, [], "assistant")
         # Some providers refuse a history with tool calls where no tools are named; with others the model calls them
         # whatever it is told, and has to be asked again without.
         if tools := self._schemas(course):
-            await self._ask(msg, prompt, tools=tools, tool_choice="none")
+            await self._ask(msg, more, tools=tools, tool_choice="none")
         if not msg.has_content_blocks("text"):
-            await self._ask(msg, prompt)
+            await self._ask(msg, more)
         msg.content = [block for block in msg.get_content_blocks() if block["type"] != "tool_use"]
         self._judge(msg)
         await self.print(msg, True)
@@ -339,23 +342,71 @@ class ReActAgent(AgentBase):
         log.warning("model_answer_cut agent=%s reason=%s", self.label, why)
 
     async def _prompt(self, more: list[Msg]) -> list[dict[str, Any]]:
-        return await self.formatter.format([Msg("system", self.sys_prompt, "system"),
-                                            *await self.memory.get_memory(), *more])
+        found = await self.memory.get_memory()
+        self._course().taken = {call.block["id"] for call in calls_in(found)}
+        return await self.formatter.format([Msg("system", self.sys_prompt, "system"), *found, *more])
 
-    async def _ask(self, msg: Msg, prompt: list[dict[str, Any]], **options: Any) -> None:
-        """Ask the model; `msg` grows with its answer, and is printed as it grows."""
+    async def _ask(self, msg: Msg, more: list[Msg], **options: Any) -> None:
+        """Ask the model; `msg` grows with its answer, and is printed as it grows.
+
+        The memory's compaction is asked before, and again where the model refuses the prompt's length.
+        """
+        await self._compact()
+        for left in reversed(range(_SHORTER + 1)):
+            try:
+                await self._ask_once(msg, await self._prompt(more), **options)
+                return
+            except EndpointError as exc:
+                if not (exc.too_long and left and await self._compact(refused=True)):
+                    raise
+                log.info("model_prompt_too_long agent=%s: the memory was compacted, and it is asked again", self.label)
+
+    async def _ask_once(self, msg: Msg, prompt: list[dict[str, Any]], **options: Any) -> None:
+        course = self._course()
         answer = await self.model(prompt, **options)
         if isinstance(answer, AsyncGenerator):
             async with aclosing(answer):
                 async for chunk in answer:
-                    _take(msg, chunk)
+                    _take(msg, chunk, course)
                     await self.print(msg, False)
         else:
-            _take(msg, answer)
+            _take(msg, answer, course)
+
+    async def _compact(self, refused: bool = False) -> bool:
+        """Whether the memory was compacted. What its policy raises is logged: the prompt may do as it is."""
+        memory = self.memory
+        if not isinstance(memory, InMemoryMemory) or memory.compaction is None or not (refused or memory.has_state()):
+            return False  # one that others share is compacted by whoever is told to
+        try:
+            return await (memory.compact(refused=True) if refused else memory.compact())
+        except Exception:
+            log.exception("memory_not_compacted agent=%s", self.label)
+            return False
+
+    async def _bounded(self, given: Any, calls: int) -> list[Any]:
+        """A tool's output, cut where it would fill the model's context.
+
+        Args:
+            given: text, or blocks.
+            calls: of this round.
+        """
+        output = [text_block(given)] if isinstance(given, str) else list(given)
+        text = "".join(block["text"] for block in output if block["type"] == "text")
+        most = get_settings().tool_text_max
+        policy = getattr(self.memory, "compaction", None)
+        for limit, counter in ((getattr(policy, "max_tokens", None), getattr(policy, "counter", None)),
+                               (getattr(self.formatter, "max_tokens", None),
+                                getattr(self.formatter, "token_counter", None))):
+            if not isinstance(limit, int) or len(text) * max(1, calls) * 2 <= limit:
+                continue
+            tokens = -(-len(text) // CHARACTERS) if counter is None else await counter.count(
+                [{"role": "system", "content": text}])
+            most = min(most, len(text) * limit // (2 * max(1, calls) * max(1, tokens)))
+        return cut(output, max(most, 100))
 
 
-def _take(msg: Msg, response: ChatResponse) -> None:
-    msg.content = list(response.content)
+def _take(msg: Msg, response: ChatResponse, course: Course) -> None:
+    msg.content = course.named(response.content)
     msg.invocation_id = response.id
     if response.finish_reason in ("length", "content_filter"):
         msg.metadata = {**msg.metadata, _WHY: response.finish_reason}

@@ -8,7 +8,7 @@ from typing import Any
 from callsheet.errors import ToolFailed
 from callsheet.settings import get_settings
 from callsheet.tools import ToolResponse
-from callsheet.tools.response import NOTHING, Block, text_block
+from callsheet.tools.response import NOTHING, Block, cut, text_block
 from callsheet.tools.schemas import TooMuch, misfits
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def response_of(result: Any) -> ToolResponse:
     metadata = dict(result.meta or {})
     if data is not None:
         metadata["structured_content"] = data
-    return ToolResponse(_cut(blocks, get_settings().mcp.text_max), metadata=metadata or None)
+    return ToolResponse(cut(blocks, get_settings().mcp.text_max), metadata=metadata or None)
 
 
 def _block(item: Any) -> Block:
@@ -56,21 +56,6 @@ def _block(item: Any) -> Block:
 def _medium(family: str, kind: str, data: str) -> Block:
     block: Any = {"type": family, "source": {"type": "base64", "media_type": kind, "data": data}}
     return block  # type: ignore[no-any-return]
-
-
-def _cut(blocks: list[Block], most: int) -> list[Block]:
-    whole, left = sum(len(block["text"]) for block in blocks if block["type"] == "text"), most
-    if whole <= most:
-        return blocks
-    kept: list[Block] = []
-    for block in blocks:
-        if block["type"] != "text":
-            kept.append(block)
-        elif left > 0:
-            kept.append(text_block(block["text"][:left]))
-            left -= len(block["text"])
-    return [*kept, text_block(f"[cut: the answer has {whole:,} characters of text, and you see the first {most:,}. "
-                              "Ask for less at once.]")]
 
 
 def checked(result: Any, tool: Any) -> Any:

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from copy import copy
 from typing import Any
 
 from callsheet.errors import UsageError
@@ -11,6 +12,7 @@ from callsheet.formatters.tokens import TokenCounterBase
 from callsheet.messages import Msg, Recorded
 from callsheet.messages.pairing import calls_in
 from callsheet.models.base import ChatModelBase, ChatResponse
+from callsheet.models.errors import EndpointError
 from callsheet.resources.estimate import CHARACTERS, MEDIA
 
 logger = logging.getLogger(__name__)
@@ -18,6 +20,8 @@ logger = logging.getLogger(__name__)
 #: Gets the messages and the summary of what was before them, "" if there is none. Gives a summary and how many of the
 #: last messages stay beside it; or None to leave all as it is.
 Policy = Callable[[list[Msg], str], Awaitable[tuple[str, int] | None]]
+
+_ASKED = "What was asked last: "
 
 PROMPT = """\
 Summarize the conversation below for the one who goes on with it and will not see it any more. Keep what was asked and
@@ -54,8 +58,27 @@ class Budget(Recorded):
         while keep and sum(sizes[len(sizes) - keep:]) > self.max_tokens // 2:
             keep -= 1
         keep = whole(messages, keep)
-        gone = messages[:len(messages) - keep]
-        return (await self.summary(gone, summary), keep) if gone else None
+        gone, kept = messages[:len(messages) - keep], messages[len(messages) - keep:]
+        if not gone:
+            return None
+        text = await self.summary(gone, summary.partition(_ASKED)[0].rstrip())
+        return f"{text}{self._asked(gone, kept)}".strip(), keep
+
+    async def halved(self, messages: list[Msg], summary: str) -> tuple[str, int] | None:
+        """As called, but that the messages are to take half of what they do: the model has refused their length."""
+        pressed = copy(self)
+        total = sum([await self._tokens(msg) for msg in messages]) + len(summary) // CHARACTERS
+        pressed.max_tokens = max(1, min(self.max_tokens, total // 2))
+        return await pressed(messages, summary)
+
+    def _asked(self, gone: list[Msg], kept: list[Msg]) -> str:
+        """What was asked last, if the answer is not there yet and the question goes."""
+        last = (kept or gone)[-1]
+        if any(msg.role == "user" for msg in kept) or (
+                last.role == "assistant" and not last.has_content_blocks("tool_use")):
+            return ""
+        asked = next((text for msg in reversed(gone) if msg.role == "user" and (text := msg.get_text_content())), "")
+        return f"\n\n{_ASKED}{asked[:max(200, self.max_tokens * CHARACTERS // 4)]}" if asked else ""
 
     async def summary(self, messages: list[Msg], before: str) -> str:
         """What stands for messages that go, and for the summary of those before them."""
@@ -109,13 +132,20 @@ class Summarize(Budget):
             UsageError: the model gave no text.
         """
         lines = [f"What was before: {before}"] if before else []
-        lines += [f"{msg.name}: {_text(msg)}" for msg in messages]
+        most = max(200, self.max_tokens * CHARACTERS // len(messages))  # the model must be able to read them
+        lines += [f"{msg.name}: {text if len(text := _text(msg)) <= most else text[:most] + '...'}" for msg in messages]
         asked = Msg("user", self.prompt + "\n\n" + "\n".join(lines), "user")
         if self.formatter is not None:
             prompt = await self.formatter.format([asked])
         else:
             prompt = [{"role": "user", "content": asked.content}]
-        text = _answer(await _last(await self.model(prompt)))
+        try:
+            text = _answer(await _last(await self.model(prompt)))
+        except EndpointError as exc:
+            if not exc.too_long:
+                raise
+            logger.warning("memory_not_summarised: what goes is too long for %r; it goes without a summary", self.model)
+            return before
         if not text:
             raise UsageError(f"{self.model!r} gave no text for a summary.")
         return text

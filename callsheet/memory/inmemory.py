@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from callsheet.errors import StateMissing, UsageError
 from callsheet.memory.base import MemoryBase, mark_of, marks_of, messages_of
-from callsheet.memory.compaction import Policy
+from callsheet.memory.compaction import Budget, Policy
 from callsheet.memory.journal import Change, Content, added, original, read, written
 from callsheet.messages import Msg
 
@@ -19,7 +19,8 @@ class InMemoryMemory(MemoryBase):
 
     Args:
         compaction: says what is summarised when there is too much; by default nothing is. Of an agent that runs as a
-            job it is asked after each reply; elsewhere call `compact`.
+            job it is asked after each reply; a ReActAgent asks it before each prompt, and again where the model refuses
+            its length; elsewhere call `compact`.
 
     Attributes:
         content: messages with their marks, in order. Change it through the methods.
@@ -156,15 +157,20 @@ class InMemoryMemory(MemoryBase):
             return [*self._dropped, *self.content]
         return original([*await self._log(), *(self._changes or ())])
 
-    async def compact(self) -> bool:
+    async def compact(self, *, refused: bool = False) -> bool:
         """Have the policy look, and summarise what it says; whether it did.
+
+        Args:
+            refused: whether the model has refused the length of what is there.
 
         Raises:
             UsageError: what the policy gave is no summary and number of messages.
         """
         if self.compaction is None:
             return False
-        found = await self.compaction([msg for msg, _ in self.content], self._compressed_summary)
+        pressed = refused and isinstance(self.compaction, Budget)
+        policy = self.compaction.halved if pressed else self.compaction  # type: ignore[attr-defined]
+        found = await policy([msg for msg, _ in self.content], self._compressed_summary)
         if found is None:
             return False
         if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], str)

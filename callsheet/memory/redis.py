@@ -84,14 +84,14 @@ class RedisMemory(InMemoryMemory):
             return await super().get_memory(mark, exclude_mark, prepend_summary, original=original, **kwargs)
         return await self._look(lambda kept: kept.get_memory(mark, exclude_mark, prepend_summary, original=original))
 
-    async def compact(self) -> bool:
+    async def compact(self, *, refused: bool = False) -> bool:
         """As InMemoryMemory."""
         if not self.agent_id:
-            return await super().compact()
+            return await super().compact(refused=refused)
 
         async def work(kept: InMemoryMemory) -> bool:
             kept.compaction = self.compaction
-            return await kept.compact()
+            return await kept.compact(refused=refused)
 
         return await self._change(work)
 

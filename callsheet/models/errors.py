@@ -39,15 +39,17 @@ class EndpointError(ModelError):
         status: the HTTP status, or None where none arrived.
         retryable: whether the same call may succeed a little later.
         retry_after: seconds that the endpoint asked to be left alone, or None.
+        too_long: whether the prompt was longer than the model's context.
     """
 
     def __init__(self, message: str = "", endpoint: str = "", status: int | None = None,
-                 retryable: bool = False, retry_after: float | None = None) -> None:
-        super().__init__(message, endpoint, status, retryable, retry_after)
+                 retryable: bool = False, retry_after: float | None = None, too_long: bool = False) -> None:
+        super().__init__(message, endpoint, status, retryable, retry_after, too_long)
         self.endpoint = endpoint
         self.status = status
         self.retryable = retryable
         self.retry_after = retry_after
+        self.too_long = too_long
         self.parameter: str | None = None  # that the endpoint does not take, if it said so; for the models alone
         self.lasting = True
 
@@ -104,13 +106,16 @@ class Failures:
 
     def refused(self, status: int, body: bytes, headers: httpx.Headers) -> EndpointError:
         """A status that is not 2xx."""
-        said, _ = server_message(body)
+        said, code = server_message(body)
         spent = is_spent(status, body)
         retryable = status in RETRIED and not spent
+        too_long = not retryable and _TOO_LONG.search(f"{code} {said}") is not None
         remedy = "Pay for more with the provider." if spent else self._remedy(status, headers)
+        if too_long:
+            remedy = "Send less: an agent's memory has a `compaction` for that."
         error = EndpointError(
             f"{self.where} refused a call of {self.model!r} with status {status}: {_sentence(self.clean(said))} "
-            f"{remedy}", self.name, status, retryable, asked_delay(headers) if retryable else None)
+            f"{remedy}", self.name, status, retryable, asked_delay(headers) if retryable else None, too_long)
         return self._with_parameter(error, body.decode("utf-8", "replace"))
 
     def told(self, error: Any, status: int) -> EndpointError:
@@ -186,6 +191,13 @@ class Failures:
 _KEYED = ("https://api.openai.com", "https://api.anthropic.com", "https://generativelanguage.googleapis.com",
           "https://dashscope", "https://api.deepseek.com", "https://ollama.com")
 _EXAMPLE = "https://api.openai.com/v1"
+
+
+_TOO_LONG = re.compile(
+    r"(?i)context.?length.?exceeded|maximum context length|exceed.{0,30}context|context (?:window|size)|exceed_context|"
+    r"(?:prompt|input) is too long|input token count.{0,40}exceeds|maximum prompt length|max_prompt_tokens|"
+    r"(?:reduce|shorten) the length of the|range of input length|request_too_large|too large for model|"
+    r"token limit exceeded")
 
 
 def _sentence(text: str) -> str:

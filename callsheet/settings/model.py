@@ -82,6 +82,7 @@ class Settings(BaseSettings):
         visibility_timeout: seconds after which a call that a stock worker has not acknowledged is delivered again.
         max_parked: calls in one io worker that may wait for child jobs at once, beyond its slots.
         soft_shutdown: seconds that a cold shutdown (SIGQUIT) leaves to running calls before it cancels them.
+        tool_text_max: characters of text that an agent's model gets of one call of a tool; what is beyond is cut.
         tool_threads: tools that are plain functions and run at once in one process, each in a thread.
         loop_block_warning: seconds that code may block an io worker's loop before it is logged.
         autoscale_target_wait: seconds within which an autoscaled worker tries to begin what waits.
@@ -144,6 +145,7 @@ class Settings(BaseSettings):
     visibility_timeout: int = Field(3600, gt=0)
     max_parked: int = Field(10_000, ge=0)
     soft_shutdown: float = Field(0.0, ge=0)
+    tool_text_max: int = Field(100_000, ge=100)
     tool_threads: int = Field(200, ge=1)
     loop_block_warning: float = Field(0.25, gt=0)
     autoscale_target_wait: float = Field(1.0, gt=0)

@@ -136,6 +136,22 @@ def _as_text(value: Any) -> str:
         return f"a {type(value).__name__}"
 
 
+def cut(blocks: list[Block], most: int) -> list[Block]:
+    """The blocks with no more than so many characters of text, and a mark where there were more."""
+    whole, left = sum(len(block["text"]) for block in blocks if block["type"] == "text"), most
+    if whole <= most:
+        return blocks
+    kept: list[Block] = []
+    for block in blocks:
+        if block["type"] != "text":
+            kept.append(block)
+        elif left > 0:
+            kept.append(text_block(block["text"][:left]))
+            left -= len(block["text"])
+    return [*kept, text_block(f"[cut: the answer has {whole:,} characters of text, and you see the first {most:,}. "
+                              "Ask for less at once.]")]
+
+
 class Grown:
     """What a generator has given so far.
 
