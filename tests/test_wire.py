@@ -11,6 +11,7 @@ import pkgutil
 import socket
 import sys
 import threading
+import time
 from collections import OrderedDict, namedtuple
 from decimal import Decimal
 from typing import Any
@@ -85,6 +86,41 @@ def test_odd_values_come_out(value: Any) -> None:
     again = over(value)
     assert again == value or (again != again and value != value)
     assert math.copysign(1, again) == math.copysign(1, value) if isinstance(value, float) else True
+
+
+P = sys.hash_info.modulus
+
+
+@pytest.mark.parametrize("data", [
+    {"$set": [1, 1.0]}, {"$set": [True, 1]}, {"$frozen": [0, False]}, {"$set": [{"$value": ["decimal", "1.0"]}, 1]},
+    {"$dict": [[1, "a"], [1.0, "b"]]}, {"$set": ["a", "a"]},
+])
+def test_items_that_are_equal_here_are_not_lost_but_refused(data: Any) -> None:
+    with pytest.raises(CannotTravel, match="equal here"):
+        Reader(ALLOW).read(data)
+
+
+@pytest.mark.parametrize("data", [
+    {"$set": [n * P for n in range(50_000)]}, {"$frozen": [float(P + 1) * 2.0 ** (61 * n) for n in range(15)]
+                                               + [P * n for n in range(50_000)]},
+    {"$dict": [[n * P, 0] for n in range(50_000)]},
+    {"$set": [{"$value": ["decimal", str(n * P)]} for n in range(9_000)]},
+    {"$model": "tests.travellers:Numbers", "data": {"some": [n * P for n in range(50_000)], "named": {}}},
+    {"$model": "tests.travellers:Numbers", "data": {"some": [], "named": {str(n * P): 1 for n in range(50_000)}}},
+    {"$model": "tests.travellers:Numbers", "data": {"some": [f"{n * P}" for n in range(9_000)], "named": {}}},
+])
+def test_numbers_that_were_chosen_to_collide_cost_no_time(data: Any) -> None:
+    began = time.perf_counter()
+    with pytest.raises(CannotTravel, match="of one hash"):
+        Reader(ALLOW).read(data)
+    assert time.perf_counter() - began < 5
+
+
+def test_many_numbers_travel_in_sets_and_models() -> None:
+    many = set(range(0, 300_000, 3)) | {n / 7 for n in range(1000)} | {n << 40 for n in range(1000)}
+    assert over(many) == many
+    numbers = t.Numbers(some=set(range(5_000)), named=dict.fromkeys(range(5000), 0))
+    assert over(numbers) == numbers
 
 
 def test_a_frozen_set_stays_one_so_that_it_can_be_a_key() -> None:

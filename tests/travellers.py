@@ -168,3 +168,8 @@ class _Hidden(Recorded):
 
 def _hidden() -> None:
     pass
+
+
+class Numbers(BaseModel):
+    some: set[int]
+    named: dict[int, int]

@@ -32,6 +32,7 @@ from typing import Any
 from pydantic import BaseModel, SecretBytes, SecretStr
 
 from callsheet.errors import CallsheetError, CannotTravel
+from callsheet.messages.alike import numbers_share_a_hash, share_a_hash
 from callsheet.messages.allow import AllowList, reference
 from callsheet.messages.msg import Msg
 from callsheet.messages.recorded import Recorded
@@ -301,6 +302,8 @@ class Reader:
         cls = self.named(ref, "class")
         if not (isinstance(cls, type) and issubclass(cls, BaseModel)):
             raise CannotTravel(f"{ref} is not a pydantic model here.")
+        if numbers_share_a_hash(data["data"]):
+            raise _collides()
         # As JSON text, so that a strict model takes a date written as text; by name, as it was written.
         text = data["text"] if "text" in data else json.dumps(data["data"])
         return _built(cls.model_validate_json, ref, text, by_alias=True, by_name=True)
@@ -349,13 +352,30 @@ def _built(make: Callable[..., Any], ref: str, /, *args: Any, **kwargs: Any) -> 
                            "run another version of it, or lack what its constructor needs?") from exc
 
 
+def _apart(make: Callable[[list[Any]], Any], items: list[Any]) -> Any:
+    """A set, or a dictionary, of items that are all different, as those of a set that was written are."""
+    if share_a_hash(items):
+        raise _collides()
+    made = make(items)
+    if len(made) != len(items):
+        raise CannotTravel("Some items of a set, or keys of a dictionary, are equal here (1, 1.0 and true are): one "
+                           "would be lost.")
+    return made
+
+
+def _collides() -> CannotTravel:
+    return CannotTravel("A message holds very many different numbers of one hash, of which no set or dictionary could "
+                        "be made in time.")
+
+
 _READERS: dict[str, Callable[[Reader, Any, dict[str, Any]], Any]] = {
     "$msg": lambda _r, value, _d: Msg.from_dict(json.loads(value) if isinstance(value, str) else value),
     "$tuple": lambda r, value, _d: tuple(r._read(value)),
-    "$set": lambda r, value, _d: set(r._read(value)),
-    "$frozen": lambda r, value, _d: frozenset(r._read(value)),
+    "$set": lambda r, value, _d: _apart(set, r._read(value)),
+    "$frozen": lambda r, value, _d: _apart(frozenset, r._read(value)),
     "$bytes": lambda _r, value, _d: base64.b64decode(value, validate=True),
-    "$dict": lambda r, value, _d: {r._read(key): r._read(item) for key, item in value},
+    "$dict": lambda r, value, _d: dict(zip(_apart(dict.fromkeys, [r._read(key) for key, _ in value]),
+                                          [r._read(item) for _, item in value], strict=True)),
     "$iso": lambda _r, value, _d: _ISO[value[0]].fromisoformat(value[1]),
     "$value": lambda _r, value, _d: _VALUES[value[0]][2](value[1]),
     "$new": Reader._new,

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from callsheet.messages import ToolUseBlock
+from callsheet.messages.alike import numbers_share_a_hash
 from callsheet.messages.forms import form_of
 from callsheet.tools.registered import RegisteredToolFunction
 from callsheet.tools.schemas import Path, Problem, misfits
@@ -36,6 +37,8 @@ def given(tool: RegisteredToolFunction, call: ToolUseBlock) -> dict[str, Any]:
     if not isinstance(found, dict) or data.get("raw_input"):
         raise Misfit(f"The arguments of {tool.name} are not one whole JSON object: "
                      f"{shown(data.get('raw_input') or found)}. Give them again.")
+    if numbers_share_a_hash(found):
+        raise Misfit(f"The arguments of {tool.name} hold too many different numbers of one hash.")
     problems = list(islice(_problems(tool, found), _MOST))
     if problems and any(problem.nulls for problem in problems):
         lean = _without(found, [path for problem in problems for path in problem.nulls])
