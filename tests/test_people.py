@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -22,13 +23,16 @@ from callsheet import (
     UserAgent,
 )
 from callsheet.agents import TerminalUserInput
+from callsheet.agents.terminal import _about, fields_of
 from callsheet.errors import AgentTimeout, AnswerRefused, CannotTravel, PayloadTooLarge, UsageError
-from callsheet.settings import use_settings
+from callsheet.settings import get_settings, use_settings
+from callsheet.settings.keys import Keys
 from callsheet.tasks.app import current_app
 from callsheet.tasks.loop import wait_on_process_loop
 from callsheet.tasks.people import store
-from callsheet.tasks.people.answers import open_questions
+from callsheet.tasks.people.answers import open_questions, problems
 from callsheet.tasks.people.asker import JobAsker
+from callsheet.tasks.people.question import Question
 from callsheet.tasks.prints import EventWriter
 from callsheet.tasks.scope import Scope
 from tests.agents.basic import Echo
@@ -169,6 +173,46 @@ def test_an_answer_has_the_form_that_is_asked_for(fleet):
     asked(job)
     job.answer("x", Address(street="Main 3"))
     assert job.get(10).metadata == {"street": "Main 3", "floor": 0}
+
+
+DOUBLING = {"$defs": {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)} | {"d40": {}},
+            "properties": {"a": {"$ref": "#/$defs/d0"}}}
+
+
+@pytest.mark.parametrize("schema", [
+    DOUBLING, {"$ref": "#"}, {"properties": {"a": {"$ref": "http://127.0.0.1:9/x"}}},
+    {"properties": [1], "required": 3},
+    {"properties": {"a": {"pattern": "(a+)+$"}}}, {"properties": {"a": 5}}, {"$defs": [], "properties": {"a": True}},
+])
+def test_a_form_from_elsewhere_costs_a_person_no_time_and_fetches_nothing(schema):
+    began = time.monotonic()
+    assert isinstance(problems({"a": "a" * 40 + "!"}, schema), list)
+    assert all(isinstance(_about(field, False), str) for field in fields_of(schema).values())
+    assert time.monotonic() - began < 3
+
+
+def test_fields_are_told_by_what_their_references_say():
+    tea = {"$defs": {"Tea": {"enum": ["green", "black"], "type": "string"}},
+           "properties": {"tea": {"$ref": "#/$defs/Tea", "description": "Which."}, "cups": {"type": "integer"}}}
+    assert {name: _about(field, True) for name, field in fields_of(tea).items()} == {
+        "tea": " (Which., green|black)", "cups": " (integer)"}
+    assert problems({"tea": "mint"}, tea) and not problems({"tea": "green"}, tea)
+
+
+def test_what_is_no_question_is_none_and_is_not_listed(fleet):
+    good = Question(id="q", job_id="j", agent="A(a)", name="n", asked=1.0)
+    assert Question.from_json(good.to_json()) == good
+    assert Question.from_json(good.to_json().replace("}", ', "newer": 1}')) == good
+    keys = Keys("callsheet:")
+    for number, text in enumerate(["", "x", "[]", "{}", "[" * 100_000, good.to_json().replace('"n"', "{}"),
+                                   good.to_json().replace("null", "[]"), good.to_json().replace("1.0", '"soon"')]):
+        assert Question.from_json(text) is None
+        fleet.redis.hset(keys.questions("j"), f"q{number}", text)
+        fleet.redis.zadd(keys.waiting(), {f"q{number} j": 1})
+    assert Job.from_id("j").questions() == []
+    with use_settings(client_settings(fleet.server)):
+        assert not [one for one in open_questions(get_settings()) if one.job_id == "j"]
+    fleet.redis.delete(keys.questions("j"))
 
 
 def test_an_answer_is_bounded(fleet):

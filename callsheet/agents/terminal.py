@@ -82,8 +82,8 @@ async def filled_in(schema: dict[str, Any], check: Check, ask: Line | None = Non
         ask: gives the line that somebody wrote after a text; by default at the terminal.
     """
     ask = ask or line
-    fields: dict[str, Any] = schema.get("properties", {})
-    required = schema.get("required", [])
+    fields = fields_of(schema)
+    required = schema.get("required") or ()
     given: dict[str, Any] = {}
     left = list(fields)
     while True:
@@ -102,9 +102,22 @@ async def filled_in(schema: dict[str, Any], check: Check, ask: Line | None = Non
             left = [name for name in fields if name in wrong] or list(fields)
 
 
+def fields_of(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """A form's fields, each with what its reference within the schema says of it."""
+    named, given = schema.get("$defs"), schema.get("properties")
+    found = {}
+    for name, field in (given if isinstance(given, dict) else {}).items():
+        known = field if isinstance(field, dict) else {}
+        ref = str(known.get("$ref", "")).removeprefix("#/$defs/")
+        more = named.get(ref) if isinstance(named, dict) else None
+        found[str(name)] = {**more, **known} if isinstance(more, dict) else known
+    return found
+
+
 def _about(field: dict[str, Any], required: bool) -> str:
-    kind = " or ".join(str(one.get("type", "data")) for one in field.get("anyOf", [field]))
-    said = [field.get("description", ""), kind if "enum" not in field else "|".join(map(str, field["enum"])),
+    kinds = field.get("enum") or [one.get("type", "data") if isinstance(one, dict) else "data"
+                                  for one in field.get("anyOf") or [field]]
+    said = [str(field.get("description", "")), ("|" if "enum" in field else " or ").join(map(str, kinds)),
             "" if required else "optional"]
     return f" ({', '.join(part for part in said if part)})"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from callsheet.agents.terminal import fields_of
 from callsheet.cli.ids import meant
 from callsheet.cli.progress import clock
 from callsheet.cli.terminal import say, say_json
@@ -59,7 +60,7 @@ def _listed(as_json: bool) -> None:
         if question.problem:
             say(f"    The answer before did not fit: {question.problem}")
         if question.schema:
-            say(f"    with data: {', '.join(question.schema.get('properties', {}))}")
+            say(f"    with data: {', '.join(fields_of(question.schema))}")
     if not found and not as_json:
         say("Nothing waits for an answer.", err=True)
 

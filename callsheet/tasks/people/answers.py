@@ -1,13 +1,14 @@
 """Answering questions of jobs; from any process that has the same Redis."""
 
-import importlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel
 
+from callsheet.agents.terminal import fields_of
 from callsheet.errors import AnswerRefused, PayloadTooLarge, UsageError
 from callsheet.messages import Msg
 from callsheet.resources.redis import sync_client, translated
@@ -15,6 +16,9 @@ from callsheet.settings import Settings
 from callsheet.tasks.people import store
 from callsheet.tasks.people.question import Question
 from callsheet.tasks.results import parse, ready
+from callsheet.tools.schemas import misfits
+
+_MOST_PROBLEMS = 20  # that are told of one answer
 
 Said = str | Msg | Sequence[Any] | None
 Data = Mapping[str, Any] | BaseModel | None
@@ -98,7 +102,7 @@ def _answer(said: Said, data: Data, question: Question) -> dict[str, Any]:
         if wrong := problems(given, question.schema):
             raise AnswerRefused(f"{question.agent} needs an answer with data of this form, and they do not fit: "
                                 f"{'; '.join(wrong)}. Give them as job.answer(text, data={{...}}), or --data on the "
-                                f"command line; the fields are {', '.join(question.schema.get('properties', {}))}.")
+                                f"command line; the fields are {', '.join(fields_of(question.schema))}.")
     try:
         json.dumps(given)
     except (TypeError, ValueError) as exc:
@@ -116,7 +120,8 @@ def _object(text: str | None) -> dict[str, Any]:
 
 
 def problems(data: dict[str, Any], schema: dict[str, Any]) -> list[str]:
-    """What is wrong with data by a JSON schema. What only the class knows, the worker checks."""
-    module = importlib.import_module("jsonschema")
-    errors = module.Draft202012Validator(schema).iter_errors(data)
-    return [f"{'.'.join(map(str, error.absolute_path))}: {error.message:.200}".removeprefix(": ") for error in errors]
+    """What is wrong with data by a JSON schema. What that does not tell, or not in time, the worker's class does."""
+    try:
+        return list(islice(misfits(schema, data), _MOST_PROBLEMS))
+    except Exception:  # of any class, as the schema is none
+        return []

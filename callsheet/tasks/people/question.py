@@ -1,10 +1,11 @@
 """Question: what a call asks a person."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
-from callsheet.messages.quick import loads
+from pydantic import TypeAdapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,14 @@ class Question:
         return json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> "Question":
-        """What `to_json` wrote; what a newer version added is left out."""
-        data, known = loads(text), {one.name for one in fields(cls)}
-        return cls(**{key: value for key, value in data.items() if key in known})
+    def from_json(cls, text: str | bytes) -> "Question | None":
+        """What `to_json` wrote; what a newer version added is left out. None if it is no question."""
+        try:
+            return _adapter().validate_json(text)
+        except ValueError:
+            return None
+
+
+@cache
+def _adapter() -> TypeAdapter[Question]:
+    return TypeAdapter(Question)

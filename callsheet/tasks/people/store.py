@@ -1,8 +1,7 @@
 """Where questions and answers are kept: in Redis, under the job's id."""
 
-import contextlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +64,7 @@ def questions_of(job_id: str, settings: Settings) -> list[Question]:
     """What a job waits for, the oldest question first."""
     with translated(settings):
         texts = sync_client(settings).hvals(Keys(settings.key_prefix).questions(job_id))
-    return sorted(_read(texts), key=lambda question: question.asked)
-
-
-def _read(texts: Iterable[bytes]) -> Iterator[Question]:
-    """The questions among what anybody may have written."""
-    for text in texts:
-        with contextlib.suppress(ValueError, TypeError, AttributeError):
-            question = Question.from_json(text)
-            if isinstance(question.asked, (int, float)):
-                yield question
+    return sorted(filter(None, map(Question.from_json, texts)), key=lambda question: question.asked)
 
 
 def answered_at(job_id: str, question_id: str, settings: Settings) -> float | None:
@@ -103,8 +93,8 @@ def all_questions(settings: Settings, ended: Any) -> list[Question]:
                     pipe.hget(keys.questions(job), question_id)
                 texts = pipe.execute()
             for (question_id, _, job), text in zip(some, texts, strict=True):
-                if text and job not in over:
-                    found += _read([text])
+                if text and job not in over and (question := Question.from_json(text)):
+                    found.append(question)
                 else:
                     _WITHDRAW.run(client, [keys.questions(job), keys.waiting()],
                                   [question_id, f"{question_id} {job}", ""])
