@@ -421,9 +421,29 @@ def test_files_are_sent_from_the_folders_of_the_settings_alone(tmp_path: Path) -
             assert not sent(url), url
 
 
-def test_data_addresses_are_data() -> None:
-    for cls in (OpenAIChatFormatter, AnthropicChatFormatter, GeminiChatFormatter, OllamaChatFormatter):
-        assert PNG in json.dumps(formatted(cls(), ("user", [at(f"data:image/png;base64,{PNG}")], "user")))
+@pytest.mark.parametrize("cls", [OpenAIChatFormatter, AnthropicChatFormatter, GeminiChatFormatter,
+                                 OllamaChatFormatter, DashScopeChatFormatter])
+def test_data_are_sent_as_the_provider_takes_them(cls: Any) -> None:
+    """As an address, as an address among data, on several lines, without its end; whatever type was told."""
+    loose = PNG.replace("+", "-").replace("/", "_").rstrip("=")
+    for told in (at(f"data:image/png;base64,{PNG}"), at(f" DATA:image/jpg;charset=utf-8;BASE64,{PNG}"),
+                 at(f"data:image/png;base64,{PNG.replace('+', '%2B')}"), image(f"data:image/png;base64,{PNG}"),
+                 image(f"{PNG[:40]}\n{PNG[40:]}\n"), image(loose),
+                 {"type": "image", "source": {"type": "base64", "media_type": "image/jpg", "data": PNG}}):
+        said = json.dumps(formatted(cls(), ("user", [told], "user")))
+        assert PNG in said and "jpg" not in said and "DATA" not in said
+
+
+def test_addresses_are_escaped_and_such_as_providers_fetch() -> None:
+    for cls in (OpenAIChatFormatter, AnthropicChatFormatter):
+        said = json.dumps(formatted(cls(), ("user", [at("https://x.example/a b%20ü.png?q=[1]")], "user")))
+        assert "https://x.example/a%20b%20%C3%BC.png?q=[1]" in said
+        for url in ("s3://bucket/a.png", "gs://b/a.png", "ftp://x/a.png", "blob:https://x/1"):
+            with pytest.raises(MessageError, match="nor an address of the web"):
+                formatted(cls(), ("user", [at(url)], "user"))
+    bitmap = {"type": "image", "source": {"type": "base64", "media_type": "image/bmp", "data": "AAAA"}}
+    with pytest.raises(MessageError, match=r"image/bmp.*image/jpeg"):
+        formatted(AnthropicChatFormatter(), ("user", [bitmap], "user"))
 
 
 class Web(BaseHTTPRequestHandler):

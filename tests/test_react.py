@@ -16,7 +16,7 @@ import pytest
 import callsheet
 from callsheet import Msg, ReActAgent, Toolkit
 from callsheet.agents.running import run_reply
-from callsheet.errors import UsageError
+from callsheet.errors import MessageError, UsageError
 from callsheet.formatters import CharTokenCounter, OpenAIChatFormatter
 from callsheet.memory import InMemoryMemory, KeepLast, Summarize
 from callsheet.models import ChatResponse, EndpointError, OpenAIChatModel
@@ -218,6 +218,25 @@ def test_a_summary_is_of_what_its_model_can_read() -> None:
 def test_without_a_compaction_a_prompt_that_is_too_long_is_an_error() -> None:
     with pytest.raises(EndpointError):
         run(agent_with([TOO_LONG, "never"]))
+
+
+def shows() -> Any:
+    """Show what no provider takes."""
+    return [{"type": "image", "source": {"type": "url", "url": "/gone/for/ever.png"}}]
+
+
+def test_a_medium_that_cannot_be_sent_does_not_break_the_agent() -> None:
+    gone = Msg("user", [{"type": "audio", "source": {"type": "base64", "media_type": "audio/ogg", "data": "T2dnUwA="}}],
+               "user")
+    agent = agent_with([tool_call("shows"), "Seen.", "Well."], shows,
+                       formatter=OpenAIChatFormatter(promote_tool_result_images=True))
+    asyncio.run(agent.observe(gone))
+    assert run(agent).get_text_content() == "Seen."
+    said = json.dumps(agent.model.calls[-1].messages)  # type: ignore[attr-defined]
+    assert "audio that cannot be shown: Sound of type 'audio/ogg'" in said and "image that cannot be shown" in said
+    with pytest.raises(MessageError, match="audio/ogg"):  # whoever asks with one is told
+        run(agent, gone.model_copy(update={"id": "other"}))
+    assert run(agent, Msg("user", "And?", "user")).get_text_content() == "Well."
 
 
 def test_ids_of_calls_are_unique_in_a_memory() -> None:

@@ -31,6 +31,7 @@ class Course:
         data: those that the model gave, once they fit.
         hints: for the model's next answer only; never remembered.
         taken: ids of the calls in the memory.
+        asked: ids of the messages that the reply is to.
     """
 
     def __init__(self, owner: object, memory: MemoryBase, form: type[BaseModel] | None = None,
@@ -42,6 +43,7 @@ class Course:
         self.hints: list[Msg] = []
         self.so_far: list[Any] = []  # texts of an answer that the model was stopped in
         self.taken: set[str] = set()
+        self.asked: set[str] = set()
         self._memory = memory
         self._adding = asyncio.Lock()
         self.begin()
@@ -134,6 +136,17 @@ place: ContextVar[int | None] = ContextVar("callsheet_react_place", default=None
 def result_msg(call: ToolUseBlock, output: Any) -> Msg:
     """The message with a tool call's result: text, or blocks."""
     return Msg("system", [{"type": "tool_result", "id": call["id"], "name": call["name"], "output": output}], "system")
+
+
+def without_media(msg: Msg, why: str) -> Msg:
+    """The message with a text in place of its pictures, sounds and films."""
+    def told(block: Any) -> Any:
+        if block["type"] == "tool_result" and not isinstance(block["output"], str):
+            return {**block, "output": [told(item) for item in block["output"]]}
+        media = block["type"] in ("image", "audio", "video")
+        return {"type": "text", "text": f"({block['type']} that cannot be shown: {why})"} if media else block
+
+    return msg.model_copy(update={"content": [told(block) for block in msg.get_content_blocks()]})
 
 
 def joined(so_far: list[Any], rest: list[Any]) -> list[Any]:

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal, get_args
 from pydantic import BaseModel
 
 from callsheet.agents.base import AgentBase
-from callsheet.agents.course import Course, current, joined, place, result_msg, side_by_side
-from callsheet.errors import UsageError
+from callsheet.agents.course import Course, current, joined, place, result_msg, side_by_side, without_media
+from callsheet.errors import MessageError, UsageError
 from callsheet.formatters import FormatterBase
 from callsheet.memory import InMemoryMemory, MemoryBase
 from callsheet.messages import Msg, ToolUseBlock
@@ -115,6 +115,7 @@ class ReActAgent(AgentBase):
             EndpointError: the model could not be asked. Errors of tools are told the model.
         """
         course = Course(self, self.memory, structured_model, self._finish_tool(structured_model))
+        course.asked = {one.id for one in ([msg] if isinstance(msg, Msg) else msg or ())}
         try:
             await self.memory.add(msg)
         except asyncio.CancelledError:
@@ -343,8 +344,32 @@ class ReActAgent(AgentBase):
 
     async def _prompt(self, more: list[Msg]) -> list[dict[str, Any]]:
         found = await self.memory.get_memory()
-        self._course().taken = {call.block["id"] for call in calls_in(found)}
-        return await self.formatter.format([Msg("system", self.sys_prompt, "system"), *found, *more])
+        course, system = self._course(), Msg("system", self.sys_prompt, "system")
+        course.taken = {call.block["id"] for call in calls_in(found)}
+        try:
+            return await self.formatter.format([system, *found, *more])
+        except MessageError:  # a picture that is gone, a sound of another type: it would fail each reply from now on
+            wrong = {msg.id: why for msg in found if (why := await self._refused(msg)) is not None}
+            mine = [msg_id for msg_id in wrong if msg_id in course.asked]
+            if not wrong or mine:
+                await self.memory.delete(mine)
+                raise
+            log.warning("formatter_left_out agent=%s: %s", self.label, "; ".join(sorted(set(wrong.values()))))
+            sendable = [without_media(msg, wrong[msg.id]) if msg.id in wrong else msg for msg in found]
+            return await self.formatter.format([system, *sendable, *more])
+
+    async def _refused(self, msg: Msg) -> str | None:
+        """Why the formatter does not take the media of a message, if that is so."""
+        if not any(block["type"] not in ("text", "thinking", "tool_use") for block in msg.get_content_blocks()):
+            return None
+        results = msg.get_content_blocks("tool_result")
+        calls = Msg("bot", [{"type": "tool_use", "id": one["id"], "name": one["name"], "input": {}} for one in results],
+                    "assistant")
+        try:
+            await self.formatter.format([calls, msg] if results else [msg])
+        except MessageError as exc:
+            return str(exc)
+        return None
 
     async def _ask(self, msg: Msg, more: list[Msg], **options: Any) -> None:
         """Ask the model; `msg` grows with its answer, and is printed as it grows.

@@ -4,9 +4,12 @@ import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from callsheet.errors import MessageError
 from callsheet.formatters.engine import ChatFormatter, MultiAgentFormatter, enclosed
-from callsheet.formatters.media import data_of
+from callsheet.formatters.media import data_of, url_of
 from callsheet.messages import ImageBlock, Msg, TextBlock, ToolResultBlock, ToolUseBlock
+
+_PICTURES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 
 
 class AnthropicChatFormatter(ChatFormatter):
@@ -73,10 +76,16 @@ class AnthropicMultiAgentFormatter(MultiAgentFormatter):
 
 
 async def picture(block: dict[str, Any]) -> dict[str, Any]:
-    """A picture as a block of Anthropic's API."""
-    if block["source"]["type"] == "base64":
-        return dict(block)
+    """A picture as a block of Anthropic's API.
+
+    Raises:
+        MessageError: it is of a type that this API does not take, or there is none at its address.
+    """
     found = await data_of(block)
     if found is None:
-        return {"type": "image", "source": {"type": "url", "url": block["source"]["url"]}}
-    return {"type": "image", "source": {"type": "base64", "media_type": found[0], "data": found[1]}}
+        return {"type": "image", "source": {"type": "url", "url": await url_of(block)}}
+    if found[0] not in _PICTURES:
+        raise MessageError(f"A picture of type {found[0]!r} is not taken by Anthropic's API: "
+                           f"{', '.join(_PICTURES)} are. Convert it.")
+    own = {name: value for name, value in block.items() if name != "source"}
+    return {**own, "source": {"type": "base64", "media_type": found[0], "data": found[1]}}

@@ -6,7 +6,7 @@ import re
 import tempfile
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, unquote_to_bytes, urlsplit
+from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 import httpx
 
@@ -31,6 +31,8 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (rb"\x1a\x45\xdf\xa3", "video/webm"), (rb"RIFF....AVI ", "video/avi"), (rb"\0\0\x01[\xba\xb3]", "video/mpeg"),
     (rb"FLV\x01", "video/x-flv"), (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "video/x-ms-wmv"),
 )
+_SPELT = {"image/jpg": "image/jpeg", "audio/mpeg": "audio/mp3", "audio/x-wav": "audio/wav", "audio/wave": "audio/wav"}
+_STANDARD = str.maketrans("-_", "+/")
 _KNOWN = [(re.compile(start, re.DOTALL), kind) for start, kind in _MAGIC]
 
 
@@ -57,15 +59,15 @@ def local_file(url: str, block: dict[str, Any]) -> Path | None:
 
 
 def web_url(url: str, block: dict[str, Any]) -> str:
-    """`url`, if it is an address of the web.
+    """`url`, if it is an address of the web, with escapes for what may not stand in one.
 
     Raises:
         MessageError: it is neither that nor a file here.
     """
-    if urlsplit(url.removeprefix("file://")).scheme in ("", "file"):
+    if urlsplit(url).scheme.lower() not in ("http", "https"):
         raise MessageError(f"The {block['type']} at {url!r} is neither a file on this machine nor an address of the "
                            "web. Where workers run elsewhere, give its data: a source of type base64.")
-    return url
+    return quote(url.strip(), safe="%/:?#[]@!$&'()*+,;=~")
 
 
 async def data_of(block: dict[str, Any], *, download: bool = False) -> tuple[str, str] | None:
@@ -80,9 +82,10 @@ async def data_of(block: dict[str, Any], *, download: bool = False) -> tuple[str
     """
     source = block["source"]
     if source["type"] == "base64":
-        return source["media_type"], source["data"]
+        said = source["data"]
+        return _within(said, block) if _is_data(said) else _told(source["media_type"], said)
     url = source["url"]
-    if url.startswith("data:"):
+    if _is_data(url):
         return _within(url, block)
     path = local_file(url, block)
     if path is not None:
@@ -98,18 +101,35 @@ async def data_of(block: dict[str, Any], *, download: bool = False) -> tuple[str
 
 def _within(url: str, block: dict[str, Any]) -> tuple[str, str]:
     """The media type and base64 of a data: address."""
-    head, comma, data = url[len("data:"):].partition(",")
+    head, comma, data = url.strip()[len("data:"):].partition(",")
     kind, *more = head.split(";")
     if not comma or not kind:
         raise MessageError(f"The {block['type']}'s data: address has no media type, or no data: "
                            "data:image/png;base64,... is needed.")
-    return kind, unquote(data) if "base64" in more else base64.b64encode(unquote_to_bytes(data)).decode()
+    coded = any(word.strip().lower() == "base64" for word in more)
+    return _told(kind, unquote(data) if coded else base64.b64encode(unquote_to_bytes(data)).decode())
+
+
+def _is_data(url: str) -> bool:
+    return url[:20].lstrip()[:5].lower() == "data:"
+
+
+def _told(kind: str, data: str) -> tuple[str, str]:
+    """The type that data are said to have, unless their first bytes say otherwise, and base64 as providers take it."""
+    plain = "".join(data.split()).rstrip("=").translate(_STANDARD)
+    plain += "=" * (-len(plain) % 4)
+    kind = kind.strip().lower()
+    try:
+        head = base64.b64decode(plain[:64])
+    except ValueError:
+        return kind, data  # the provider may say what is wrong with it
+    return next((found for start, found in _KNOWN if start.match(head)), _SPELT.get(kind, kind)), plain
 
 
 async def url_of(block: dict[str, Any]) -> str:
     """A block's address on the web, or its data as a data: address."""
     found = await data_of(block)
-    return str(block["source"]["url"]) if found is None else f"data:{found[0]};base64,{found[1]}"
+    return web_url(str(block["source"]["url"]), block) if found is None else f"data:{found[0]};base64,{found[1]}"
 
 
 def _read(path: Path, block: dict[str, Any]) -> bytes:

@@ -3,6 +3,7 @@
 import contextlib
 
 from callsheet.errors import CallsheetError, JobError
+from callsheet.resources.traces import without_trace
 from callsheet.settings import get_settings
 from callsheet.settings.secrets import secrets_of, without_credentials
 
@@ -23,7 +24,7 @@ def failure_text(exc: BaseException) -> str:
 
 def failure_words(exc: BaseException) -> str:
     """An error's kind and text, and no traceback; of Callsheet's own errors the text alone."""
-    text = safe(exc.message if isinstance(exc, JobError) else str(exc))
+    text = safe(without_trace(exc.message if isinstance(exc, JobError) else str(exc)))
     return text if text and isinstance(exc, CallsheetError) else f"{type(exc).__name__}: {text}".removesuffix(": ")
 
 
