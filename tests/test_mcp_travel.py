@@ -44,14 +44,14 @@ def test_a_client_travels_by_its_arguments() -> None:
 
 
 @pytest.mark.parametrize(("client", "names"), [
-    (HttpStatefulClient("s", HTTP, URL, {"Authorization": "Bearer sesame"}), "header 'Authorization'"),
-    (HttpStatelessClient("s", "sse", URL, {"x-api-key": "sesame"}), "header 'x-api-key'"),
-    (HttpStatefulClient("s", HTTP, URL, {"Cookie": "sesame"}), "header 'Cookie'"),
-    (HttpStatefulClient("s", HTTP, "https://me:sesame@host/mcp"), "user or a password"),
+    (HttpStatefulClient("s", HTTP, URL, {"Authorization": "Bearer sesame"}), "'Authorization'"),
+    (HttpStatelessClient("s", "sse", URL, {"x-api-key": "sesame"}), "'x-api-key'"),
+    (HttpStatefulClient("s", HTTP, URL, {"Cookie": "sesame"}), "'Cookie'"),
+    (HttpStatefulClient("s", HTTP, "https://me:sesame@host/mcp"), "a user or a password"),
     (HttpStatefulClient("s", HTTP, URL + "?access_token=sesame"), "'access_token'"),
 ])
 def test_secrets_are_refused_at_submission_with_the_remedy(client: Any, names: str) -> None:
-    with pytest.raises(CannotTravel, match=f"{names}.*(?s:.)*endpoints.\"s\"") as refused:
+    with pytest.raises(CannotTravel, match=f"{names}.*on an endpoint of their settings") as refused:
         Writer().write(client, "it")
     assert "sesame" not in str(refused.value)
     kit = Toolkit()
@@ -61,8 +61,8 @@ def test_secrets_are_refused_at_submission_with_the_remedy(client: Any, names: s
 
 def test_secrets_of_a_program_are_refused_at_submission_with_the_remedy() -> None:
     client = StdIOStatefulClient("s", "program", ["-a"], {"BRAVE_API_KEY": "sesame"})
-    with pytest.raises(CannotTravel, match=r'BRAVE_API_KEY.*mcp.servers."s".*args = \["-a"\].*env_from') as refused:
-        Writer().write(client, "it")
+    with pytest.raises(CannotTravel, match=r"BRAVE_API_KEY.*mcp\.servers, env_from") as refused:
+        Writer(local=[]).write(client, "it")
     assert "sesame" not in str(refused.value)
 
 

@@ -11,7 +11,7 @@ from callsheet.mcp.function import MCPToolFunction, fitting
 from callsheet.mcp.home import at_home, sessions
 from callsheet.mcp.sdk import sdk_module
 from callsheet.mcp.specs import LISTED, TRANSPORTS, HttpSpec, Spec, StdioSpec
-from callsheet.mcp.travel import refuse_program, refuse_secrets
+from callsheet.mcp.travel import refuse_program
 from callsheet.messages import Recorded
 from callsheet.settings import get_settings
 
@@ -62,8 +62,7 @@ class MCPClientBase(Recorded):
         return MCPToolFunction(self, _found(tools, func_name, self.spec), wrap_tool_result, execution_timeout)
 
     def leaving(self, local: bool) -> None:
-        """Secrets do not travel, and what a worker may start its settings say."""
-        refuse_secrets(self.spec)
+        """What a worker may start its settings say."""
         if not local:
             refuse_program(self.spec, get_settings())
 

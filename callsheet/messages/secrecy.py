@@ -28,6 +28,8 @@ _FORM = re.compile(
     r"(?:sk|pk|rk|gh[opsu]|github_pat|glpat|hf|xox[a-z]|npm|pypi)[-_](?=\S*\d)[\w.-]{0,200}?[A-Za-z0-9]{16}[\w.-]*"
     r"|(?:AKIA|ASIA|AIza|ya29\.|SG\.)[\w.-]{16,}|eyJ[\w-]{8,}\.[\w-]+\.[\w-]+|(?i:bearer|basic) (?=\S*\d)\S{12,}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*")
+_BEGINNINGS = frozenset({"sk", "pk", "rk", "gh", "gl", "hf", "xo", "np", "py", "ak", "as", "ai", "ya", "sg", "ey", "be",
+                         "ba", "--"})
 _GIVEN = re.compile(r"(?:^-{0,2}|[?&;]\s*)([\w. -]+)=([^&;\s]+)")
 #: The name of a variable, a mask, a type, prose.
 _NO_KEY = re.compile(r"\$|env:|\*+$|<.*>$|(?:str|string|text|array|object|integer|number|required|optional|none|null)$|"
@@ -53,11 +55,12 @@ def is_secret(name: str, value: str) -> bool:
     return kind is not None and bool(value) and (unmistakable(value) if kind is _PERHAPS else not _NO_KEY.match(value))
 
 
-def inside(name: str, key: str) -> str:
-    """The name under which an item of a dictionary is judged, of the dictionary's and its key."""
-    if name == HEADER or name.lower().endswith("headers"):
-        return HEADER + key
-    return name if name.endswith("s") and _kind(name) is _SECRET else key
+@functools.lru_cache(maxsize=4096)
+def inside(name: str) -> str:
+    """The name under which what is in a list or a dictionary of that name is judged; "" for a key of its own."""
+    if name == HEADER or name.lower().endswith(("headers", "env")):
+        return HEADER
+    return name if name.endswith("s") and _kind(name) is _SECRET else ""
 
 
 def among(name: str, items: Sequence[Any], index: int) -> str:
@@ -65,7 +68,7 @@ def among(name: str, items: Sequence[Any], index: int) -> str:
     before = items[index - 1] if index else None
     if type(before) is str and (before[:1] == "-" or name == HEADER):
         return before if before[:1] == "-" else HEADER + before
-    return HEADER if name.lower().endswith("headers") else name
+    return inside(name) or name
 
 
 @functools.lru_cache(maxsize=1024)
@@ -91,12 +94,11 @@ def refuse(value: str, name: str, where: str) -> None:
     """
     if is_secret(name, value):
         raise refusal(where, f"is a secret by its name, {name.removeprefix(HEADER)!r},")
-    if len(value) > 16 and _FORM.fullmatch(value):
+    if value[:2].lower() in _BEGINNINGS and len(value) > 16 and _FORM.fullmatch(value):
         raise refusal(where, "is a key by its form")
     if ("=" in value or "@" in value) and len(value) <= _LONGEST:
         for what in _told(value):
             raise refusal(where, f"has {what} in it")
-    refuse_known(value, where)
 
 
 def refuse_known(text: str, where: str) -> None:
@@ -129,5 +131,5 @@ def _pair(part: str) -> bool:
 def refusal(where: str, why: str) -> CannotTravel:
     """The error for a secret in a message."""
     return CannotTravel(f"{where} {why}, and keys never travel. Keep it where the workers run: on an endpoint of their "
-                        "settings (api_key_env, headers), whose name a model or a client is given; or in a variable of "
-                        "theirs that the agent or the tool reads.")
+                        "settings (api_key_env, headers) whose name a model or a client is given, in a program of them "
+                        "(mcp.servers, env_from), or in a variable that the agent or the tool reads.")

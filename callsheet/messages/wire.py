@@ -36,7 +36,7 @@ from callsheet.messages.alike import numbers_share_a_hash, share_a_hash
 from callsheet.messages.allow import AllowList, reference
 from callsheet.messages.msg import Msg
 from callsheet.messages.recorded import Recorded
-from callsheet.messages.secrecy import among, inside, positional, refusal, refuse, refuse_known
+from callsheet.messages.secrecy import HEADER, among, inside, positional, refusal, refuse, refuse_known
 
 _ISO: dict[str, Any] = {"datetime": dt.datetime, "date": dt.date, "time": dt.time}
 _VALUES: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
@@ -77,9 +77,11 @@ class Writer:
             CannotTravel: names the part that cannot be written, and the remedy.
         """
         try:
-            return self._write(value, where)
+            data = self._write(value, where)
+            refuse_known(repr(data), where)
         except RecursionError:
             raise CannotTravel(f"{where} contains itself or is nested too deeply. Give it without the loop.") from None
+        return data
 
     def _write(self, value: Any, where: str, name: str = "") -> Any:
         kind = type(value)
@@ -103,10 +105,11 @@ class Writer:
 
     def _dict(self, value: dict[Any, Any], where: str, name: str = "") -> dict[str, Any]:
         if all(type(key) is str and not key.startswith("$") for key in value) and value.keys() != _MARK:
-            refuse_known("\n".join(value), f"a key of {where}")
-            return {key: self._write(item, f"{where}[{key!r}]", inside(name, key)) for key, item in value.items()}
+            kept = inside(name)
+            return {key: self._write(item, f"{where}[{key!r}]", kept + key if kept is HEADER else kept or key)
+                    for key, item in value.items()}
         return {"$dict": [[self._write(key, f"a key of {where}"),
-                           self._write(item, f"{where}[{key!r}]", inside(name, str(key)))]
+                           self._write(item, f"{where}[{key!r}]", inside(name) or str(key))]
                           for key, item in value.items()]}
 
     def _recorded(self, value: Recorded) -> dict[str, Any]:
@@ -132,7 +135,9 @@ class Writer:
             return {_SETS[type(value)]: [self._write(item, f"{where}[{i}]", among(name, items, i))
                                          for i, item in enumerate(items)]}
         if isinstance(value, (bytes, bytearray)):
-            refuse(value.decode("latin-1"), name, where)
+            plain = value.decode("latin-1")
+            refuse(plain, name, where)
+            refuse_known(plain, where)
             return {"$bytes": base64.b64encode(value).decode()}
         if isinstance(value, enum.Enum):
             return self._enum(value, where)
@@ -204,8 +209,6 @@ def _json(data: Any, where: str) -> bool:
     """
     held = False
     if type(data) in _PLAIN:
-        if type(data) is str:
-            refuse_known(data, where)
         return False
     if isinstance(data, dict) and all(isinstance(key, str) for key in data):
         held = data.keys() == _MARK

@@ -89,6 +89,8 @@ class Signature:
             for name, value in self._values(key):
                 if STAND_IN in headers.get(name, STAND_IN):
                     headers[name] = value
+        if self._header:
+            return
         for name, value in [(name, value) for name, value in headers.items() if STAND_IN in value]:
             if key:
                 headers[name] = value.replace(STAND_IN, key)
@@ -137,6 +139,6 @@ class EndpointAuth(httpx.Auth):
         yield request
 
 
-def origin(url: httpx.URL) -> tuple[str, str, int | None]:
+def origin(url: httpx.URL) -> tuple[bytes, bytes, int | None]:
     """Scheme, host and port of an address."""
-    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
+    return url.raw_scheme, url.raw_host, url.port  # None for the scheme's own

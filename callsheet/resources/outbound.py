@@ -69,7 +69,7 @@ class Outbound:
     def __init__(self, settings: Settings) -> None:
         self._allowed = settings.outbound_hosts
         self._known = frozenset(origin(httpx.URL(one.base_url)) for one in settings.endpoints.values())
-        self._numbers = (*self._allowed, *(host for _, host, _ in self._known), "*")
+        self._numbers = (*self._allowed, *(host.decode() for _, host, _ in self._known), "*")
         self.key: Hashable = (self._allowed, self._known)
 
     def check(self, url: httpx.URL) -> None:

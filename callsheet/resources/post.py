@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from callsheet.resources.endpoints import Signature, shown_url
-from callsheet.resources.stack import EndpointTransport
+from callsheet.resources.stack import CHECKED, EndpointTransport
 
 _MOST_MADE = 256
 _made: dict[tuple[int, str, str | None, str, bool], tuple[EndpointTransport, httpx.URL, httpx.Headers]] = {}
@@ -46,7 +46,7 @@ def post(shared: EndpointTransport, path: str, key: str | None, headers: dict[st
     limits: dict[str, Any] = {"connect": shared.endpoint.connect_timeout, "read": timeout, "write": timeout,
                               "pool": None}
     request = httpx.Request("POST", url, headers=made, stream=httpx.ByteStream(content),
-                            extensions={"timeout": limits})
+                            extensions={"timeout": limits, CHECKED: True})
     request.read()  # so that who counts or sends again has it at hand
     return request
 
@@ -54,6 +54,7 @@ def post(shared: EndpointTransport, path: str, key: str | None, headers: dict[st
 def _template(shared: EndpointTransport, path: str, signature: Signature) -> tuple[httpx.URL, httpx.Headers]:
     base = shown_url(shared.endpoint.base_url)
     url = httpx.URL(path if "://" in path else f"{base}/{path}")
+    shared.outbound.check(url)
     request = httpx.Request("POST", url, headers={
         "User-Agent": "callsheet", "Accept": "*/*", "Accept-Encoding": "gzip, deflate", "Connection": "keep-alive",
         "Content-Type": "application/json"})

@@ -21,6 +21,8 @@ from callsheet.settings import Endpoint, Settings, get_settings
 stacks: PerLoop[httpx.AsyncBaseTransport] = PerLoop()
 _made: dict[tuple[str, int, int], "EndpointTransport"] = {}
 _MOST_MADE = 256
+CHECKED = "callsheet_checked"
+"""In the extensions of a request whose address is known to be one that may be called."""
 
 
 def transport(endpoint: str | Endpoint, settings: Settings | None = None) -> "EndpointTransport":
@@ -66,6 +68,7 @@ class EndpointTransport(httpx.AsyncBaseTransport):
     Attributes:
         name: the endpoint's.
         endpoint: its settings.
+        outbound: which addresses may be called through it.
         key: what makes two of them the same.
     """
 
@@ -73,9 +76,9 @@ class EndpointTransport(httpx.AsyncBaseTransport):
         self.name = name
         self.endpoint = endpoint
         self.settings = settings
-        self._outbound = Outbound(settings)
+        self.outbound = Outbound(settings)
         self.key: Hashable = (name, _hashable(endpoint.__dict__), settings.redis_url, settings.key_prefix,
-                              settings.inline, self._outbound.key)
+                              settings.inline, self.outbound.key)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request through the running loop's stack, signed where it is marked.
@@ -83,7 +86,8 @@ class EndpointTransport(httpx.AsyncBaseTransport):
         Raises:
             UsageError: no loop runs, or the settings do not let anybody call that address.
         """
-        self._outbound.check(request.url)
+        if CHECKED not in request.extensions:
+            self.outbound.check(request.url)
         try:
             stack = stacks.get(self.key, self._build)
         except RuntimeError:
