@@ -97,7 +97,8 @@ class ChatFormatter(TruncatedFormatterBase):
         """A message with what is in it."""
 
     def _messages(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> Formatted:
-        return [self._message(msg, index, parts, calls)] if parts or calls else []
+        message = self._message(msg, index, parts, calls)
+        return [message] if any(message.get(name) for name in ("content", "parts", "images", "tool_calls")) else []
 
     def _promotion(self, block: dict[str, Any], media: list[tuple[str, dict[str, Any]]]) -> list[Msg]:
         """The message that shows a tool result's media."""

@@ -22,16 +22,19 @@ def mended(msgs: list[Msg], ids: re.Pattern[str]) -> list[Msg]:
 
 def _filled(msg: Msg) -> Msg | None:
     """The message without what is blank; None where an agent, or the system, said nothing else."""
-    before = msg.get_content_blocks()
-    after = [one for block in before if (one := _block(block)) is not None]
-    if after == before:
+    if isinstance(msg.content, str):
+        return msg if msg.content.strip() else _with(msg, []) if msg.role == "user" else None
+    after = [one for block in msg.content if (one := _block(block)) is not None]
+    if after == msg.content:
         return msg
-    if not after and msg.role == "user":
-        after = [{"type": "text", "text": NO_TEXT}]
-    return msg.model_copy(update={"content": after}) if after else None
+    return _with(msg, after) if after or msg.role == "user" else None
 
 
-def _block(block: dict[str, Any]) -> dict[str, Any] | None:
+def _with(msg: Msg, blocks: list[Any]) -> Msg:
+    return msg.model_copy(update={"content": blocks or NO_TEXT})
+
+
+def _block(block: Any) -> Any:
     kind = block["type"]
     if kind in ("text", "thinking"):  # others than these two keys: a signature, which is wanted back
         return block if block[kind].strip() or len(block) > 2 else None
@@ -39,8 +42,8 @@ def _block(block: dict[str, Any]) -> dict[str, Any] | None:
         block = {**block, "name": name}  # one that a model made up
     if kind == "tool_result":
         output = block["output"]
-        if isinstance(output, str):
-            return block if output.strip() else {**block, "output": NO_RESULT}
-        full = [item for item in output if item["type"] != "text" or item["text"].strip()]
-        return block if full and full == output else {**block, "output": full or NO_RESULT}
+        full = output.strip() if isinstance(output, str) else [
+            item for item in output if item["type"] != "text" or item["text"].strip()]
+        if not full or (full != output and not isinstance(output, str)):
+            return {**block, "output": full or NO_RESULT}
     return block

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from callsheet.formatters.base import Formatted
 from callsheet.formatters.engine import ChatFormatter, ImagePromotingFormatter, enclosed
 from callsheet.formatters.media import data_of
 from callsheet.formatters.tokens import TokenCounterBase
@@ -46,10 +45,6 @@ class OllamaChatFormatter(ChatFormatter):
             message["tool_calls"] = calls
         images = [part["data"] for part in parts if part["type"] == "image"]
         return {**message, "images": images} if images else message
-
-    def _messages(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> Formatted:
-        message = self._message(msg, index, parts, calls)
-        return [message] if message["content"] or message.get("images") or calls else []
 
 
 class OllamaMultiAgentFormatter(ImagePromotingFormatter):

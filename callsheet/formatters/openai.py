@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from callsheet.errors import MessageError
-from callsheet.formatters.base import Formatted
 from callsheet.formatters.engine import ChatFormatter, ImagePromotingFormatter, MultiAgentFormatter, enclosed
 from callsheet.formatters.media import data_of, url_of
 from callsheet.formatters.tokens import TokenCounterBase
@@ -71,10 +70,6 @@ class OpenAIChatFormatter(OpenAIForms):
         # Reasoners want the thoughts behind a call back with it.
         return {**message, **self._thoughts(parts), "tool_calls": calls} if calls else message
 
-    def _messages(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> Formatted:
-        message = self._message(msg, index, parts, calls)
-        return [message] if message["content"] or calls else []
-
 
 class OpenAIMultiAgentFormatter(ImagePromotingFormatter):
     """Conversations of many agents for OpenAI's chat completions API. Arguments as `ImagePromotingFormatter`'s."""
@@ -116,10 +111,6 @@ class DeepSeekChatFormatter(OpenAIForms):
         text = "\n".join(part["text"] for part in parts if part["type"] == "text")
         message = {"role": msg.role, "content": text or (None if calls else ""), **self._thoughts(parts)}
         return {**message, "tool_calls": calls} if calls else message
-
-    def _messages(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> Formatted:
-        message = self._message(msg, index, parts, calls)
-        return [message] if message["content"] or calls else []
 
 
 class DeepSeekMultiAgentFormatter(MultiAgentFormatter):

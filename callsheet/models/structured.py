@@ -70,11 +70,9 @@ def read_fitting(model: type[BaseModel], text: str) -> dict[str, Any]:
 
 
 def _candidates(text: str) -> Iterator[str]:
-    """Where an answer's data may be: all of it; what follows the thoughts; the JSON texts in that, the last first."""
-    yield text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
+    """Where an answer's data may be: all of it, or a JSON text behind its thoughts, the last first."""
+    yield text.strip()
     after = _THOUGHTS.split(text)[-1]
-    if after != text:
-        yield after.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
     found: list[str] = []
     start = 0
     for _ in range(MOST_STARTS):

@@ -203,7 +203,7 @@ class Breaking(httpx.AsyncBaseTransport):
                 breaker.ended(True)
             raise
         if response.status_code >= 500:
-            breaker.ended(not response.extensions.get(PARAMETER))
+            breaker.ended(_failed(response))
             return response
         return watch(response, lambda error: breaker.ended(error is not None and is_failure(error)))
 
@@ -212,8 +212,7 @@ class Breaking(httpx.AsyncBaseTransport):
         keeping = asyncio.get_running_loop().create_task(breaker.keep(token), name="callsheet-probe")
         try:
             response = await self._inner.handle_async_request(request)
-            broken = response.status_code >= 500 and not response.extensions.get(PARAMETER)
-            outcome = "failed" if broken else "ok"
+            outcome = "failed" if _failed(response) else "ok"
             return response
         except httpx.TransportError as exc:
             outcome = "failed" if is_failure(exc) else "unknown"
@@ -225,6 +224,10 @@ class Breaking(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close the transports under it."""
         await self._inner.aclose()
+
+
+def _failed(response: httpx.Response) -> bool:
+    return response.status_code >= 500 and not response.extensions.get(PARAMETER)
 
 
 def is_failure(exc: BaseException) -> bool:

@@ -67,7 +67,7 @@ def refused_parameter(asked: Mapping[str, Any], said: str) -> str | None:
     """The parameter of a request that its server does not take, if its error says that.
 
     Args:
-        asked: the request.
+        asked: the request, of a chat API.
         said: the error's text.
     """
     choice = asked.get("tool_choice")
@@ -117,7 +117,8 @@ class Reading(httpx.AsyncBaseTransport):
         await response.aclose()
         body = bytes(raw)
         said = body.decode("utf-8", "replace")
-        parameter = refused_parameter(json_body(request) or {}, said)
+        asked = json_body(request) or {}
+        parameter = refused_parameter(asked, said) if "messages" in asked else None
         kept = httpx.Response(status, headers=response.headers, stream=httpx.ByteStream(body),
                               extensions={**response.extensions, SAID: body, PARAMETER: parameter})
         if parameter or is_spent(status, body):
