@@ -13,7 +13,12 @@ from typing import Any
 
 import pytest
 
-from tests.services import RedisServer, free_port, wait_for
+from callsheet import Msg
+from callsheet.settings import use_settings
+from callsheet.tasks.app import current_app
+from tests.agents.spenders import Queues
+from tests.fleet import client_settings
+from tests.services import RedisServer, Worker, free_port, wait_for, worker
 from tests.test_limits_rules import most_in_a_window
 
 
@@ -167,6 +172,36 @@ def test_a_retry_after_that_one_process_gets_stops_all_at_once(
     assert not [at for at in after if 0.5 < at < 1.95]  # tens of milliseconds on a quiet machine
     if limits:
         assert Counter(int(at * 10) for at in after if at > 2).most_common(1)[0][1] <= 15  # five by the limit
+
+
+def test_calls_that_only_wait_for_their_turn_when_their_worker_is_suspended_are_paid_once(
+        own_redis: RedisServer) -> None:
+    """Another worker has taken them over when it wakes."""
+    client = own_redis.client()
+    with server() as provider:
+        env = {"CALLSHEET_MODULES": "tests.agents.spenders", "CALLSHEET_LEASE": "2",
+               "CALLSHEET_ENDPOINTS__CAPPED__BASE_URL": provider.url, "CALLSHEET_ENDPOINTS__CAPPED__API_KEY": "none",
+               "CALLSHEET_ENDPOINTS__CAPPED__MAX_CONCURRENCY": "1"}
+        with worker("callsheet.workers.io", own_redis.url, "-c", "20", env=env) as first, \
+                use_settings(client_settings(own_redis)):
+            jobs = [Queues(f"q{number}").submit(Msg("user", "x", "user")) for number in range(10)]
+            wait_for(lambda: len(provider.log()) >= 2, what="a call to be answered")
+            first.send_signal(signal.SIGSTOP)
+            with worker("callsheet.workers.io", own_redis.url, "-c", "20", env=env):
+                wait_for(lambda: len(list(client.scan_iter("unacked_lease:taken:*"))) >= 7, 20, "all to be taken over")
+                first.send_signal(signal.SIGCONT)
+                for job in jobs:
+                    assert job.get(timeout=40).content == "done"
+                wait_for(lambda: not client.hlen("unacked"), what="all to be acknowledged")
+                assert "another worker has it" in first.log
+                wait_for(lambda: not [one for one in inspected(first) if one], what="no call left in the first worker")
+        assert len(provider.log()) <= 10 + 2  # what was under way may be repeated
+    assert 0 < min(map(client.ttl, client.scan_iter("unacked_lease:taken:*"))) <= 86_400
+
+
+def inspected(process: Worker) -> list[Any]:
+    answers = current_app().control.inspect([process.name], timeout=5, limit=1).active()
+    return (answers or {}).get(process.name, ["no answer"])
 
 
 def test_processes_take_turns(redis_server: RedisServer) -> None:

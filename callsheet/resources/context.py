@@ -1,6 +1,6 @@
 """Whose call it is that an outbound request belongs to; set by whatever runs an agent."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import count
@@ -153,6 +153,23 @@ def provide_parking(place: ParkingPlace) -> None:
 def parking() -> Parking:
     """The context manager to put around a wait of unknown length."""
     return _parking[0]()
+
+
+def _free() -> None:
+    return None
+
+
+_fence: list[Callable[[], Awaitable[None] | None]] = [_free]
+
+
+def provide_fence(check: Callable[[], Awaitable[None] | None]) -> None:
+    """Have `check` called before a request goes out; it gives what to wait for, which may end the call, or None."""
+    _fence[0] = check
+
+
+def fence() -> Awaitable[None] | None:
+    """What to wait for before a request goes out, if anything: its call may be another worker's by now."""
+    return _fence[0]()
 
 
 def _called(function: Callable[[], Any]) -> Any:

@@ -84,6 +84,11 @@ class SecondChanceRequest(Request):
         with self._settled(error, stored=return_ok):
             return super().on_failure(exc_info, send_failed_event, return_ok)
 
+    def let_go(self) -> None:
+        """Another worker has the message by now, of which nothing is told: the transport knows that it is not ours."""
+        state.task_ready(self)
+        self.acknowledge()
+
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """Celery's; what raises in it does not keep the task from running, or its message from being settled."""
         try:

@@ -29,6 +29,7 @@ class Fate(enum.Enum):
 
     TERMINATED = "revoked or cancelled"
     TIMED_OUT = "over its hard time limit"
+    TAKEN = "another worker's by now"
     DROPPED = "dropped by a cold shutdown, to be delivered again"
 
 
@@ -236,6 +237,8 @@ class Call:
             self._post(self.error_callback, self.failure)
         elif self.fate is None or (self.fate is Fate.DROPPED and self.value is not None):
             self._post(self.callback, self.value)
+        elif self.fate is Fate.TAKEN and (let_go := getattr(self.request, "let_go", None)) is not None:
+            self.home.to_hub.post(let_go)
         # After a hard time limit Celery has settled the request in timeout_callback; a dropped one stays unsettled,
         # unless its result was stored all the same.
 

@@ -5,10 +5,12 @@ within the worker's `--concurrency`. Celery's own tracer runs both, and all of C
 of its hub.
 """
 
+import asyncio
 import itertools
 import logging
 import os
 import time
+from collections.abc import Awaitable
 from typing import Any
 
 from celery import signals
@@ -17,6 +19,7 @@ from celery.concurrency.base import BasePool
 from celery.utils.threads import LocalManager
 from celery.worker import state
 
+from callsheet.resources.context import current_call, provide_fence
 from callsheet.settings import get_settings
 from callsheet.tasks.bridge import call_ident
 from callsheet.tasks.loop import LoopThread, adopt
@@ -107,6 +110,7 @@ class AsyncioPool(BasePool):
         signals.worker_process_init.send(sender=self._hostname)  # as in each of prefork's processes
         ledger.begun = self._begun
         provide_leaving(ledger.shutting_down)
+        provide_fence(self._fence)
 
     def did_start_ok(self) -> bool:
         """Whether the loop's thread runs."""
@@ -155,6 +159,21 @@ class AsyncioPool(BasePool):
         with self.slots.lock:
             tags = {call.request.message.delivery_tag for call in self._calls.values() if call.request is not None}
         return None if len(self.to_hub) else tags
+
+    def _fence(self) -> Awaitable[None] | None:
+        return self._end_if_taken() if any(one.doubtful() for one in ledger.ledgers()) else None
+
+    async def _end_if_taken(self) -> None:
+        """End the call that is about to send a request, if its lease ran out and another worker has it by now."""
+        known = ledger.ledgers()
+        for one in known:
+            await asyncio.to_thread(one.look)
+        mine = current_call().call
+        call = next((call for call in self.running if call.id == mine and call.request is not None), None)
+        if call is not None and any(call.request.message.delivery_tag in one.taken for one in known) and \
+                self.end(call, Fate.TAKEN):
+            logger.warning("Task %s is not gone on with: its lease has run out, and another worker has it.", call.name)
+            await asyncio.sleep(self.cancel_grace)  # until it is cancelled
 
     # Calls
 

@@ -37,6 +37,18 @@ class Spends(AgentBase):
         return Msg(self.name, "done", "assistant", metadata={"tokens": tokens})
 
 
+class Queues(AgentBase):
+    """Asks once, of an endpoint at which calls wait for their turn."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.model = OpenAIChatModel("m", endpoint="capped", stream=False, generate_kwargs={"user": "1 0.4"})
+
+    async def reply(self, msg: Msg) -> Msg:
+        await self.model([{"role": "user", "content": "x"}])
+        return Msg(self.name, "done", "assistant")
+
+
 class SpendsInProcess(Spends, queue="cpu"):
     """The same in a process of a cpu worker."""
 

@@ -8,7 +8,7 @@ import time
 import httpx
 
 from callsheet.errors import RateLimited
-from callsheet.resources.context import CallContext, current_call, parking
+from callsheet.resources.context import CallContext, current_call, fence, parking
 from callsheet.resources.counters import count
 from callsheet.resources.estimate import Estimate, estimate
 from callsheet.resources.limits.gate import Gate
@@ -76,11 +76,16 @@ class Limiting(httpx.AsyncBaseTransport):
             grant, tokens = await self._turn(gate, request, record)
         elif gate.paused_until > time.monotonic():
             await self._pause_over(gate, request, record)
+        sent = False
         try:
+            if (doubt := fence()) is not None:
+                await doubt
+            sent = True
             response = await self._inner.handle_async_request(request)
         except BaseException as exc:
             if grant is not None:
-                spent = Spent(0, 0) if isinstance(exc, _NEVER_SENT) else self._spent(request, record, before, exc)
+                unsent = not sent or isinstance(exc, _NEVER_SENT)
+                spent = Spent(0, 0) if unsent else self._spent(request, record, before, exc)
                 gate.call(gate.ended, grant, tokens, spent)
             raise
         self._told(gate, grant, response)

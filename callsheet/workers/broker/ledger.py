@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from celery.worker import state
@@ -39,8 +40,12 @@ GRACE = 3.0  # seconds after an outage in which it turns again
 REVIEW = 0.5  # seconds that calls may take to begin or to end, once their connection is lost
 FAILURES = (RedisError, OSError)
 
+#: Seconds on a clock that goes on while the machine is suspended, where there is one.
+now: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") \
+    else time.monotonic
+
 Tag = str | bytes  # of ours, text
-Return = tuple[str, Tag, str, str | bytes]  # list, tag, "next" or "last", text
+Return = tuple[str, Tag, str, str | bytes]  # list, tag, "next", "last" or "lost", text
 
 
 class Ledger:
@@ -57,6 +62,7 @@ class Ledger:
     Attributes:
         held: messages delivered and not acknowledged, by tag.
         kept: those of them whose channel is closed; after a moment only those whose call runs.
+        taken: messages whose calls run here and whose leases ran out, so that other workers have them by now.
         unseen: tags that may have been claimed over a connection that broke before the answer came, claim by claim.
         channels: that consume, of this process.
         later: what is to start later than that.
@@ -81,8 +87,10 @@ class Ledger:
         self._acks: deque[Tag] = deque()
         self._returns: deque[Return] = deque()
         self._slipped: set[Tag] = set()
+        self.taken: set[Tag] = set()
         self._review_at = 0.0
-        self._renewed = self._ticked = time.monotonic()
+        self._renewed = self._tried = now()
+        self._ticked = time.monotonic()
         self.turned, self._recovered = math.inf, 0.0
         self._sweep_from = 0.0
         self._said = 0.0
@@ -123,6 +131,7 @@ class Ledger:
         self.kept.discard(tag)
         if tag in self._slipped:
             self._slipped.discard(tag)
+            self.taken.discard(tag)
             return
         self._acks.append(tag)
         if self.collector is None or len(self._acks) >= CHUNK:
@@ -220,7 +229,7 @@ class Ledger:
 
     def put_back(self, returns: list[Return]) -> None:
         """As `give_back`, for texts."""
-        self._returns.extend(reversed(returns) if returns and returns[0][2] == "next" else returns)
+        self._returns.extend(reversed(returns) if returns and returns[0][2] != "last" else returns)
         self.flush()
 
     def _flush_returns(self) -> None:
@@ -254,7 +263,7 @@ class Ledger:
 
         Looks for itself when the thread that renews is late, as after the process was suspended.
         """
-        if self.held and time.monotonic() - self._renewed > self.term:
+        if self.held and now() - self._renewed > self.term:
             try:
                 self.renew()
             except ResponseError as exc:  # the broker takes no writes: nobody else can have taken them either
@@ -267,7 +276,21 @@ class Ledger:
             return False
         unstarted = self._slipped - running
         self._slipped &= running
+        self.taken &= self._slipped
         return bool(unstarted)
+
+    def doubtful(self) -> bool:
+        """Whether a call that runs here may be another worker's by now."""
+        return bool(self.taken) or (bool(self.held) and now() - self._tried > self.term)
+
+    def look(self) -> None:
+        """Renew, if that is late, so that `taken` is right; a broker that is away has given nothing to others."""
+        with self._lock:
+            started = now()
+            if started - self._tried > self.term:
+                with contextlib.suppress(*FAILURES):
+                    self.renew()
+                self._tried = started
 
     def renew(self) -> None:
         """Renew the leases of all that is held; notes those that are gone.
@@ -275,14 +298,16 @@ class Ledger:
         Raises:
             RedisError, OSError: the broker cannot be reached.
         """
-        started, tags = time.monotonic(), list(self.held)
+        started, tags = now(), list(self.held)
         for start in range(0, len(tags), CHUNK):
             gone = RENEW.run(self.client, self.layout.registry[1:], [self.term, *tags[start:start + CHUNK]])
-            for raw in gone:
+            for raw, taken in zip(gone[::2], gone[1::2], strict=True):
                 tag = raw.decode() if isinstance(raw, bytes) else raw
                 if self.held.pop(tag, None) is not None:
                     self.kept.discard(tag)
                     self._slipped.add(tag)
+                    if taken:
+                        self.taken.add(tag)
         self._renewed = started
 
     def sweep(self) -> int:
@@ -294,7 +319,7 @@ class Ledger:
                 payload, queue = read_entry(value, self.message_max)
                 mark_lost(payload, get_settings().max_deaths)
                 text = Delivery("", queue, payload, payload["properties"]["delivery_tag"]).text()
-                returns.append((self.layout.list_for(queue, payload), raw_tag, "next", text))
+                returns.append((self.layout.list_for(queue, payload), raw_tag, "lost", text))
             except Exception as exc:  # one message never stops the others
                 self.set_apart(self.layout.unacked, value, exc, raw_tag)
         if returns:
@@ -308,12 +333,12 @@ class Ledger:
         It may be held up by what is no fault: a suspended process, a broker that is away, a shutdown, a task that runs
         in its thread. If it goes on waiting when the broker is there again, its connections are dead.
         """
-        now = time.monotonic()
-        if now - self._ticked > STUCK or shutting_down() or any(
+        at = time.monotonic()
+        if at - self._ticked > STUCK or shutting_down() or any(
                 request.worker_pid == os.getpid() for request in tuple(state.active_requests)):
-            self.turned = max(self.turned, now)
-        self._ticked, late = now, now - self.turned
-        if self._recovered and now - self._recovered > GRACE:
+            self.turned = max(self.turned, at)
+        self._ticked, late = at, at - self.turned
+        if self._recovered and at - self._recovered > GRACE:
             if self.channels and self.turned < self._recovered:
                 break_off()
             self._recovered = 0.0
@@ -327,6 +352,7 @@ class Ledger:
 
     def tick(self) -> None:
         """What the thread does each time."""
+        started = now()
         if not self._goes_on():
             return
         if not self.channels:  # else the loop does, which knows best
@@ -336,6 +362,7 @@ class Ledger:
             self.renew()
         elif time.monotonic() < self._sweep_from:  # see whether it takes writes
             RENEW.run(self.client, self.layout.registry[1:], [self.term])
+        self._tried = started
         while time.monotonic() > self._sweep_from and self.sweep() == SWEPT_AT_ONCE:
             pass
 
@@ -346,7 +373,7 @@ class Ledger:
     def _keep(self, stop: threading.Event) -> None:
         failed = False
         while not stop.is_set():
-            pause = self.interval
+            pause, started = self.interval, now()
             try:
                 self.tick()
                 if failed:
@@ -354,7 +381,7 @@ class Ledger:
                 if self._recovered:
                     pause = min(pause, 1.0)
             except FAILURES as exc:
-                failed = True
+                failed, self._tried = True, started
                 self.turned = max(self.turned, time.monotonic())
                 self._sweep_after(max(1.5 * self.interval, AFTER_TROUBLE))
                 pause = min(pause, 1.0)  # so that leases are renewed soon after the broker is back
@@ -364,10 +391,9 @@ class Ledger:
             stop.wait(pause)
 
     def _complain(self, exc: Exception) -> None:
-        now = time.monotonic()
-        late = now - self._renewed
-        if self.held and late > self.term / 2 and now - self._said > SAY_AGAIN:
-            self._said = now
+        late = now() - self._renewed
+        if self.held and late > self.term / 2 and now() - self._said > SAY_AGAIN:
+            self._said = now()
             logger.warning("Leases cannot be renewed since %.0f s; calls go on meanwhile. %s", late,
                            in_words(exc, get_settings()))
 
