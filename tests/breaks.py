@@ -5,6 +5,7 @@ Redis has it and has not answered yet. Some points in a test; all of them, in fi
 """
 
 import contextlib
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from tests.proxy import Proxy
 from tests.services import RedisServer, wait_for, worker
 
 ENV = {"CALLSHEET_MODULES": "tests.agents,tests.agents.marking", "CALLSHEET_LEASE": "30"}
+#: Which queues there are; what workers hold; hubs that are open; agents for whose turn calls wait.
+BOUNDED = r"_kombu\.binding[._].*|unacked(_index|_lease)?|callsheet:(hubs|lines)"
 NAMES = ["bad", "cpu", "end", "host", "host.one", "host.two", "inner", "left", "right", "start", "state"]
 
 
@@ -75,6 +78,12 @@ class Scene:
         return not any(client.llen(queue) for queue in ("io", "cpu")) and not client.hlen("unacked")
 
 
+    def endless(self) -> list[str]:
+        """Keys that neither expire nor hold only what is under way or which queues there are."""
+        client = self.server.client()
+        return [key for key in client.scan_iter() if client.ttl(key) == -1 and not re.fullmatch(BOUNDED, key)]
+
+
 @contextlib.contextmanager
 def scene() -> Iterator[Scene]:
     server = RedisServer()
@@ -116,6 +125,8 @@ def run(most: int = sys.maxsize, say: bool = False) -> list[str]:
                         print(where, problem or "right", flush=True)
                     if problem:
                         wrong.append(f"{where}: {problem}")
+        if endless := found.endless():
+            wrong.append(f"keys that never expire: {endless}")
     return wrong
 
 

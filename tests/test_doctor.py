@@ -28,6 +28,7 @@ from callsheet.cli.checks.server import check_server, compared
 from callsheet.cli.main import main
 from callsheet.cli.top_frame import frame
 from callsheet.cli.top_look import Rates, look
+from callsheet.errors import RedisUnavailable
 from callsheet.models.stub import StubModelServer
 from callsheet.settings import use_settings
 from tests.agents.basic import Echo
@@ -127,6 +128,31 @@ def test_a_redis_whose_configuration_nobody_may_read_is_judged_by_what_it_tells(
     with redis_with("--rename-command", "CONFIG", "") as server:
         assert of(server_findings(server), "persistence").level == "warn"
         assert of(server_findings(server), "eviction").level == "ok"
+
+
+def test_a_redis_that_answers_with_an_error_is_told_in_words(own_redis: RedisServer) -> None:
+    client = own_redis.client()
+    found, answers = check_server(Settings.load(redis_url=own_redis.url.replace("/0", "/99")))
+    assert not answers
+    assert "no database of this number" in found[0].text
+    assert "CALLSHEET_REDIS_URL" in found[0].remedy
+    client.set("io", "somebody's")
+    found, answers = check_server(Settings.load(redis_url=own_redis.url))
+    assert answers
+    assert [finding.text for finding in found if finding.level == "fail"] == [
+        "The key 'io' is a string of somebody else's, where Callsheet has a list."]
+    with use_settings(Settings.load(redis_url=own_redis.url)), pytest.raises(RedisUnavailable, match=r"\(WRONGTYPE\)"):
+        Echo("a").submit(Msg("user", "hi", "user"))
+    with redis_with("--cluster-enabled", "yes") as server:
+        found, _ = check_server(Settings.load(redis_url=server.url))
+        assert "cluster" in " ".join(finding.text for finding in found if finding.level == "fail")
+
+
+def test_a_user_who_may_not_ask_how_redis_is_set_up_is_served_all_the_same(own_redis: RedisServer) -> None:
+    own_redis.client().execute_command("ACL", "SETUSER", "managed", "on", ">pw", "~*", "&*", "+@all", "-@dangerous")
+    found, answers = check_server(Settings.load(redis_url=own_redis.url.replace("redis://", "redis://managed:pw@")))
+    assert answers
+    assert {finding.level for finding in found} == {"ok"}
 
 
 def test_a_redis_that_is_not_there_or_wants_a_password_fails_without_showing_one() -> None:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import redis
 from celery import chain
 
 import callsheet
-from callsheet import AgentFailed, FanoutPipeline, Job, Msg, MsgHub, SequentialPipeline
+from callsheet import AgentFailed, FanoutPipeline, Job, Msg, MsgHub, SequentialPipeline, Settings
 from callsheet.errors import AgentTimeout, RedisUnavailable, ResultTimeout
 from callsheet.hub.place import the_hubs
 from callsheet.resources import redis as clients
+from callsheet.resources.trouble import in_words, is_lasting, is_trouble, refusal
 from callsheet.settings import celery as config
 from callsheet.settings import use_settings
 from callsheet.tasks.app import current_app
@@ -24,6 +26,7 @@ from tests import breaks
 from tests.agents.basic import Compute, Echo
 from tests.agents.gated import (
     Asks,
+    Chatters,
     Convenes,
     CpuConvenes,
     CpuGated,
@@ -461,7 +464,7 @@ def test_a_redis_that_does_not_answer_the_worker_holds_up_no_running_call(behind
 
 
 def test_a_connection_that_breaks_at_any_command_loses_and_doubles_nothing():
-    """At some of them; `make breaks` does at all."""
+    """At some of them; `make breaks` does at all. And what is left of all the jobs expires."""
     assert breaks.run(2) == []
 
 
@@ -494,3 +497,36 @@ def test_a_redis_that_pauses_for_ten_seconds_is_waited_for(scene, folder):
     assert Compute("c").submit(HELLO).get(30).content == "c:1"
     wait_for(scene.idle, 20, "all acknowledged")
     assert folder.lines("started") == ["single", "step"]
+
+
+PIPED = "Command # 1 (XADD {}) of pipeline caused error: "
+
+
+@pytest.mark.parametrize(("exc", "code", "passes"), [
+    (redis.ResponseError("NOREPLICAS Not enough good replicas"), "NOREPLICAS", True),
+    (redis.ResponseError(PIPED + "('MISCONF Redis is configured to save',)"), "MISCONF", True),
+    (redis.ResponseError(PIPED + "NOREPLICAS Not enough"), "NOREPLICAS", True),
+    (redis.ResponseError("Error running script: @user_script:5: -READONLY No", status_code="ERR"), "READONLY", True),
+    (redis.OutOfMemoryError("command not allowed", status_code="OOM"), "OOM", True),
+    (redis.exceptions.NoPermissionError("this user has no permissions", status_code="NOPERM"), "NOPERM", False),
+    (redis.ResponseError(PIPED + "WRONGTYPE Operation against a key"), "WRONGTYPE", False),
+    (redis.ResponseError("DB index is out of range", status_code="ERR"), "DB", False),
+    (redis.exceptions.ClusterCrossSlotError("Keys in request", status_code="CROSSSLOT"), "CROSSSLOT", False),
+    (redis.exceptions.MovedError("1 127.0.0.1:7", status_code="MOVED"), "MOVED", False),
+    (redis.ResponseError("value 'OOM BUSY' is no number"), "", False),
+    (redis.ConnectionError("Error 111 connecting to OOM:6379"), "", True),
+])
+def test_an_error_of_redis_is_known_by_its_code(exc, code, passes):
+    assert (refusal(exc), is_trouble(exc), is_lasting(exc)) == (code, passes, bool(code) and not passes)
+    assert (f"({code})" if code else str(exc)) in in_words(exc, Settings())
+
+
+def test_what_is_printed_while_redis_takes_nothing_is_in_the_stream(scene, folder):
+    job = Chatters(str(folder)).submit(HELLO)
+    folder.wait("printed", 2)
+    with Trouble(scene.server, "noreplicas"):
+        folder.wait("printed", 5)
+        folder.open()
+        wait_for(lambda: "keep their results" in scene.io.log + scene.more.log, what="a word of it")
+    job.get(30)
+    assert [event.msg.content for event in job.stream()] == [str(number) for number in range(6)]

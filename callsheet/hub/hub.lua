@@ -34,6 +34,7 @@ local function leave(hub, agent, member)
     else  -- what was said while it sat here it hears at its next turn
       seat.u = hub.last
       redis.call('HSET', member.seats, member.seat, cjson.encode(seat))
+      keep_seats(hub, member.seats)
     end
   end
   redis.call('HDEL', hub.members, agent)
@@ -69,6 +70,7 @@ local function join_one(hub, opener, i)
     member = {seat = seat, seats = seats, by = {}, eager = ARGV[i + 3] == '1'}
     redis.call('HSET', seats, seat, cjson.encode({h = HUB, e = hub.epoch, n = name, l = hub.log, c = hub.last, u = '',
                                                   d = deaf or nil}))
+    keep_seats(hub, seats)
     if member.eager then hub.eager = redis.call('HINCRBY', HUB, 'eager', 1) end
   end
   member.label, member.by[opener] = ARGV[i + 2], true

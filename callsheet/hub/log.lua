@@ -28,12 +28,18 @@ local function hub_kept(hub)
   return tonumber(hub.ttl) + 86400000
 end
 
+-- Keeps an agent's seats for as long as the hub at least.
+local function keep_seats(hub, seats)
+  if redis.call('PTTL', seats) < hub_kept(hub) then redis.call('PEXPIRE', seats, hub_kept(hub)) end
+end
+
 -- Prolongs what is kept of a hub; seldom, so that a broadcast need not.
 local function hub_touch(hub, index, now)
   local ttl = tonumber(hub.ttl)
   if now - tonumber(hub.touched) < ttl / 20 then return end
   redis.call('HSET', hub.key, 'touched', now)
   for _, key in ipairs({hub.key, hub.log, hub.members, hub.ids}) do redis.call('PEXPIRE', key, hub_kept(hub)) end
+  for _, text in ipairs(redis.call('HVALS', hub.members)) do keep_seats(hub, cjson.decode(text).seats) end
   if index then redis.call('ZADD', index, 'XX', now, hub.name) end
 end
 

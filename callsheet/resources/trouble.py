@@ -26,14 +26,26 @@ _REFUSALS = {
                    "Set CALLSHEET_REDIS_URL to the primary, or bring it back"),
     "LOADING": ("is still loading its data", "Try again once it has; INFO persistence tells how far it is"),
     "BUSY": ("is busy with somebody's script", "See SCRIPT KILL, and what else runs scripts there"),
+}
+# What waiting does not mend.
+_CLUSTER = ("is a node of a cluster, which Callsheet does not support",
+            "Set CALLSHEET_REDIS_URL to a server that is not in cluster mode, or to sentinels")
+_DATABASE = ("has no database of this number",
+             "Set the number at the end of CALLSHEET_REDIS_URL to one that it has: 0, or see `databases` in redis.conf")
+_LASTING = {
     "NOPERM": ("refuses a command to this user",
                "Give the user in CALLSHEET_REDIS_URL all commands, keys and channels (ACL SETUSER … allcommands "
                "allkeys allchannels)"),
+    "WRONGTYPE": ("has something else under the name of a key of ours",
+                  "`callsheet doctor` names the key: rename it, or use another database or another Redis"),
+    **dict.fromkeys(("MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN", "TRYAGAIN"), _CLUSTER),
+    "DB": _DATABASE,
 }
-_CODE = re.compile(rf"(?:^|[-\s(])({'|'.join(_REFUSALS)})\b")
-_CLASSES: tuple[tuple[type[Exception], str], ...] = (
-    (redis.OutOfMemoryError, "OOM"), (redis.ReadOnlyError, "READONLY"), (redis.BusyLoadingError, "LOADING"),
-    (redis.exceptions.MasterDownError, "MASTERDOWN"), (redis.exceptions.NoPermissionError, "NOPERM"))
+_ALL = {**_REFUSALS, **_LASTING}
+# redis-py leaves the code out of a text where it has a class for it, and puts words of its own before the text of a
+# command in a pipeline; a script's error has the code of the command in it behind a dash.
+_CODE = re.compile(r"(?:^|of pipeline caused error: (?:\(['\"])?|: -)(?:ERR )?([A-Z]{3,}) ")
+_NO_DATABASE = ("DB index is out of range", "SELECT is not allowed in cluster mode")
 _NO_MASTER = (redis.sentinel.MasterNotFoundError, redis.asyncio.sentinel.MasterNotFoundError)
 
 
@@ -44,22 +56,26 @@ def _cause(exc: BaseException) -> BaseException:
 
 
 def refusal(exc: BaseException) -> str:
-    """The code with which Redis refused, of those in the table above; "" where it is another error."""
+    """The code with which Redis refused, of those in the tables above; "" where it is another error."""
     exc = _cause(exc)
-    for cls, code in _CLASSES:
-        if isinstance(exc, cls):
-            return code
     if not isinstance(exc, (redis.ResponseError, redis.ConnectionError)):
         return ""
-    found = _CODE.search(str(exc))  # in a script's error the code is not the first word
-    return found[1] if found else ""
+    text, code = str(exc), str(exc.status_code or "")
+    if text.endswith(_NO_DATABASE):
+        return "DB"
+    return next((found for found in (code, *_CODE.findall(text)) if found in _ALL), "")
+
+
+def is_lasting(exc: BaseException) -> bool:
+    """Whether Redis answers, and somebody has to change something before it does what it is asked for."""
+    return refusal(exc) in _LASTING
 
 
 def is_trouble(exc: BaseException) -> bool:
     """Whether Redis is away or takes no writes for now, rather than that the command was wrong."""
     exc = _cause(exc)
-    return isinstance(exc, (redis.ConnectionError, redis.TimeoutError, RedisUnavailable, OSError)) or (
-        refusal(exc) not in ("", "NOPERM"))
+    away = isinstance(exc, (redis.ConnectionError, redis.TimeoutError, RedisUnavailable, OSError))
+    return (away or refusal(exc) in _REFUSALS) and not is_lasting(exc)
 
 
 def in_words(exc: BaseException, settings: Settings) -> str:
@@ -67,8 +83,9 @@ def in_words(exc: BaseException, settings: Settings) -> str:
     exc, where = _cause(exc), settings.redis_address
     code = refusal(exc)
     if code:
-        what, remedy = _REFUSALS[code]
-        return f"The Redis at {where} {what} ({code}). {remedy}."
+        what, remedy = _ALL[code]
+        said = f": {_plain(exc, settings)}" if code in _LASTING else ""
+        return f"The Redis at {where} {what} ({code}){said}. {remedy}."
     if isinstance(exc, redis.AuthenticationError):
         remedy = "Put the right user and password into CALLSHEET_REDIS_URL."
     elif isinstance(exc, _NO_MASTER):

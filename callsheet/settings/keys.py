@@ -27,7 +27,7 @@ turn(agent)         hash     whose turn it is: `token`, `call`, `until`, describ
 line(agent)         zset     calls that wait for their turn -> microseconds when they were sent
 parked(agent)       hash     their messages, described in turns.lua
 lines()             zset     agents for whose turn calls wait -> ms when somebody should look after it
-states()            zset     agents with state -> ms of the last turn
+states()            zset     agents with state -> ms of the last turn; without those that expired; expires
 replied(call)       string   what a call of an agent with state came to, should it be delivered again; expires
 hub(name)           hash     a hub: its settings, its last entry, who has it open; described in hub/log.lua and
                              hub.lua; expires, as the next ones, when the hub has not been used for `hub_expires`

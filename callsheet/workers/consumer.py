@@ -18,7 +18,8 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 
 from callsheet.errors import CallRefused
 from callsheet.resources import dead_letters
-from callsheet.resources.trouble import refusal
+from callsheet.resources.trouble import in_words, is_lasting, refusal
+from callsheet.settings import get_settings
 from callsheet.tasks.patience import trouble
 from callsheet.workers.broker.ledger import begin_shutdown
 from callsheet.workers.broker.reading import OVERSIZE, Unreadable, unfit
@@ -118,9 +119,12 @@ class Consumer(consumer.Consumer):
     def _rest(self, exc: Exception) -> None:
         if not refusal(exc):
             return
-        trouble().notice(exc)
-        end = time.monotonic() + _REST
-        while trouble().on and time.monotonic() < end:
+        if lasting := is_lasting(exc):  # what only a person mends; a look at Redis finds nothing wrong
+            logger.critical("%s", in_words(exc, get_settings()))
+        else:
+            trouble().notice(exc)
+        end = time.monotonic() + _REST * (1 + lasting)
+        while (lasting or trouble().on) and time.monotonic() < end:
             state.maybe_shutdown()
             time.sleep(0.1)
 

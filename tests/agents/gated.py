@@ -86,6 +86,17 @@ class Prints(Gated):
         return out
 
 
+class Chatters(Gated):
+    """Prints now and then, until it is through and has printed six times."""
+
+    async def reply(self, msg: Any = None) -> Msg:
+        for number in range(6):
+            mark(self.folder, "printed", str(number))
+            await self.print(Msg("c", str(number), "assistant"))
+            await asyncio.sleep(0.2)
+        return await Gated.reply(self, msg)
+
+
 class Convenes(Gated):
     """Once through, changes a hub in the ways that are not awaited."""
 

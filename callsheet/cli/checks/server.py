@@ -5,19 +5,22 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from callsheet.cli.checks.findings import Finding, fail, ok, warn
 from callsheet.errors import RedisUnavailable
+from callsheet.resources.backlog import UNACKED
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
+from callsheet.settings.keys import Keys
+from callsheet.workers.broker.layout import Layout
 
 OLDEST = (6, 2)
 SLOW = 0.05  # seconds that a trip to Redis may take
 NEARLY_FULL = 0.9  # of its memory
 APART, FAR_APART = 1.0, 30.0  # seconds between two clocks
 _PINGS = 5
-_REMEDY = re.compile(r"\. (?=(?:Start|See|Put|It,|Set|Give|Bring|Try|Raise|Free|Make)\b)")
+_REMEDY = re.compile(r"\. (?=(?:Start|See|Put|It,|Set|Give|Bring|Try|Raise|Free|Make|`callsheet)\b)")
 
 _FOREVER = "in redis.conf, or in the parameters of your provider"
 
@@ -29,10 +32,15 @@ def check_server(settings: Settings) -> tuple[list[Finding], bool]:
             client = sync_client(settings)
             client.ping()
             took = min(_timed(client.ping) for _ in range(_PINGS))
-            info = client.info()
-            found = [_answers(settings, took, info), *_role(info), *_persistence(client, info), *_memory(info),
-                     *_clients(info), _clock(client)]
-            return found, True
+            try:
+                info = client.info()
+            except NoPermissionError:  # as many providers have it
+                found = [ok("redis", f"{settings.redis_address} answers; whether it is set up well it tells nobody but "
+                            "its administrator (INFO)")]
+            else:
+                found = [_answers(settings, took, info), *_role(info), *_persistence(client, info), *_memory(info),
+                         *_clients(info)]
+            return [*found, _clock(client), *_keys(settings, client)], True
     except RedisUnavailable as exc:
         text, *remedy = _REMEDY.split(str(exc), maxsplit=1)
         return [fail("redis", f"{text}.", "".join(remedy) or "Correct CALLSHEET_REDIS_URL.")], False
@@ -56,7 +64,22 @@ def _answers(settings: Settings, took: float, info: Mapping[str, Any]) -> Findin
     return ok("redis", text)
 
 
+def _keys(settings: Settings, client: Any) -> Iterator[Finding]:
+    """Keys under our names that are something else, or that this user may not touch."""
+    queues = Layout.stock().lists(settings.known_queues)
+    wanted = {**dict.fromkeys(queues, "list"), UNACKED: "hash", f"{UNACKED}_index": "zset",
+              Keys(settings.key_prefix).states(): "zset"}
+    for key, kind in wanted.items():
+        found = client.type(key).decode()
+        if found not in (kind, "none"):
+            yield fail("keys", f"The key {key!r} is a {found} of somebody else's, where Callsheet has a {kind}.",
+                       "Rename it, or give CALLSHEET_REDIS_URL another database or another Redis.")
+
+
 def _role(info: Mapping[str, Any]) -> Iterator[Finding]:
+    if info.get("redis_mode") == "cluster" or info.get("cluster_enabled"):
+        yield fail("cluster", "It is in cluster mode, which Callsheet does not support: its scripts use several keys.",
+                   "Set CALLSHEET_REDIS_URL to a server that is not, or to sentinels; of a provider, without sharding.")
     if info.get("role") in ("slave", "replica"):
         yield fail("role", "It is a replica, which takes no writes.", "Give CALLSHEET_REDIS_URL the master's address, "
                    "or a sentinel:// address, which finds the master.")

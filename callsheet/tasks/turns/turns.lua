@@ -216,6 +216,8 @@ if action == 'end' then
   if redis.call('EXISTS', STATE) == 1 then
     redis.call('ZADD', STATES, now, id)
     if ARGV[8] ~= '0' then
+      redis.call('ZREMRANGEBYSCORE', STATES, '-inf', now - ARGV[8])
+      redis.call('PEXPIRE', STATES, ARGV[8])
       redis.call('PEXPIRE', STATE, ARGV[8])
       redis.call('PEXPIRE', MEMORY, ARGV[8])
     end
