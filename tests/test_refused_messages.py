@@ -7,6 +7,7 @@ import lzma
 import re
 import time
 import zlib
+from types import SimpleNamespace
 
 import pytest
 from celery import Celery, chain
@@ -16,6 +17,7 @@ from callsheet import AgentFailed, Job, Msg
 from callsheet.errors import CallRefused, PayloadTooLarge
 from callsheet.resources import dead_letters
 from callsheet.tasks.app import current_app
+from callsheet.workers.prefork import MOST_PROCESSES, AsynPool
 from tests.agents.basic import Compute, Echo
 from tests.agents.user_tasks import add_now, add_soon
 from tests.services import wait_for
@@ -224,3 +226,50 @@ def test_fifty_megabytes_are_refused_at_submission(nothing_sent):
                                               "CALLSHEET_PAYLOAD_MAX"):
         Echo("a").submit(large)
     nothing_sent()
+
+
+def test_what_is_no_command_is_told_in_a_line_and_dropped(fleet):
+    channel, junk = "/0.celery.pidbox", f"junk {time.monotonic_ns()}"
+    deep = "[" * 1200 + "]" * 1200
+    for text in ("5", f'"{junk}"', deep, f'{{"headers": "{junk}"}}', json.dumps({"body": "abc", "properties": {
+            "delivery_tag": junk, "body_encoding": "base64", "delivery_info": {}}})):
+        assert fleet.redis.publish(channel, text) >= 2
+    for command in (5, {"arguments": {}}, {"method": [junk]}, {"method": "ping", "destination": junk}, {
+            "method": "ping", "pattern": "(", "matcher": "pcre"}):
+        text = envelope("", [], body=base64.b64encode(json.dumps(command).encode()).decode(),
+                        headers={"clock": 10**40, "expires": 0})[1]
+        fleet.redis.publish(channel, text)
+    inspect = current_app().control.inspect(timeout=10, limit=2)
+    assert inspect.ping().keys() == {fleet.io.name, fleet.cpu.name}
+    for worker in (fleet.io, fleet.cpu):
+        worker.wait_log(junk)
+        assert worker.log.count("A control command was refused by") >= 5
+        assert inspect.clock()[worker.name]["clock"] < 1 << 53
+    goes_on("io")
+
+
+@pytest.mark.parametrize(("command", "arguments"), [
+    ("pool_grow", {"n": 10**9}), ("pool_grow", {"n": "2"}), ("pool_shrink", {"n": -5}),
+    ("autoscale", {"max": 10**9, "min": 1}),
+    ("time_limit", {"task_name": "callsheet.carry", "hard": -1, "soft": 1e300}),
+    ("rate_limit", {"task_name": "callsheet.carry", "rate_limit": "nan/s"}),
+    ("rate_limit", {"task_name": "callsheet.carry", "rate_limit": "-1/m"}),
+    ("rate_limit", {"task_name": "callsheet.carry", "rate_limit": 1e309}),
+])
+def test_commands_with_absurd_numbers_are_refused_in_words(fleet, command, arguments):
+    [reply] = current_app().control.broadcast(command, arguments, destination=[fleet.cpu.name], reply=True, timeout=10)
+    assert re.search("must be a", reply[fleet.cpu.name]["error"])
+
+
+def test_no_worker_makes_more_processes_than_its_machine_runs():
+    with pytest.raises(ValueError, match="this machine runs"):
+        AsynPool.grow(SimpleNamespace(_processes=1), MOST_PROCESSES)
+
+
+def test_what_starts_later_comes_back_whatever_else_is_kept_there(fleet):
+    junk = f"junk {time.monotonic_ns()}".encode()
+    for name, value in ((b"\xff", junk), (b"number", b"\x05"), (b"list", b"\x91\x93\x01\x02" + junk)):
+        fleet.redis.hset("unacked_later_messages", name, value)
+        fleet.redis.zadd("unacked_later", {name: 1})
+    wait_for(lambda: not fleet.redis.exists("unacked_later", "unacked_later_messages"), what="nothing kept")
+    assert any(junk.decode() in letter["text"] for letter in dead_letters.read())

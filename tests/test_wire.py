@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kombu.utils import json as kombu_json
 from pydantic import SecretBytes, SecretStr
 
 import callsheet
@@ -450,3 +451,20 @@ def test_what_users_write_is_never_taken_for_a_reference(value: Any) -> None:
     data = Writer().write({"$payload": value, "$seq": 1}, "it")
     assert payloads.refs(data) == set()
     assert payloads.fill(data, {}) == data
+
+
+MARK = {"__type__": "base64", "__value__": "2020-01-01"}
+FOREIGN = {"__type__": ["anything"], "__value__": {"__type__": "uuid", "__value__": MARK}}
+
+
+@pytest.mark.parametrize("value", [
+    MARK, [FOREIGN], {"a": (MARK, {"$x": MARK})}, {**MARK, "more": 1}, Msg("u", "x", "user", metadata=FOREIGN),
+    Msg("u", [{"type": "tool_use", "id": "1", "name": "n", "input": MARK}], "assistant"), t.Form(data=[MARK]),
+    t.Form(data="text"),
+])
+def test_data_that_look_like_marks_of_kombus_types_travel_unchanged(value):
+    """A model's arguments, an end user's JSON: kombu would make bytes of them, or refuse the message."""
+    written = kombu_json.loads(kombu_json.dumps(Writer().write(value, "it")))
+    found = Reader(AllowList(("tests",))).read(written)
+    assert [getattr(one, "to_dict", lambda one=one: one)() for one in (found, value)] == [
+        getattr(value, "to_dict", lambda: value)()] * 2

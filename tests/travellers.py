@@ -173,3 +173,7 @@ def _hidden() -> None:
 class Numbers(BaseModel):
     some: set[int]
     named: dict[int, int]
+
+
+class Form(BaseModel):
+    data: Any

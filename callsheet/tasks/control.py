@@ -38,27 +38,12 @@ _NUMBERS: dict[str, dict[str, tuple[float, float]]] = {
     "memdump": {"samples": (1, 1000)}, "objgraph": {"num": (1, 10_000), "max_depth": (1, 100)},
 }
 _FRACTIONS = ("time_limit",)
+_typed_dict: Any = TypedDict
 _taken: Any = with_config(ConfigDict(extra="ignore", strict=True))
-
-
-@_taken
-class _ReplyTo(TypedDict):
-    exchange: str
-    routing_key: str
-
-
-@_taken
-class _Command(TypedDict, total=False):
-    method: str
-    arguments: dict[str, Any] | None
-    destination: list[str] | None
-    pattern: str | None
-    matcher: str | None
-    ticket: str | None
-    reply_to: _ReplyTo | None
-
-
-_COMMAND: Any = TypeAdapter(_Command)
+_COMMAND: Any = TypeAdapter(_taken(_typed_dict("_Command", {
+    "method": str, "arguments": dict[str, Any] | None, "destination": list[str] | None, "pattern": str | None,
+    "matcher": str | None, "ticket": str | None,
+    "reply_to": _taken(_typed_dict("_ReplyTo", {"exchange": str, "routing_key": str})) | None}, total=False)))
 
 
 class Clock(LamportClock):

@@ -29,75 +29,37 @@ _TOLD = 3  # of the things that are wrong with one message
 #: Headers become attributes of a task's request: these would take the place of what it can do.
 _METHODS = frozenset(name for name in dir(Context) if name.startswith("_") or callable(getattr(Context, name)))
 
-_as_it_is = with_config(ConfigDict(extra="allow", strict=True))
 _Name = Annotated[str, Field(max_length=_MOST_BESIDE)]  # with a bound half a character is refused, too
-_Text = _Name | None
-_Time = str | datetime | None
 _Seconds = Annotated[float, Field(ge=0, le=_LONGEST, allow_inf_nan=False)]
-_List = InstanceOf[list[Any]] | None
-_Object = InstanceOf[dict[str, Any]] | None
-
-
-@_as_it_is
-class _Signature(TypedDict, total=False):
-    args: InstanceOf[tuple[Any, ...]] | _List
-    kwargs: _Object
-    options: _Object
-
-
-@_as_it_is
-class _Follows(TypedDict, total=False):
-    callbacks: list[_Signature] | None
-    errbacks: list[_Signature] | None
-    chain: list[_Signature] | None
-    chord: _Signature | None
-
-
-@_as_it_is
-class _Task(_Follows, total=False):
-    task: _Name
-    id: _Text
-    root_id: _Text
-    parent_id: _Text
-    group: _Text
-    shadow: _Text
-    lang: _Text
-    origin: _Text
-    argsrepr: _Text
-    kwargsrepr: _Text
-    compression: _Text
-    eta: _Time
-    expires: _Time
-    retries: Annotated[int, Field(ge=0, le=_MOST_RETRIES)] | None
-    timelimit: Annotated[list[_Seconds | None], Field(min_length=2, max_length=2)] | None
-    group_index: int | None
-    replaced_task_nesting: int | None
-    ignore_result: bool | None
-    stamps: _Object
-    stamped_headers: _List
-
-
-@_as_it_is
-class _Delivery(TypedDict, total=False):
-    exchange: _Text
-    routing_key: _Text
-
-
-@_as_it_is
-class _Properties(TypedDict, total=False):
-    delivery_info: _Delivery | None
-    body_encoding: Annotated[str, Field(pattern=r"(?i)^(base64|utf-8)?$")] | None
-    correlation_id: _Text
-    reply_to: _Text
-    priority: Annotated[float, Field(allow_inf_nan=False)] | None
-
-
+_List, _Object = InstanceOf[list[Any]], InstanceOf[dict[str, Any]]
 _typed_dict: Any = TypedDict
-_Envelope = _as_it_is(_typed_dict("_Envelope", {"body": str | None, "content-type": _Text, "content-encoding": _Text,
-                                                "headers": _Object, "properties": _Properties}, total=False))
-_ENVELOPE: Any = TypeAdapter(_Envelope)
-_FOLLOWS: Any = TypeAdapter(_Follows)
-_FIRST: Any = TypeAdapter(_Task)
+
+
+def _fields(**kinds: Any) -> Any:
+    """A dictionary whose keys, if they are there, are null or of these types."""
+    names = {name.replace("content_", "content-"): kind | None for name, kind in kinds.items()}
+    return with_config(ConfigDict(extra="allow", strict=True))(_typed_dict("_Fields", names, total=False))
+
+
+def _named(*names: str) -> dict[str, Any]:
+    return dict.fromkeys(names, _Name)
+
+
+_Signature: Any = _fields(args=InstanceOf[tuple[Any, ...]] | _List, kwargs=_Object, options=_Object)
+_Signatures: Any = list[_Signature]
+_AFTER = {**dict.fromkeys(("callbacks", "errbacks", "chain"), _Signatures), "chord": _Signature}
+_TASK: Any = TypeAdapter(_fields(
+    **_named("task", "id", "root_id", "parent_id", "group", "shadow", "lang", "origin", "argsrepr", "kwargsrepr",
+             "compression"),
+    eta=_Name | datetime, expires=_Name | datetime, retries=Annotated[int, Field(ge=0, le=_MOST_RETRIES)],
+    timelimit=Annotated[list[_Seconds | None], Field(min_length=2, max_length=2)], group_index=int,
+    replaced_task_nesting=int, ignore_result=bool, stamps=_Object, stamped_headers=_List, **_AFTER))
+_FOLLOWS: Any = TypeAdapter(_fields(**_AFTER))
+_ENVELOPE: Any = TypeAdapter(_fields(
+    body=str, **_named("content_type", "content_encoding"), headers=_Object, properties=_fields(
+        delivery_info=_fields(**_named("exchange", "routing_key")), **_named("correlation_id", "reply_to"),
+        body_encoding=Annotated[str, Field(pattern=r"(?i)^(base64|utf-8)?$")],
+        priority=Annotated[float, Field(allow_inf_nan=False)])))
 _QUEUE: Any = TypeAdapter(_Name)
 
 
@@ -174,8 +136,8 @@ def _sound(payload: Any, size: int = 0, wrong: str = "") -> dict[str, Any]:
     if headers is None:
         payload["headers"] = headers = {}
     elif "task" in headers:
-        if not _FIRST.validator.isinstance_python(headers):
-            odd += _mend(_FIRST, headers)
+        if not _TASK.validator.isinstance_python(headers):
+            odd += _mend(_TASK, headers)
         odd += _nameless(headers)
     if size:
         headers[OVERSIZE] = size
@@ -207,7 +169,7 @@ def _in_words(errors: Any) -> list[str]:
 
 def _nameless(fields: dict[str, Any]) -> list[str]:
     """What is wrong with the fields of a task beside their types."""
-    odd = [] if fields.get("id") else ["it is a task without an id"]
+    odd = [f"it is a task without {what}" for key, what in (("task", "a name"), ("id", "an id")) if not fields.get(key)]
     taken = _METHODS & fields.keys()
     for name in taken:
         del fields[name]
@@ -224,7 +186,7 @@ def unfit(body: Any, in_headers: bool) -> str:
     """
     embed: Any
     if type(body) is dict and ("args" in body or not in_headers):
-        args, kwargs, embed, kind = body.get("args", ()), body.get("kwargs", {}), body, _FIRST
+        args, kwargs, embed, kind = body.get("args", ()), body.get("kwargs", {}), body, _TASK
     elif type(body) in (list, tuple) and len(body) == 3:
         args, kwargs, embed = body
         kind = _FOLLOWS
@@ -234,7 +196,7 @@ def unfit(body: Any, in_headers: bool) -> str:
     if type(kwargs) is not dict:
         odd.append("its keyword arguments are no object")
     if type(embed) is dict:
-        if kind is _FIRST and not in_headers:
+        if kind is _TASK and not in_headers:
             odd += _nameless(dict(embed))
         elif _METHODS & embed.keys():
             odd.append("what follows it is not Celery's")
