@@ -1,5 +1,6 @@
 """Celery's own result objects on our backend: subscribed to when somebody waits, and never missed."""
 
+import json
 import threading
 from typing import Any
 
@@ -12,6 +13,7 @@ from callsheet.tasks.app import current_app
 from tests.agents.basic import Echo, Sleeper
 from tests.agents.pipes import Gated
 from tests.fleet import Fleet
+from tests.services import wait_for
 
 
 def channels(fleet: Fleet) -> int:
@@ -73,3 +75,19 @@ def test_what_nobody_waits_for_any_more_is_not_subscribed_to(fleet):
         task(str(number)).apply_async().then(lambda _: None)
     assert kept.get(timeout=30) == "kept"
     assert Echo("e").submit(Msg("u", "x", "user")).get(timeout=30).content == "e:x"
+
+
+def test_a_result_whose_message_was_lost_is_found_all_the_same(fleet):
+    app, task_id = current_app(), fleet.key("lost")
+    result = app.AsyncResult(task_id)
+    before = channels(fleet)
+
+    def store() -> None:
+        wait_for(lambda: channels(fleet) > before, what="the wait")
+        meta = {"status": "SUCCESS", "result": "here", "task_id": task_id, "traceback": None, "children": []}
+        fleet.redis.set(f"celery-task-meta-{task_id}", json.dumps(meta))  # and nothing is published
+
+    thread = threading.Thread(target=store)
+    thread.start()
+    assert result.get(timeout=20) == "here"
+    thread.join()

@@ -4,10 +4,19 @@ Celery's Redis backend subscribes to every result object that a group or chord m
 unsubscribes when it is thrown away, which is at once where nobody waits.
 """
 
+import contextlib
+import time
+from collections.abc import Iterator
 from typing import Any
 
+from celery import states
 from celery.backends.redis import ResultConsumer
 from kombu.utils.compat import detect_environment
+
+LOOK_ANYWAY = 3.0
+"""Seconds after which one who waits looks at what is stored, whatever was heard."""
+
+_TOGETHER = 500  # results that are looked at in one trip
 
 
 class LateConsumer(ResultConsumer):
@@ -53,6 +62,28 @@ class LateConsumer(ResultConsumer):
                 self._pending_unsubscribe -= keys
                 with self.reconnect_on_error():
                     self._pubsub.subscribe(*keys)
+
+    def drain_events_until(self, p: Any, timeout: float | None = None, on_interval: Any = None) -> Iterator[Any]:
+        """Celery's, with a look at what is stored now and then.
+
+        Redis may serve the look that comes with a subscription before the subscription, which went over another
+        connection; what is published between the two is heard by nobody, and was waited for in vain.
+        """
+        looked = time.monotonic()
+        for one in super().drain_events_until(p, timeout=timeout, on_interval=on_interval):
+            yield one
+            if time.monotonic() - looked > LOOK_ANYWAY and not p.ready:
+                self._look()
+                looked = time.monotonic()
+
+    def _look(self) -> None:
+        keys = list(self.subscribed_to)
+        with contextlib.suppress(*self._connection_errors):
+            for start in range(0, len(keys), _TOGETHER):
+                for text in filter(None, self.backend.client.mget(keys[start:start + _TOGETHER])):
+                    meta = self._decode_result(text)
+                    if meta["status"] in states.READY_STATES:
+                        self.on_state_change(meta, None)
 
     def on_after_fork(self) -> None:
         """A forked child waits for nothing yet."""
