@@ -6,7 +6,10 @@ import time
 import pytest
 
 from callsheet import AgentFailed, Job, SequentialPipeline
+from callsheet.cli.under_way import fates
 from callsheet.errors import JobExpired
+from callsheet.settings import get_settings
+from callsheet.tasks.whereabouts import whereabouts
 from tests.agents.basic import Echo
 from tests.agents.interrupted import Talker
 from tests.agents.remembering import AsyncOnCpu, Clerk, CpuClerk, Other, SelfCaller
@@ -42,6 +45,28 @@ def test_in_a_pipeline_and_in_its_own_turn_each(at):
     agent = Clerk().with_id("pipe")
     out = SequentialPipeline([agent, Echo("e"), agent]).submit(say("x")).get(20)
     assert out.content == "2:2"
+
+
+def test_where_a_call_is_wherever_it_waits(at):
+    agent, gate = Clerk("waits"), "gate of whereabouts"
+    held = agent.submit(say("first", gate=gate, note="whereabouts"))
+    at.wait_notes("whereabouts", 1)
+    jobs = {"held": held, "parked": agent.submit(say("second")), "queued": Echo("x").options(queue="extra").submit(
+        say("third"), priority=6), "delayed": Echo("x").submit(say("fourth"), countdown=7200)}
+    wanted = {job.id: where for where, job in jobs.items()}
+
+    def found():
+        places = dict(whereabouts(get_settings()))
+        return {call: places.get(call) for call in wanted}
+
+    wait_for(lambda: found() == wanted, 20, lambda: f"{wanted}, not {found()}")
+    assert set(fates(wanted, get_settings()).values()) == {"under way"}
+    at.redis.set(gate, 1)
+    assert jobs["parked"].get(20).content == "2:2"
+    for where in ("queued", "delayed"):
+        jobs[where].cancel()
+    assert fates([held.id, jobs["delayed"].id, "nonsense"], get_settings()) == {
+        held.id: "done", jobs["delayed"].id: "gone", "nonsense": "gone"}
 
 
 # What it costs those who have none ---------------------------------------------------------------------

@@ -30,12 +30,13 @@ def show(job_id: str, page: Path | None, as_json: bool, most: int) -> None:
     For each call: how it ended, on which worker and process, how long it waited and ran, its tokens and their cost,
     retries and errors. Prompts and replies are not shown. A job that goes on is shown as it is now.
     """
-    from callsheet.cli.under_way import message_ids
     from callsheet.tasks.tree.read import kept_ids, read_tree
+    from callsheet.tasks.whereabouts import whereabouts
 
     settings = get_settings()
     if len(job_id) < WHOLE:
-        job_id = meant(job_id, (*kept_ids(job_id, settings), *message_ids(settings)), "jobs and calls")
+        known = (*kept_ids(job_id, settings), *(call for call, _ in whereabouts(settings)))
+        job_id = meant(job_id, known, "jobs and calls")
     tree = read_tree(job_id, settings, most)
     if as_json:
         from callsheet.cli.tree_json import as_data

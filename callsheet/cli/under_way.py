@@ -8,13 +8,12 @@ from typing import Any, Literal
 
 from celery import states
 
-from callsheet.messages.quick import readable
-from callsheet.resources.backlog import STEPS, UNACKED
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
 from callsheet.tasks.app import current_app
 from callsheet.tasks.results import parse
+from callsheet.tasks.whereabouts import whereabouts
 
 Fate = Literal["done", "under way", "gone"]
 _PAGE = 500
@@ -29,7 +28,7 @@ def fates(job_ids: Iterable[str], settings: Settings) -> dict[str, Fate]:
         found = _ended(ids, settings)
         for _ in range(2):
             if len(found) < len(ids):
-                messages = set(message_ids(settings))
+                messages = {call for call, _ in whereabouts(settings)}
                 for job_id, calls in _calls([job_id for job_id in ids if job_id not in found], settings):
                     if messages.intersection(calls):
                         found[job_id] = "under way"
@@ -60,27 +59,6 @@ def _calls(ids: list[str], settings: Settings) -> Iterator[tuple[str, list[str]]
                 pipe.hget(keys.job(job_id), "calls")
             for job_id, calls in zip(page, pipe.execute(), strict=True):
                 yield job_id, json.loads(calls) if calls else [job_id]
-
-
-def message_ids(settings: Settings) -> Iterator[str]:
-    """The task ids of all messages that wait in queues or are with workers."""
-    client = sync_client(settings)
-    for _ in range(2):  # a message may go back into its queue between the two
-        for queue in settings.known_queues:
-            for step in STEPS:
-                start = 0
-                while page := client.lrange(queue + step, start, start + _PAGE - 1):
-                    start += len(page)
-                    yield from map(_task_id, map(readable, page))
-        for _, text in client.hscan_iter(UNACKED, count=_PAGE):
-            entry = readable(text)
-            yield _task_id(entry[0] if isinstance(entry, list) and entry else None)
-
-
-def _task_id(message: Any) -> str:
-    """ "None" of what is no message: something else writes to the queue."""
-    headers = message.get("headers") if isinstance(message, dict) else None
-    return str(headers.get("id") if isinstance(headers, dict) else None)
 
 
 def _pages(ids: list[str]) -> Iterator[list[str]]:

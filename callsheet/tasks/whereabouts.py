@@ -1,0 +1,47 @@
+"""Where calls are that have not ended: the one place that goes through all in Redis where a message may lie."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from callsheet.messages.quick import readable
+from callsheet.resources.backlog import STEPS, UNACKED
+from callsheet.resources.redis import sync_client, translated
+from callsheet.settings import Settings
+from callsheet.settings.keys import Keys
+
+#: On a queue, whatever its priority; with a worker, which runs it or holds it until its time; put away until its time,
+#: which is far ahead; waiting for its agent's turn.
+Where = Literal["queued", "held", "delayed", "parked"]
+
+_PAGE = 500
+
+
+def whereabouts(settings: Settings) -> Iterator[tuple[str, Where]]:
+    """The task ids of all calls that have not ended, each with where it is; some twice. Blocks.
+
+    Raises:
+        RedisUnavailable: no Redis answers.
+    """
+    with translated(settings):
+        client, keys = sync_client(settings), Keys(settings.key_prefix)
+        for _ in range(2):  # a message may go back meanwhile to where was looked before
+            for queue in settings.known_queues:
+                for step in STEPS:
+                    start = 0
+                    while page := client.lrange(queue + step, start, start + _PAGE - 1):
+                        start += len(page)
+                        yield from ((_task_id(readable(text)), "queued") for text in page)
+            for _, text in client.hscan_iter(UNACKED, count=_PAGE):
+                entry = readable(text)
+                yield _task_id(entry[0] if isinstance(entry, list) and entry else None), "held"
+            for task_id, _ in client.zscan_iter(f"{UNACKED}_later", count=_PAGE):
+                yield task_id.decode(), "delayed"
+            for agent, _ in client.zscan_iter(keys.lines(), count=_PAGE):
+                for call, _ in client.zscan_iter(keys.line(agent.decode()), count=_PAGE):
+                    yield call.decode(), "parked"
+
+
+def _task_id(message: Any) -> str:
+    """ "None" of what is no message: something else writes to the queue."""
+    headers = message.get("headers") if isinstance(message, dict) else None
+    return str(headers.get("id") if isinstance(headers, dict) else None)
