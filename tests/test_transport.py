@@ -469,6 +469,19 @@ def test_a_message_whose_answer_is_lost_is_sent_again_and_there_once(server, ben
         proxy.close()
 
 
+def test_a_redis_that_comes_back_empty_is_said(own_redis, bench, caplog):
+    queue = name()
+    ours = bench(own_redis.url, queue).consume()
+    ours.send(queue, 1)
+    assert ours.drain(1) == [1]
+    ledger = ledger_of(ours.channel)
+    ledger.renew()
+    assert "left in Redis" not in caplog.text
+    own_redis.client().flushall()
+    ledger.renew()
+    assert "Of none of the 1 calls that this worker holds is anything left in Redis" in caplog.text
+
+
 def test_what_is_remembered_of_published_messages_is_bounded_and_expires(server):
     client = server.client()
     for number in range(1, 602):

@@ -298,16 +298,20 @@ class Ledger:
         Raises:
             RedisError, OSError: the broker cannot be reached.
         """
-        started, tags = now(), list(self.held)
+        started, tags, lost = now(), list(self.held), 0
         for start in range(0, len(tags), CHUNK):
             gone = RENEW.run(self.client, self.layout.registry[1:], [self.term, *tags[start:start + CHUNK]])
             for raw, taken in zip(gone[::2], gone[1::2], strict=True):
                 tag = raw.decode() if isinstance(raw, bytes) else raw
                 if self.held.pop(tag, None) is not None:
+                    lost += 1
                     self.kept.discard(tag)
                     self._slipped.add(tag)
                     if taken:
                         self.taken.add(tag)
+        if lost and lost == len(tags):
+            logger.error("Of none of the %d calls that this worker holds is anything left in Redis: it came back empty"
+                         ", or others took them over. What waited there is lost; what runs goes on.", lost)
         self._renewed = started
 
     def sweep(self) -> int:
