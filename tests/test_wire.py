@@ -109,6 +109,11 @@ def test_items_that_are_equal_here_are_not_lost_but_refused(data: Any) -> None:
     {"$model": "tests.travellers:Numbers", "data": {"some": [n * P for n in range(50_000)], "named": {}}},
     {"$model": "tests.travellers:Numbers", "data": {"some": [], "named": {str(n * P): 1 for n in range(50_000)}}},
     {"$model": "tests.travellers:Numbers", "data": {"some": [f"{n * P}" for n in range(9_000)], "named": {}}},
+    {"$model": "tests.travellers:Numbers", "data": {"some": [f" {n * P} " for n in range(9_000)], "named": {}}},
+    {"$model": "tests.travellers:Numbers", "data": {"some": [[0, [n * P]] for n in range(9_000)], "named": {}}},
+    {"$model": "tests.travellers:Numbers", "data": {"some": [{"x": n * P} for n in range(9_000)], "named": {}}},
+    {"$model": "tests.travellers:Numbers", "data": None,
+     "text": json.dumps({"some": [n * P for n in range(50_000)], "named": {}})},
 ])
 def test_numbers_that_were_chosen_to_collide_cost_no_time(data: Any) -> None:
     began = time.perf_counter()
@@ -122,6 +127,8 @@ def test_many_numbers_travel_in_sets_and_models() -> None:
     assert over(many) == many
     numbers = t.Numbers(some=set(range(5_000)), named=dict.fromkeys(range(5000), 0))
     assert over(numbers) == numbers
+    form = t.Form(data=[[-1 - (row >> bit & 1) for bit in range(6)] + [10**16 + row] for row in range(64)])
+    assert over(form) == form  # -1 and -2 have one hash
 
 
 def test_a_frozen_set_stays_one_so_that_it_can_be_a_key() -> None:
@@ -364,6 +371,18 @@ def test_a_message_names_no_methods_of_callsheet_or_pydantic_as_tools(method: st
                    "extras": {"tools": {"x": {"function": data}}}}
         with pytest.raises(CannotTravel, match="no method"):
             Reader(ALLOW).read(toolkit)
+
+
+@pytest.mark.parametrize("data", [
+    [{"$value": ["path", "/tmp/x"]}, "write_text"], [{"$value": ["uuid", "0" * 32]}, "hex"],
+    [{"$iso": ["date", "2026-01-01"]}, "replace"], [{"$fn": "tests.travellers:add"}, "mro"],
+    [{"$msg": {"name": "a", "role": "user", "content": ""}}, "to_dict"],
+])
+def test_a_message_makes_no_tools_of_what_it_need_not_name(data: Any) -> None:
+    """A path's methods write and remove files."""
+    with pytest.raises(CannotTravel, match="no method"):
+        Reader(ALLOW).read({"$new": "callsheet.tools.toolkit:Toolkit", "args": [], "kwargs": {},
+                            "extras": {"tools": {"x": {"function": {"method": data}}}}})
 
 
 def test_a_missing_module_or_name_says_what_to_do() -> None:

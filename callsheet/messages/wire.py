@@ -305,10 +305,10 @@ class Reader:
         cls = self.named(ref, "class")
         if not (isinstance(cls, type) and issubclass(cls, BaseModel)):
             raise CannotTravel(f"{ref} is not a pydantic model here.")
-        if numbers_share_a_hash(data["data"]):
-            raise _collides()
         # As JSON text, so that a strict model takes a date written as text; by name, as it was written.
         text = data["text"] if "text" in data else json.dumps(data["data"])
+        if numbers_share_a_hash(json.loads(text) if "text" in data else data["data"]):
+            raise _collides()
         return _built(cls.model_validate_json, ref, text, by_alias=True, by_name=True)
 
     def _data(self, ref: str, data: dict[str, Any]) -> Any:

@@ -6,14 +6,19 @@ of the toolkit itself as its name; a tool of an MCP client as the client, which 
 
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
+from enum import Enum
 from typing import Any
 
+from pydantic import BaseModel
+
 from callsheet.errors import CannotTravel
+from callsheet.messages.recorded import Recorded
 from callsheet.tools.clients import ClientTool, McpClient
 from callsheet.tools.registered import Reading, RegisteredToolFunction, ToolGroup
 
 #: Whose methods a message may not name as tools, also where a user's class has them from there; and which it may.
+#: Of objects whose classes the messages do not name, such as paths and dates, it may name none.
 _CLOSED = ("callsheet", "pydantic")
 _OWN_METHODS = frozenset({"Grouped.reset_equipped_tools"})
 _KEPT = ("group", "preset_kwargs", "original_name", "extended_model", "timeout", "retries", "queue")
@@ -103,7 +108,8 @@ def _found(owner: Any, data: Any) -> Callable[..., Any]:
         return function
     target, name = (owner, data["own"]) if "own" in data else data["method"]
     method = next((vars(cls)[name] for cls in type(target).__mro__ if name in vars(cls)), None)
-    if name.startswith("_") or not isinstance(method, types.FunctionType) or (
+    named = isinstance(target, (Recorded, BaseModel, Enum)) or is_dataclass(target)
+    if not named or name.startswith("_") or not isinstance(method, types.FunctionType) or (
             method.__module__.partition(".")[0] in _CLOSED and method.__qualname__ not in _OWN_METHODS):
         raise CannotTravel(f"{type(target).__name__} has no method {name!r} here that can be a tool. Do the workers "
                            "run another version of it?")
