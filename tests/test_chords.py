@@ -207,6 +207,19 @@ def test_unordered_chords_hold_all_results(redis_server, kind):
 # Ours and Celery's workers side by side
 
 
+@pytest.mark.parametrize("ours", ["asyncio", "prefork"])
+def test_results_that_expire_before_the_last_part_are_not_missed(both, ours):
+    on, gate = both[ours], unique("gate")
+    header = [chain(c.item.s(1), group(c.item.s(), c.item.s())), c.ignored.s(3), c.slow_item.s(2, gate)]
+    sent = on.send(chord(header, c.body.s()))
+    group_id = sent.parent.id
+    wait_for(lambda: on.redis.zcard(f"celery-taskset-meta-{group_id}.j") == 3, what="the others are counted")
+    stored = list(on.redis.scan_iter("celery-task-meta-*"))
+    on.redis.delete(*stored)
+    on.redis.lpush(gate, "go")
+    assert sent.get(timeout=20) == [[1, 1], None, 2]
+
+
 @pytest.mark.parametrize("last", ["ours", "stock"])
 @pytest.mark.parametrize("body", ["ours", "stock"])
 @pytest.mark.parametrize("ours", ["asyncio", "prefork"])

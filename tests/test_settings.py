@@ -16,7 +16,7 @@ from callsheet import Settings, get_settings
 from callsheet.errors import SettingsError
 from callsheet.scaling import Rules
 from callsheet.settings import use_settings
-from callsheet.settings.celery import broker_url, celery_config, route
+from callsheet.settings.celery import JOIN_EXPIRES, broker_url, celery_config, route
 from callsheet.settings.endpoints import BreakerPolicy, Endpoint, RetryPolicy
 from callsheet.settings.keys import Keys
 from callsheet.settings.mcp import McpSettings
@@ -395,6 +395,7 @@ def test_celery_is_configured_for_work_that_must_not_be_lost() -> None:
     assert config["accept_content"] == ["json"]
     assert config["imports"] == ("my.agents",)
     assert config["result_expires"] == 77
+    assert config["result_chord_expires"] == JOIN_EXPIRES
     assert config["task_default_queue"] == "cpu"
     assert [queue.name for queue in config["task_queues"]] == ["cpu"]
     assert config["result_backend"] == "callsheet.tasks.results:ResultBackend+redis://127.0.0.1:6379/0"

@@ -11,6 +11,8 @@ from callsheet.settings.sentinels import SCHEME as SENTINEL
 RESULT_BACKEND = "callsheet.tasks.results:ResultBackend"
 SENTINEL_BACKEND = "callsheet.tasks.results:SentinelResultBackend"
 CONNECT_TIMEOUT = 5.0  # seconds in which Redis accepts a connection
+#: Seconds that the parts of a chord wait for the slowest: for a countdown, a person, a queue. They go when it ends.
+JOIN_EXPIRES = 30 * 86_400
 TIMEOUT = 15.0  # seconds in which it answers a command; one that pauses for ten is slow, and not away
 
 # What messages and results are, and where: a worker whose app.conf says otherwise does not start.
@@ -45,8 +47,8 @@ def celery_config(settings: Settings, queue: str = "io") -> dict[str, Any]:
         "result_backend_transport_options": through,
         "result_backend_thread_safe": True,
         "result_expires": settings.result_expires,
-        "task_serializer": "json",
-        "result_serializer": "json",
+        "result_chord_expires": max(settings.result_expires, JOIN_EXPIRES),
+        "task_serializer": "json", "result_serializer": "json",
         "accept_content": ["json"],
         "result_accept_content": ["json"],
         "task_default_queue": queue,

@@ -124,7 +124,8 @@ class ChordBackend(RedisBackend):
             failure = {**self.prepare_exception(exc, "json"), "task_id": task_id, "state": state}
             state, result = states.SUCCESS, {"$error": failure}
         place = "+inf" if place is None else place
-        text = self.encode([1, task_id, state, self.encode_result(result, state)])
+        # Celery does not look at the first: here it tells whether the result is stored, too.
+        text = self.encode([int(not request.ignore_result), task_id, state, self.encode_result(result, state)])
         keys = [self.get_key_for_group(group_id, suffix) for suffix in (".j", ".t", ".s", ".d", "", ".c")]
         keep_back = self._deduplicates and state == states.SUCCESS
         return Part(text, keys, [f"{task_id}:{place}", int(self._chord_zset), place, self.chord_expires or 0,
@@ -203,25 +204,34 @@ class ChordBackend(RedisBackend):
             self._clean_up(chord)
 
     def _results(self, chord: _Complete) -> list[Any]:
-        return self._nested(self.decode(chord.shape)) if chord.shape else self._flat(chord)
+        return self._nested(chord) if chord.shape else self._flat(chord)
+
+    def _parts(self, chord: _Complete) -> list[bytes]:
+        if chord.parts is not None:
+            return chord.parts
+        fetch = self.client.zrange if self._chord_zset else self.client.lrange
+        parts: list[bytes] = fetch(chord.keys[0], 0, -1)
+        return parts
 
     def _flat(self, chord: _Complete) -> list[Any]:
-        parts = chord.parts
-        if parts is None:
-            fetch = self.client.zrange if self._chord_zset else self.client.lrange
-            parts = fetch(chord.keys[0], 0, -1)
-        return [self._unpack_chord_result(part, self.decode) for part in parts]
+        return [self._unpack_chord_result(part, self.decode) for part in self._parts(chord)]
 
-    def _nested(self, saved: dict[str, Any]) -> list[Any]:
-        """The results in the header's structure; None for a task that stores no result."""
-        found: dict[str, Any] = {}
+    def _nested(self, chord: _Complete) -> list[Any]:
+        """The results in the header's structure; None for a task that stores no result.
+
+        A result that has expired is in the part, which is kept as long as the chord.
+        """
+        saved, found = self.decode(chord.shape), {}
+        parts = {part[1]: part for part in map(self.decode, self._parts(chord))}
         task_ids = list(_leaves(saved["result"]))
         for start in range(0, len(task_ids), _FETCHED):
             ids = task_ids[start:start + _FETCHED]
             for task_id, text in zip(ids, self.mget([self.get_key_for_task(i) for i in ids]), strict=True):
-                meta = self.decode_result(text) if text else {"status": states.PENDING}
+                stores, _, state, value = parts.get(task_id, (0, "", states.PENDING, None))
+                kept = {"status": state if stores else states.PENDING, "result": value}
+                meta = self.decode_result(text) if text else kept
                 if meta["status"] in states.PROPAGATE_STATES:
-                    raise meta["result"]
+                    raise meta["result"] if text else self.exception_to_python(value)
                 if meta["status"] == states.SUCCESS:
                     found[task_id] = meta["result"]
         filled: list[Any] = _filled(saved["result"], found)
