@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 import threading
 
 
@@ -10,6 +11,7 @@ class Proxy:
 
     Args:
         port: of the server behind it.
+        tls: how it meets its clients; without, in the clear.
 
     Attributes:
         port: of the proxy.
@@ -18,7 +20,7 @@ class Proxy:
         broken: what was in the piece at which it broke a connection.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         self._behind = port
         self.delay = 0.0
         self.writes = 0
@@ -31,7 +33,7 @@ class Proxy:
         self._open.set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
-        self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls))
         self.port = self._server.sockets[0].getsockname()[1]
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()

@@ -30,7 +30,7 @@ from callsheet.settings.secrets import guard
 from callsheet.settings.sentinels import SCHEME as SENTINEL
 from callsheet.settings.sentinels import Login, Sentinels
 from callsheet.settings.sentinels import parse as parse_sentinels
-from callsheet.settings.sources import Pyproject, Toml, misspelt_in, redis_here, with_password
+from callsheet.settings.sources import Pyproject, Toml, misspelt_in, redis_address, redis_here
 
 PREFIX = "CALLSHEET_"
 ENV_FILE = ".env"
@@ -234,7 +234,7 @@ class Settings(BaseSettings):
         if not right and not (parts and parts.scheme == "unix" and parts.path.strip("/")):
             raise ValueError("an address such as redis://127.0.0.1:6379/0, rediss://…, unix:///path?db=0 or "
                              "sentinel://host:26379;sentinel://other:26379/0 is needed")
-        return SecretStr(with_password(value.get_secret_value()))
+        return SecretStr(redis_address(value.get_secret_value()))
 
     @field_validator("redis_sentinel_master")
     @classmethod

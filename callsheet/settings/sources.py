@@ -58,26 +58,38 @@ def redis_here() -> SecretStr:
     return SecretStr("redis://127.0.0.1:6379/0")
 
 
-def with_password(address: str) -> str:
-    """The address of a Redis with the password from the file that its `password_file` names, if it names one.
+def redis_address(address: str) -> str:
+    """The address of a Redis as redis-py, kombu and Celery all read it: with the password of its `password_file`, if it
+    names one, and with TLS options in the one spelling that they share.
 
     Raises:
-        ValueError: the file cannot be read, or is not for such an address.
+        ValueError: the file cannot be read, or an option is not for such an address.
     """
     parts = urlsplit(address)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    file = query.pop("password_file", None)
-    if file is None:
+    tls = [name for name in query if name.startswith("ssl_")]
+    if tls and parts.scheme != "rediss":
+        raise ValueError(f"{', '.join(tls)}: TLS options go with rediss:// only")
+    if "ssl_cert_reqs" in query:
+        query["ssl_cert_reqs"] = query["ssl_cert_reqs"].lower().removeprefix("cert_")
+        if query["ssl_cert_reqs"] not in ("required", "optional", "none"):
+            raise ValueError("its ssl_cert_reqs has to be required, optional or none")
+    if "ssl_check_hostname" in query:
+        checked = query["ssl_check_hostname"].lower() not in ("0", "f", "false", "n", "no")
+        query["ssl_check_hostname"] = str(checked).lower()
+    netloc, file = parts.netloc, query.pop("password_file", None)
+    if file is not None:
+        if parts.scheme not in ("redis", "rediss"):
+            raise ValueError("password_file goes with redis:// and rediss:// only")
+        try:
+            password = Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeError) as exc:
+            raise ValueError(f"its password_file {file} cannot be read: {exc}") from None
+        user, _, host = netloc.rpartition("@")
+        netloc = f"{user.partition(':')[0]}:{quote(password, safe='')}@{host}"
+    elif not tls:
         return address
-    if parts.scheme not in ("redis", "rediss"):
-        raise ValueError("password_file goes with redis:// and rediss:// only")
-    try:
-        password = Path(file).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeError) as exc:
-        raise ValueError(f"its password_file {file} cannot be read: {exc}") from None
-    user, _, host = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{user.partition(':')[0]}:{quote(password, safe='')}@{host}",
-                          query=urlencode(query)).geturl()
+    return parts._replace(netloc=netloc, query=urlencode(query)).geturl()
 
 
 def misspelt_in(file: str, prefix: str, fields: Iterable[str]) -> list[str]:
