@@ -6,6 +6,7 @@ import gzip
 import ipaddress
 import json
 import logging
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -417,7 +418,8 @@ def test_files_are_sent_from_the_folders_of_the_settings_alone(tmp_path: Path) -
             assert sent(url), url
         for url in (f"{outside}/a b.png", f"{inside}/../out/a b.png", f"{inside}/link.png", f"{inside}/fake.png",
                     f"{inside}/notes.au", f"file://{inside}/%2e%2e/out/a%20b.png", "/etc/passwd", "/dev/zero",
-                    "/proc/self/environ", "file:///etc/gone", "/etc/gone"):
+                    "/proc/self/environ", "file:///etc/gone", "/etc/gone", os.path.relpath(outside / "a b.png"),
+                    f"file://{os.path.relpath(outside / 'a b.png')}", f"./{os.path.relpath(outside)}/a%20b.png"):
             assert not sent(url), url
 
 

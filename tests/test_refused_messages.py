@@ -16,7 +16,10 @@ from celery.exceptions import NotRegistered
 from callsheet import AgentFailed, Job, Msg
 from callsheet.errors import CallRefused, PayloadTooLarge
 from callsheet.resources import dead_letters
+from callsheet.settings.keys import Keys
 from callsheet.tasks.app import current_app
+from callsheet.tasks.people.answers import open_questions
+from callsheet.workers.controller import Worker
 from callsheet.workers.prefork import MOST_PROCESSES, AsynPool
 from tests.agents.basic import Compute, Echo
 from tests.agents.user_tasks import add_now, add_soon
@@ -43,6 +46,7 @@ def squeezed(compress, text=b" " * (40 * MEGABYTE)):
 REFUSED = {
     "pickle": ({"content-type": "application/x-python-serialize"}, {}, {},
                "content type is 'application/x-python-serialize'.*JSON only.*serializer='json'"),
+    "stamps that cannot be looked up": ({}, {"stamped_headers": [{}]}, {}, "stamped_headers"),
     "an unknown content type": ({"content-type": "application/odd"}, {}, {}, "content type is 'application/odd'.*JSON"),
     "a body that is no JSON": ({"body": "e3t7"}, {}, {}, "its body is not the application/json that it is said to be"),
     "a body that is no base64": ({"body": "%%%"}, {}, {}, "its body is not the application/json that it is said to be"),
@@ -255,10 +259,62 @@ def test_what_is_no_command_is_told_in_a_line_and_dropped(fleet):
     ("rate_limit", {"task_name": "callsheet.carry", "rate_limit": "nan/s"}),
     ("rate_limit", {"task_name": "callsheet.carry", "rate_limit": "-1/m"}),
     ("rate_limit", {"task_name": "callsheet.carry", "rate_limit": 1e309}),
+    *(("add_consumer", {"queue": name}) for name in (5, None, ["a"], {"a": 1}, "", "a\0b", "\ud800")),
+    ("add_consumer", {"queue": "odd", "exchange_type": "odd"}), ("add_consumer", {"queue": "odd", "routing_key": [1]}),
+    ("cancel_consumer", {"queue": {"a": 1}}),
 ])
-def test_commands_with_absurd_numbers_are_refused_in_words(fleet, command, arguments):
+def test_commands_with_absurd_numbers_or_names_are_refused_in_words(fleet, command, arguments):
     [reply] = current_app().control.broadcast(command, arguments, destination=[fleet.cpu.name], reply=True, timeout=10)
-    assert re.search("must be a", reply[fleet.cpu.name]["error"])
+    assert re.search("must be (a|direct)", reply[fleet.cpu.name]["error"])
+
+
+def test_what_else_a_command_says_of_a_queue_ends_no_worker(fleet):
+    name = f"odd{time.monotonic_ns()}"
+    current_app().control.broadcast("add_consumer", {"queue": name, "bindings": [5], "max_length": "x"})
+    for worker in (fleet.io, fleet.cpu):
+        worker.wait_log(f"The queue '{name}' cannot be consumed from")
+    assert name not in str(current_app().control.inspect(timeout=10, limit=2).active_queues())
+    goes_on("io")
+
+
+def test_what_others_wrote_into_lists_of_ids_stops_nobody(fleet):
+    """A worker reads what was cancelled when it connects anew; turns pass on, whatever else is to be looked after."""
+    keys, agent = Keys(fleet.settings.key_prefix), f"agent{time.monotonic_ns()}"
+    for key in (keys.revoked(), keys.waiting(), keys.lines(), keys.states(), keys.hubs()):
+        fleet.redis.zadd(key, {b"\xff\xfe": 1})
+    fleet.redis.set(keys.line(agent), "no zset")
+    fleet.redis.zadd(keys.lines(), {agent: 1})
+    fleet.redis.client_kill_filter(_type="normal", skipme=True)
+    wait_for(lambda: not fleet.redis.exists(keys.lines()), what="what cannot be passed on to be removed")
+    goes_on("io")
+    assert open_questions(fleet.settings) == []
+    fleet.redis.delete(keys.revoked(), keys.waiting(), keys.states(), keys.hubs(), keys.line(agent))
+
+
+def test_a_request_that_cannot_be_begun_is_refused_and_its_place_is_free():
+    refused, free = [], []
+    worker = object.__new__(Worker)
+    worker.pool, worker._quick_release = None, lambda: free.append(1)
+    worker.consumer = SimpleNamespace(on_invalid_task=lambda body, message, exc: refused.append((message, str(exc))))
+
+    class Request:
+        id, message = "a", "text"
+
+        def execute_using_pool(self, pool):
+            raise TypeError("unhashable")
+
+    worker._process_task(Request())
+    assert (refused, free) == ([("text", "unhashable")], [1])
+
+
+def test_an_id_writes_no_lines_into_a_log_and_moves_no_cursor(fleet):
+    mark = f"mark{time.monotonic_ns()}"
+    message = json.loads(envelope("callsheet.carry", [1])[1])
+    message["headers"]["id"] = f"a\x1b[2J\n{mark} CRITICAL"
+    fleet.redis.lpush("io", json.dumps(message))
+    goes_on("io")
+    fleet.io.wait_log(f"␛[2J␊{mark} CRITICAL")
+    assert not [line for line in fleet.io.log.splitlines() if line.startswith(mark)] and "\x1b[2J" not in fleet.io.log
 
 
 def test_no_worker_makes_more_processes_than_its_machine_runs():
@@ -268,7 +324,8 @@ def test_no_worker_makes_more_processes_than_its_machine_runs():
 
 def test_what_starts_later_comes_back_whatever_else_is_kept_there(fleet):
     junk = f"junk {time.monotonic_ns()}".encode()
-    for name, value in ((b"\xff", junk), (b"number", b"\x05"), (b"list", b"\x91\x93\x01\x02" + junk)):
+    nan = b"\x91\x93\xcb\x7f\xf8" + b"\x00" * 6 + b"\xa2io\xa1x"
+    for name, value in ((b"\xff", junk), (b"number", b"\x05"), (b"list", b"\x91\x93\x01\x02" + junk), (b"nan", nan)):
         fleet.redis.hset("unacked_later_messages", name, value)
         fleet.redis.zadd("unacked_later", {name: 1})
     wait_for(lambda: not fleet.redis.exists("unacked_later", "unacked_later_messages"), what="nothing kept")

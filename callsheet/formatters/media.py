@@ -45,16 +45,19 @@ def local_file(url: str, block: dict[str, Any]) -> Path | None:
     given = url.removeprefix("file://localhost").removeprefix("file://")
     folders = [Path(tempfile.gettempdir() if folder == "temp" else folder).resolve()
                for folder in get_settings().media_folders]
+    outside = False
     for name in dict.fromkeys((given, unquote(given) if given != url else given)):
         try:
             path = Path(name).resolve()  # a link counts as what it points to
-            if name.startswith("/") and not any(path.is_relative_to(folder) for folder in folders):
-                raise MessageError(f"The {block['type']} at {url!r} is in no folder whose files may be sent. Put it "
-                                   "into one, or add its folder to CALLSHEET_MEDIA_FOLDERS where workers run.")
-            if path.is_file():
+            if not any(path.is_relative_to(folder) for folder in folders):
+                outside = True
+            elif path.is_file():
                 return path
         except (OSError, ValueError):  # a name that no file can have
             continue
+    if outside and urlsplit(url).scheme.lower() not in ("http", "https"):  # whether it is there is not told
+        raise MessageError(f"The {block['type']} at {url!r} is in no folder whose files may be sent. Put it into one, "
+                           "or add its folder to CALLSHEET_MEDIA_FOLDERS where workers run.")
     return None
 
 

@@ -43,9 +43,9 @@ def hub_lags(client: Any, keys: Keys, most: int = MOST_HUBS) -> list[HubLag]:
     listed = client.zrevrange(keys.hubs(), 0, most - 1, withscores=True)
     with client.pipeline(transaction=False) as pipe:
         for name, _ in listed:
-            pipe.hmget(keys.hub(name.decode()), "seq", "members", "closed")
+            pipe.hmget(keys.hub(name.decode(errors="replace")), "seq", "members", "closed")
         facts = pipe.execute()
-    hubs = [(name.decode(), used / 1000, int(seq or 0), members.decode())
+    hubs = [(name.decode(errors="replace"), used / 1000, int(seq or 0), members.decode())
             for (name, used), (seq, members, closed) in zip(listed, facts, strict=True) if members and not closed]
     with client.pipeline(transaction=False) as pipe:
         for *_, members in hubs:

@@ -77,7 +77,7 @@ class RedisHubs:
 
         with translated(self._settings):
             for one in patiently(stale):
-                self._run("expired", one.decode(), "")
+                self._run("expired", one.decode(errors="replace"), "")
         return _opened(self._run("open", name, "", *self._opening(name, opening)))
 
     async def aopen(self, name: str, opening: Opening) -> Opened:
@@ -88,7 +88,7 @@ class RedisHubs:
 
         with translated(self._settings):
             for one in await patient(stale):
-                await self._arun("expired", one.decode(), "")
+                await self._arun("expired", one.decode(errors="replace"), "")
         return _opened(await self._arun("open", name, "", *self._opening(name, opening)))
 
     def _stale(self, time: tuple[int, int]) -> tuple[str, str, int]:
@@ -199,7 +199,8 @@ class RedisHubs:
         """See Hubs."""
         with translated(self._settings):
             names = await patient(lambda: async_client(self._settings).zrevrange(self._keys.hubs(), 0, most - 1))
-        return [info for info in await self._infos([name.decode() for name in names]) if info.closed is None]
+        found = await self._infos([name.decode(errors="replace") for name in names])
+        return [info for info in found if info.closed is None]
 
     async def read(self, epoch: str, after: str, most: int) -> list[Entry]:
         """See Hubs."""

@@ -38,6 +38,8 @@ _NUMBERS: dict[str, dict[str, tuple[float, float]]] = {
     "memdump": {"samples": (1, 1000)}, "objgraph": {"num": (1, 10_000), "max_depth": (1, 100)},
 }
 _FRACTIONS = ("time_limit",)
+_LONGEST_NAME = 1000
+_NAMES = {"add_consumer": ("queue", "exchange", "exchange_type", "routing_key"), "cancel_consumer": ("queue",)}
 _typed_dict: Any = TypedDict
 _taken: Any = with_config(ConfigDict(extra="ignore", strict=True))
 _COMMAND: Any = TypeAdapter(_taken(_typed_dict("_Command", {
@@ -78,9 +80,10 @@ class Node(pidbox.Node):
         """Celery's.
 
         Raises:
-            ValueError: it names a number out of bounds; whoever asked is told.
+            ValueError: it names a number out of bounds, or a queue by what is no name; whoever asked is told.
         """
         check_numbers(method, arguments or {})
+        check_names(method, arguments or {})
         return super().handle(method, arguments)  # type: ignore[no-untyped-call]
 
 
@@ -95,7 +98,7 @@ def check_numbers(method: str, arguments: dict[str, Any]) -> None:
         given = arguments.get(name)
         if given is not None and not (type(given) in kinds and least <= given <= most):
             what = "a number" if method in _FRACTIONS else "a whole number"
-            raise ValueError(f"{name} of {method} must be {what} from {least:,.0f} to {most:,.0f}, not {given!r:.50}.")
+            raise ValueError(f"{name} of {method} must be {what} from {least:,.0f} to {most:,.0f}, not {given!r:.40}.")
     if method == "rate_limit":
         given = arguments.get("rate_limit")
         try:
@@ -105,6 +108,21 @@ def check_numbers(method: str, arguments: dict[str, Any]) -> None:
             sound = False
         if not sound:
             raise ValueError(f"rate_limit must be a number with /s, /m or /h, such as 10/m, not {given!r:.50}.")
+
+
+def check_names(method: str, arguments: dict[str, Any]) -> None:
+    """Refuse a command about a queue that none can have: the worker's loop carries it out, and would end over it.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    for name in _NAMES.get(method, ()):
+        given = arguments.get(name)
+        text = given if isinstance(given, str) else ""
+        if (given is not None or name == "queue") and not (text.isprintable() and 0 < len(text) <= _LONGEST_NAME):
+            raise ValueError(f"{name} of {method} must be a name of up to {_LONGEST_NAME} letters, not {given!r:.50}.")
+    if method == "add_consumer" and arguments.get("exchange_type") not in (None, "direct", "topic", "fanout"):
+        raise ValueError("exchange_type of add_consumer must be direct, topic or fanout.")
 
 
 class Mailbox(pidbox.Mailbox):

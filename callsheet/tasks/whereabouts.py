@@ -35,10 +35,10 @@ def whereabouts(settings: Settings) -> Iterator[tuple[str, Where]]:
                 entry = readable(text)
                 yield _task_id(entry[0] if isinstance(entry, list) and entry else None), "held"
             for task_id, _ in client.zscan_iter(f"{UNACKED}_later", count=_PAGE):
-                yield task_id.decode(), "delayed"
+                yield task_id.decode(errors="replace"), "delayed"
             for agent, _ in client.zscan_iter(keys.lines(), count=_PAGE):
-                for call, _ in client.zscan_iter(keys.line(agent.decode()), count=_PAGE):
-                    yield call.decode(), "parked"
+                for call, _ in client.zscan_iter(keys.line(agent.decode(errors="replace")), count=_PAGE):
+                    yield call.decode(errors="replace"), "parked"
 
 
 def _task_id(message: Any) -> str:

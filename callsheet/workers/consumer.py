@@ -17,8 +17,9 @@ from celery.worker.consumer import consumer
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from callsheet.errors import CallRefused
+from callsheet.messages.printable import printable
 from callsheet.resources import dead_letters
-from callsheet.resources.trouble import in_words, is_lasting, refusal
+from callsheet.resources.trouble import in_words, is_lasting, is_trouble, refusal
 from callsheet.settings import get_settings
 from callsheet.tasks.patience import trouble
 from callsheet.workers.broker.ledger import begin_shutdown
@@ -74,6 +75,17 @@ class Consumer(consumer.Consumer):
                 return self.on_invalid_task(None, message, exc)
 
         return on_task_received
+
+    def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
+        """Celery's, as a command asks for it; a queue that cannot be consumed from ends nothing, and is left alone."""
+        try:
+            super().add_task_queue(queue, *args, **options)
+        except Exception as exc:
+            if is_trouble(exc):
+                raise
+            logger.exception("The queue %r cannot be consumed from", queue)
+            self.cancel_task_queue(queue)
+            self.app.amqp.queues.pop(queue, None)
 
     def on_close(self) -> None:
         """When the connection is lost, or the worker ends, whose messages then go to others at once."""
@@ -174,7 +186,7 @@ class Consumer(consumer.Consumer):
         queue = message.delivery_info.get("routing_key")
         text = (f"A message on the queue {queue!r}{f', of task {name}[{task_id}],' if task_id else ''} was refused by "
                 f"{self.hostname}: {why}. {remedy}.")
-        logger.error("%s", text)
+        logger.error("%s", printable(text).replace("\n", "␊"))
         error = error or CallRefused(text)
         if task_id:
             self._tell(message, task_id, error)

@@ -6,6 +6,7 @@ from celery.apps import worker
 from celery.worker import state
 from kombu.common import ignore_errors
 
+from callsheet.resources.trouble import is_trouble
 from callsheet.workers.handback import hand_back, unbegun
 
 
@@ -19,6 +20,18 @@ class Worker(worker.Worker):
 
     pool: Any
     consumer: Any
+
+    def _process_task(self, req: Any) -> None:
+        """Celery's, also when a place becomes free; a request that cannot be begun is refused, and ends nothing."""
+        try:
+            super()._process_task(req)
+        except Exception as exc:
+            if is_trouble(exc):
+                raise
+            worker.logger.exception("%s cannot be begun", req.id)
+            state.task_ready(req)
+            getattr(self, "_quick_release", lambda: None)()
+            self.consumer.on_invalid_task(None, req.message, exc)
 
     def wait_for_soft_shutdown(self) -> None:
         """Wait for what runs, for `worker_soft_shutdown_timeout` seconds at most.

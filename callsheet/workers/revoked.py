@@ -30,7 +30,7 @@ class ReadRevoked(bootsteps.StartStopStep):
         with channel.conn_or_acquire() as client:
             newest = client.zrange(key, -state.REVOKES_MAX, -1)
         if newest:
-            ids = [task_id.decode() for task_id in newest]
+            ids = [task_id.decode(errors="replace") for task_id in newest]
             state.merge_revoked(ids)
             drop_revoked_at(channel, ids)
             logger.info("%d cancelled calls are known", len(newest))

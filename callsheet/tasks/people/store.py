@@ -84,7 +84,7 @@ def all_questions(settings: Settings, ended: Any) -> list[Question]:
     keys, client = Keys(settings.key_prefix), sync_client(settings)
     found: list[Question] = []
     with translated(settings):
-        members = [member.decode() for member in client.zrange(keys.waiting(), 0, -1)]
+        members = [member.decode(errors="replace") for member in client.zrange(keys.waiting(), 0, -1)]
         for start in range(0, len(members), _LOOKED_AT):
             some = [member.partition(" ") for member in members[start:start + _LOOKED_AT]]
             over = ended(sorted({job for _, _, job in some}))

@@ -114,7 +114,7 @@ def put_aside(job_id: str, calls: Iterable[str], settings: Settings) -> list[Liv
     wanted, keys, found = list(calls)[:MOST_ASIDE], Keys(settings.key_prefix), list[LiveCall]()
     with translated(settings):
         client = sync_client(settings)
-        agents = [agent.decode() for agent in client.zrange(keys.lines(), 0, MOST_ASIDE - 1)]
+        agents = [agent.decode(errors="replace") for agent in client.zrange(keys.lines(), 0, MOST_ASIDE - 1)]
         with client.pipeline(transaction=False) as pipe:
             pipe.hmget(f"{UNACKED}_later_messages", wanted)
             for agent in agents:

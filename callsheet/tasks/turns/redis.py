@@ -178,25 +178,33 @@ class RedisStore:
     def renew(self, held: Sequence[tuple[Claim, int]]) -> list[bool]:
         """Prolong turns; says of each whether it is still the call's. Blocks."""
         commands = [self.command(claim.agent_id, "renew", claim, [token]) for claim, token in held]
-        return [bool(answer[0]) for answer in self._run_all(commands)]
+        return [not isinstance(answer, Exception) and bool(answer[0]) for answer in self._run_all(commands)]
 
     def look_after(self) -> list[str]:
         """Pass on turns whose lease is over, where calls wait for them; gives messages to publish. Blocks."""
         due = sync_client(self._settings).zrangebyscore(self._keys.lines(), "-inf", round(time.time() * 1000), start=0,
                                                         num=100)
-        answers = self._run_all([self.command(agent.decode(), "pass", None, []) for agent in due]) if due else []
-        return [text.decode() for answer in answers for text in answer[-1]]
+        answers = self._run_all([self.command(agent.decode(errors="replace"), "pass", None, []) for agent in due])
+        odd = [agent for agent, answer in zip(due, answers, strict=True)
+               if isinstance(answer, Exception) or agent.decode(errors="replace").encode() != agent]
+        if odd:  # others behind them would never be due
+            logger.critical("No turns can be passed on of %s: see the keys of these agents, if there are such", odd)
+            sync_client(self._settings).zrem(self._keys.lines(), *odd)
+        return [text.decode() for answer in answers if not isinstance(answer, Exception) for text in answer[-1]]
 
     def _run_all(self, commands: list[tuple[list[str], list[Any]]]) -> list[Any]:
+        """The answers, or errors of single ones, such as of an agent with a key of another type."""
         client = sync_client(self._settings)
-        for by_text in (False, True):
+        for by_text in (False, True) if commands else ():
             with client.pipeline(transaction=False) as pipe:
                 for keys, args in commands:
                     pipe.execute_command(*_SCRIPT.command(keys, args, by_text))
-                try:
-                    return list(pipe.execute())
-                except NoScriptError:
-                    continue
+                found = pipe.execute(raise_on_error=False)
+            for answer in found:
+                if isinstance(answer, Exception) and is_trouble(answer):
+                    raise answer
+            if not any(isinstance(answer, NoScriptError) for answer in found):
+                return list(found)
         return []
 
     @property
@@ -244,7 +252,7 @@ class RedisStore:
         with translated(self._settings):
             if self._kept:
                 await client.zremrangebyscore(states, "-inf", round(time.time() * 1000) - self._kept)
-            ids = [agent.decode() for agent in await client.zrevrange(states, 0, most - 1)]
+            ids = [agent.decode(errors="replace") for agent in await client.zrevrange(states, 0, most - 1)]
             async with client.pipeline(transaction=False) as pipe:
                 for agent_id in ids:
                     pipe.hmget(self._keys.state(agent_id), "class", "turns", "created", "updated")

@@ -53,7 +53,7 @@ _TASK: Any = TypeAdapter(_fields(
              "compression"),
     eta=_Name | datetime, expires=_Name | datetime, retries=Annotated[int, Field(ge=0, le=_MOST_RETRIES)],
     timelimit=Annotated[list[_Seconds | None], Field(min_length=2, max_length=2)], group_index=int,
-    replaced_task_nesting=int, ignore_result=bool, stamps=_Object, stamped_headers=_List, **_AFTER))
+    replaced_task_nesting=int, ignore_result=bool, stamps=_Object, stamped_headers=list[_Name], **_AFTER))
 _FOLLOWS: Any = TypeAdapter(_fields(**_AFTER))
 _ENVELOPE: Any = TypeAdapter(_fields(
     body=str, **_named("content_type", "content_encoding"), headers=_Object, properties=_fields(
@@ -170,6 +170,8 @@ def _in_words(errors: Any) -> list[str]:
 def _nameless(fields: dict[str, Any]) -> list[str]:
     """What is wrong with the fields of a task beside their types."""
     odd = [f"it is a task without {what}" for key, what in (("task", "a name"), ("id", "an id")) if not fields.get(key)]
+    odd += [f"its {key} has control characters" for key in ("task", "id")
+            if not str(fields.get(key) or "").isprintable()]
     taken = _METHODS & fields.keys()
     for name in taken:
         del fields[name]
