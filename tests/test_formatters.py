@@ -285,6 +285,27 @@ def test_blank_texts_are_left_out_or_filled(cls: Any) -> None:
 
 
 @pytest.mark.parametrize("cls", CHAT)
+def test_numbers_that_json_has_not_go_as_text_and_whoever_calls_is_the_assistant(cls: Any) -> None:
+    call = {"type": "tool_use", "id": "1", "name": "f", "input": {"x": [float("nan"), float("inf"), 1.5]}}
+    found = formatted(cls(), ("", "So?", "user"), ("al", [call], "user"), ("system", [result("1", "r")], "system"))
+    said = json.dumps(found, allow_nan=False).replace("\\", "")
+    assert '["NaN", "Infinity", 1.5]' in said and found[1]["role"] in ("assistant", "model")
+    assert found[0].get("name", "_") == "_"
+
+
+def test_a_call_is_in_the_turn_of_what_gemini_said_before_it_and_no_answer_ends_with_a_thought() -> None:
+    said = [("al", "So?", "user"), ("bob", "Let me see.", "assistant"), ("bob", [use("1")], "assistant"),
+            ("system", [result("1", "r")], "system"), ("bob", "There.", "assistant"), ("bob", "And so.", "assistant")]
+    found = formatted(GeminiChatFormatter(), *said)
+    assert [(message["role"], len(message["parts"])) for message in found] == [
+        ("user", 1), ("model", 2), ("user", 1), ("model", 2)]
+    thought = {"type": "thinking", "thinking": "Hm.", "signature": "s"}
+    found = formatted(AnthropicChatFormatter(), ("al", "So?", "user"), ("bob", [thought], "assistant"),
+                      ("bob", [thought, text("x"), thought], "assistant"))
+    assert [[part["type"] for part in message["content"]] for message in found] == [["text"], ["thinking", "text"]]
+
+
+@pytest.mark.parametrize("cls", CHAT)
 def test_each_call_has_its_own_result_right_behind_it_whatever_the_memory_holds(cls: Any) -> None:
     found = turns(formatted(
         cls(), ("system", [result("0", "of no call")], "system"), ("bob", [use("1"), use("2")], "assistant"),

@@ -4,13 +4,14 @@ import asyncio
 import gc
 import json
 import pickle
+from datetime import date
 from typing import Any
 
 import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, HttpUrl, create_model
 
 from callsheet.errors import CallsheetError, CannotTravel, ModelError, SettingsError, UsageError
 from callsheet.formatters import OpenAIChatFormatter
@@ -53,11 +54,11 @@ def streaming() -> OpenAIChatModel:
 
 def test_a_whole_answer() -> None:
     message = {"role": "assistant", "content": "Hello", "reasoning_content": "greet", "tool_calls": [
-        {"id": "t1", "type": "function", "function": {"name": "wave", "arguments": '{"times": 2}'}}]}
+        {"id": 71, "type": "function", "function": {"name": "wave", "arguments": '{"times": 2}'}}]}
     [response] = ask(says(whole(message, "tool_calls")))
     assert response.content == [
         {"type": "thinking", "thinking": "greet"}, {"type": "text", "text": "Hello"},
-        {"type": "tool_use", "id": "t1", "name": "wave", "input": {"times": 2}}]
+        {"type": "tool_use", "id": "71", "name": "wave", "input": {"times": 2}}]
     assert (response.id, response.type, response.metadata) == ("c1", "chat", None)
     assert response.usage is not None
     assert (response.usage.input_tokens, response.usage.output_tokens, response.usage.type) == (7, 2, "chat")
@@ -218,6 +219,8 @@ def test_schemas_are_strict_where_they_can_be() -> None:
     assert made["schema"]["properties"]["inner"] == {"$ref": "#/$defs/Inner"}
     assert made["schema"]["$defs"]["Inner"]["required"] == ["default"]
     assert response_format(Free)["json_schema"]["strict"] is False
+    made = response_format(create_model("Page", url=(HttpUrl, ...), on=(date, ...)))["json_schema"]
+    assert made["strict"] and [one.get("format") for one in made["schema"]["properties"].values()] == [None, "date"]
 
 
 ERROR = json.dumps({"error": {"message": "Incorrect key sk-secret given", "type": "x", "code": "invalid_api_key"}})

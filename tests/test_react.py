@@ -215,9 +215,13 @@ def test_a_summary_is_of_what_its_model_can_read() -> None:
     assert len(json.dumps(call.messages)) < 2000
 
 
-def test_without_a_compaction_a_prompt_that_is_too_long_is_an_error() -> None:
+def test_without_a_compaction_a_prompt_that_is_too_long_is_an_error_and_forgotten() -> None:
+    agent = agent_with(["Hello.", tool_call("add", a=1), TOO_LONG, "Here."], add)
+    run(agent, Msg("user", "Hi", "user"))
     with pytest.raises(EndpointError):
-        run(agent_with([TOO_LONG, "never"]))
+        run(agent)
+    assert shape(agent) == ["user: Hi", "assistant: Hello."]
+    assert run(agent, Msg("user", "And?", "user")).get_text_content() == "Here."
 
 
 def shows() -> Any:

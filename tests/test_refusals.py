@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from pydantic import BaseModel
 
-from callsheet import Msg, ReActAgent
+from callsheet import Msg, ReActAgent, Toolkit
 from callsheet.errors import CircuitOpen
 from callsheet.formatters import AnthropicChatFormatter, OpenAIChatFormatter
 from callsheet.models import AnthropicChatModel, EndpointError, OpenAIChatModel
@@ -212,6 +212,72 @@ def test_thoughts_that_a_server_wants_with_each_message_are_filled_in() -> None:
             return await OpenAIChatModel("m", stream=False)([*ASK, {"role": "assistant", "content": "x"}, *ASK])
 
     assert asyncio.run(main()).content[0]["text"] == "Fine."
+
+
+@pytest.mark.parametrize("cls", [AnthropicChatModel, OpenAIChatModel])
+def test_a_conversation_begins_and_ends_with_a_user_where_the_provider_wants_that(cls: Any) -> None:
+    pytest.importorskip("anthropic")
+    roles: list[list[str]] = []
+
+    async def strict(request: web.Request) -> web.StreamResponse:
+        roles.append([message["role"] for message in (await request.json())["messages"]])
+        if roles[-1][-1:] != ["user"]:
+            text = "This model does not support assistant message prefill: it must end with a user message."
+            return web.json_response({"error": {"type": "invalid_request_error", "message": text}}, status=400)
+        if cls is OpenAIChatModel:
+            return web.Response(text=whole({"content": "x"}), content_type="application/json")
+        return web.json_response({"id": "m", "type": "message", "role": "assistant", "model": "c",
+                                  "content": [{"type": "text", "text": "x"}], "stop_reason": "end_turn",
+                                  "usage": {"input_tokens": 5, "output_tokens": 5}})
+
+    async def main() -> None:
+        async with serving(strict, cls("m").endpoint, api_key="sk-test"):
+            for _ in range(2):
+                await cls("m", stream=False)([{"role": "system", "content": "Be."},
+                                              {"role": "assistant", "content": "So far."}])
+            await cls("m", stream=False)([{"role": "system", "content": "Be."}, *ASK])
+
+    asyncio.run(main())
+    first = ["system"] if cls is OpenAIChatModel else ["user"]
+    asked = [*first, "assistant"]
+    assert roles[:3] == [asked, [*asked, "user"], [*asked, "user"]]  # learned
+    assert roles[3:] == [["system", "user"] if cls is OpenAIChatModel else ["user"]]
+
+
+PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
+
+
+def look() -> Any:
+    """Show."""
+    return [PICTURE]
+
+
+@pytest.mark.parametrize("by_tool", [False, True])
+def test_a_picture_that_the_provider_refuses_does_not_break_the_agent(by_tool: bool) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+
+    async def blind(request: web.Request) -> web.StreamResponse:
+        said = json.dumps((await request.json())["messages"])
+        if "image_url" in said:
+            return web.json_response({"error": {"message": "You uploaded an unsupported image."}}, status=400)
+        calls = {"tool_calls": [call]} if by_tool and "cannot be shown" not in said else {}
+        return web.Response(text=whole({"content": "Fine.", **calls}), content_type="application/json")
+
+    kit = Toolkit()
+    kit.register_tool_function(look)
+    agent = ReActAgent("bob", "You see.", OpenAIChatModel("m", stream=False),
+                       OpenAIChatFormatter(promote_tool_result_images=True), kit)
+    agent.set_console_output_enabled(False)
+
+    async def main() -> None:
+        async with serving(blind):
+            if not by_tool:
+                with pytest.raises(EndpointError, match="unsupported image"):
+                    await agent.reply(Msg("al", [PICTURE], "user"))  # type: ignore[list-item]
+            for _ in range(2):
+                assert (await agent.reply(Msg("al", "And now?", "user"))).get_text_content() == "Fine."
+
+    asyncio.run(main())
 
 
 def claude(thinks: bool) -> Handler:

@@ -32,6 +32,7 @@ class Course:
         hints: for the model's next answer only; never remembered.
         taken: ids of the calls in the memory.
         asked: ids of the messages that the reply is to.
+        blind: whether the model's endpoint has refused media; those that were not asked with are left out then.
     """
 
     def __init__(self, owner: object, memory: MemoryBase, form: type[BaseModel] | None = None,
@@ -44,6 +45,7 @@ class Course:
         self.so_far: list[Any] = []  # texts of an answer that the model was stopped in
         self.taken: set[str] = set()
         self.asked: set[str] = set()
+        self.blind = False
         self._memory = memory
         self._adding = asyncio.Lock()
         self.begin()

@@ -29,6 +29,7 @@ ToolChoice = Literal["auto", "none", "required"]
 OnCut = Literal["mark", "continue", "refuse"]
 _WHY = "_finish_reason"  # in the metadata of an answer that is not whole
 _BROKEN_OFF = "<system-info>This tool call was broken off: there is no result.</system-info>"
+_REFUSED = "the model's endpoint refused what was here"
 _SHORTER = 4  # times that a prompt is made shorter for one answer
 _INTERRUPTED_REPLY = "You interrupted me. How shall I go on?"
 _SAY_IT = "<system-hint>The data are complete. Now answer in words, from what you know.</system-hint>"
@@ -346,6 +347,8 @@ class ReActAgent(AgentBase):
         found = await self.memory.get_memory()
         course, system = self._course(), Msg("system", self.sys_prompt, "system")
         course.taken = {call.block["id"] for call in calls_in(found)}
+        if course.blind:
+            found = [msg if msg.id in course.asked else without_media(msg, _REFUSED) for msg in found]
         try:
             return await self.formatter.format([system, *found, *more])
         except MessageError:  # a picture that is gone, a sound of another type: it would fail each reply from now on
@@ -374,17 +377,32 @@ class ReActAgent(AgentBase):
     async def _ask(self, msg: Msg, more: list[Msg], **options: Any) -> None:
         """Ask the model; `msg` grows with its answer, and is printed as it grows.
 
-        The memory's compaction is asked before, and again where the model refuses the prompt's length.
+        The memory's compaction is asked before, and again where the model refuses the prompt's length. Media that its
+        endpoint refuses are left out. What is refused all the same is forgotten: it would fail each reply from now on.
         """
+        course = self._course()
         await self._compact()
         for left in reversed(range(_SHORTER + 1)):
             try:
                 await self._ask_once(msg, await self._prompt(more), **options)
                 return
             except EndpointError as exc:
-                if not (exc.too_long and left and await self._compact(refused=True)):
+                if exc.too_long and left and await self._compact(refused=True):
+                    log.info("model_prompt_too_long agent=%s: the memory was compacted, and it is asked again",
+                             self.label)
+                elif exc.of_media and left and not course.blind:
+                    log.warning("model_media_refused agent=%s: it is asked again without those of before", self.label)
+                    course.blind = True
+                else:
+                    await self._forget(course, exc)
                     raise
-                log.info("model_prompt_too_long agent=%s: the memory was compacted, and it is asked again", self.label)
+
+    async def _forget(self, course: Course, exc: EndpointError) -> None:
+        """Forget what this reply is to, if its media are refused; or all of this reply, if it is too long."""
+        found = await self.memory.get_memory(prepend_summary=False)
+        start = next((place for place, msg in enumerate(found) if msg.id in course.asked), len(found))
+        await self.memory.delete([msg.id for msg in found[start:] if exc.too_long or (
+            exc.of_media and msg.id in course.asked and msg.has_content_blocks(["image", "audio", "video"]))])
 
     async def _ask_once(self, msg: Msg, prompt: list[dict[str, Any]], **options: Any) -> None:
         course = self._course()

@@ -49,6 +49,8 @@ class AnthropicChatFormatter(ChatFormatter):
 
     def _message(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> dict[str, Any]:
         role = "user" if msg.role == "system" and index else msg.role  # only the first may be the system's
+        while role == "assistant" and parts and "thinking" in parts[-1]["type"]:
+            parts.pop()  # of an answer that was interrupted: none may end with a thought
         return {"role": role, "content": parts}
 
 

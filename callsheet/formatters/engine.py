@@ -46,7 +46,7 @@ class ChatFormatter(TruncatedFormatterBase):
                     (parts if self.calls_are_parts else calls).append(self._call(block))
                 elif block["type"] == "tool_result":
                     if called:  # the result of a call in the same message comes after it
-                        formatted += self._messages(msg, index, parts, calls)
+                        self._put(formatted, self._message(msg, index, parts, calls))
                         parts, calls, called = [], [], False
                     message, again = await self._result(block)
                     if self.calls_are_parts and formatted and formatted[-1] is results:
@@ -59,7 +59,7 @@ class ChatFormatter(TruncatedFormatterBase):
                 else:
                     part = await self._part(block, msg)
                     parts += [] if part is None else [part]
-            formatted += self._messages(msg, index, parts, calls)
+            self._put(formatted, self._message(msg, index, parts, calls))
         return formatted
 
     async def _part(self, block: dict[str, Any], msg: Msg) -> Any:
@@ -96,9 +96,13 @@ class ChatFormatter(TruncatedFormatterBase):
     def _message(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> dict[str, Any]:
         """A message with what is in it."""
 
-    def _messages(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> Formatted:
-        message = self._message(msg, index, parts, calls)
-        return [message] if any(message.get(name) for name in ("content", "parts", "images", "tool_calls")) else []
+    def _put(self, formatted: Formatted, message: dict[str, Any]) -> None:
+        if not any(message.get(name) for name in ("content", "parts", "images", "tool_calls")):
+            return
+        if message["role"] == "model" and formatted and formatted[-1]["role"] == "model":
+            formatted[-1]["parts"] += message["parts"]  # Gemini takes a call only right after a user's message
+        else:
+            formatted.append(message)
 
     def _promotion(self, block: dict[str, Any], media: list[tuple[str, dict[str, Any]]]) -> list[Msg]:
         """The message that shows a tool result's media."""

@@ -1,5 +1,6 @@
 """What no provider takes, mended on the way out: a memory holds what models, tools and people said as they said it."""
 
+import json
 import re
 from typing import Any
 
@@ -25,6 +26,8 @@ def _filled(msg: Msg) -> Msg | None:
     if isinstance(msg.content, str):
         return msg if msg.content.strip() else _with(msg, []) if msg.role == "user" else None
     after = [one for block in msg.content if (one := _block(block)) is not None]
+    if any(block["type"] == "tool_use" for block in after) and msg.role != "assistant":
+        msg = msg.model_copy(update={"role": "assistant"})  # nobody else can call
     if after == msg.content:
         return msg
     return _with(msg, after) if after or msg.role == "user" else None
@@ -40,6 +43,11 @@ def _block(block: Any) -> Any:
         return block if block[kind].strip() or len(block) > 2 else None
     if kind in ("tool_use", "tool_result") and (name := tool_name(block["name"] or "unnamed")) != block["name"]:
         block = {**block, "name": name}  # one that a model made up
+    if kind == "tool_use":
+        try:
+            json.dumps(block["input"], allow_nan=False)
+        except ValueError:  # of a number that is none, or too large: Python reads these, and JSON has none
+            block = {**block, "input": json.loads(json.dumps(block["input"]), parse_constant=str)}
     if kind == "tool_result":
         output = block["output"]
         full = output.strip() if isinstance(output, str) else [

@@ -66,7 +66,7 @@ class OpenAIChatFormatter(OpenAIForms):
 
     def _message(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> dict[str, Any]:
         content = [part for part in parts if part.get("type") != "thinking"]
-        message = {"role": msg.role, "name": _NO_NAME.sub("_", msg.name)[:64], "content": content or None}
+        message = {"role": msg.role, "name": _NO_NAME.sub("_", msg.name)[:64] or "_", "content": content or None}
         # Reasoners want the thoughts behind a call back with it.
         return {**message, **self._thoughts(parts), "tool_calls": calls} if calls else message
 

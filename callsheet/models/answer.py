@@ -133,8 +133,8 @@ class Answer:
             tool = None if whole else self._slot(call, position if len(calls) > 1 else None, arguments)
             if tool is None:
                 tool = self._new_call(call.get("index", position))
-            tool.id = tool.id or call.get("id") or ""
-            tool.name = tool.name or function.get("name") or ""
+            tool.id = tool.id or str(call.get("id") or "")
+            tool.name = tool.name or str(function.get("name") or "")
             tool.arguments.add(arguments)
             tool.extra.update((key, value) for key, value in call.items() if key not in _OF_CALLS)
         return bool(calls) or before != sum(part.size for part in parts)

@@ -17,7 +17,7 @@ from callsheet.models.base import ChatResponse, ChatUsage
 from callsheet.models.ending import ended, reason
 from callsheet.models.exchange import fitting
 from callsheet.models.growing import Pace, Text
-from callsheet.models.remote import Messages, check_messages, one_of
+from callsheet.models.remote import Messages, check_messages, ended_by_user, one_of, opened_by_user
 from callsheet.models.schema import as_tool
 from callsheet.models.sdk import HEADER, SdkCall, SdkChatModel, no_cookies, unusable
 from callsheet.resources.endpoints import STAND_IN, shown_url
@@ -118,6 +118,7 @@ class AnthropicChatModel(SdkChatModel):
         if messages[0]["role"] == "system":
             parameters["system"] = messages[0]["content"]
             parameters["messages"] = messages[1:]
+        parameters["messages"] = ended_by_user(opened_by_user(parameters["messages"], content="(no text)"), refused)
         call = self._begin(parameters, options.structured, parameters.pop("timeout", None))
         httpx2: Any = importlib.import_module("httpx2")
         parameters["timeout"] = httpx2.Timeout(call.timeout, connect=call.failures.endpoint.connect_timeout, pool=None)

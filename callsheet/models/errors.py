@@ -52,6 +52,7 @@ class EndpointError(ModelError):
         self.too_long = too_long
         self.parameter: str | None = None  # that the endpoint does not take, if it said so; for the models alone
         self.lasting = True
+        self.of_media = False  # whether it speaks of a picture, sound or film; for the agents
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -130,6 +131,8 @@ class Failures:
 
     def _with_parameter(self, error: EndpointError, said: str) -> EndpointError:
         error.parameter = refused_parameter(self.asked, said)
+        error.of_media = not (error.retryable or error.too_long) and error.status not in (401, 402, 403, 404) and (
+            _MEDIA.search(said) is not None)
         error.lasting = re.search(r"invalid (?:json.?)?schema", said, re.I) is None  # that is one form's own
         return error
 
@@ -198,6 +201,7 @@ _TOO_LONG = re.compile(
     r"(?:prompt|input) is too long|input token count.{0,40}exceeds|maximum prompt length|max_prompt_tokens|"
     r"(?:reduce|shorten) the length of the|range of input length|request_too_large|too large for model|"
     r"token limit exceeded")
+_MEDIA = re.compile(r"image|picture|photo|audio|video|media|mime|inline_?data|base64|download", re.I)
 
 
 def _sentence(text: str) -> str:

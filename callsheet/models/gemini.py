@@ -20,7 +20,7 @@ from callsheet.models.base import ChatResponse, ChatUsage
 from callsheet.models.ending import ended, reason
 from callsheet.models.exchange import fitting
 from callsheet.models.growing import Pace, Text
-from callsheet.models.remote import Messages, check_messages, one_of
+from callsheet.models.remote import Messages, check_messages, one_of, opened_by_user
 from callsheet.models.sdk import HEADER, SdkCall, SdkChatModel, no_cookies, unusable
 from callsheet.models.structured import Misfit, problems_of
 from callsheet.resources.endpoints import STAND_IN, shown_url
@@ -113,6 +113,7 @@ class GeminiChatModel(SdkChatModel):
         config = {**options.config, "automatic_function_calling": {"disable": True}}
         if messages[0]["role"] == "system":
             config["system_instruction"] = {"parts": contents.pop(0)["parts"]}
+        contents = opened_by_user(contents, parts=[{"text": "(no text)"}])
         arguments: dict[str, Any] = {"model": self.model_name, "contents": contents}
         call = self._begin(arguments, options.structured, options.timeout)
         if config.get("tool_config"):

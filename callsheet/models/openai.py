@@ -13,7 +13,7 @@ from callsheet.models.base import ChatResponse
 from callsheet.models.call import Call, Opened
 from callsheet.models.errors import Failures
 from callsheet.models.exchange import read_whole, stream_answer
-from callsheet.models.remote import Chunks, Messages, RemoteChatModel, check_messages, is_mode, one_of
+from callsheet.models.remote import Chunks, Messages, RemoteChatModel, check_messages, ended_by_user, is_mode, one_of
 from callsheet.models.schema import as_tool, response_format
 from callsheet.resources import find_endpoint
 from callsheet.resources.refusals import OF_MESSAGES, WANTS_REASONING
@@ -188,7 +188,7 @@ def _fitting(body: dict[str, Any], refused: frozenset[str]) -> dict[str, Any]:
     if "tool_choice" in refused and "tool_choice" in made:
         made["tool_choice"] = "auto"
     if refused & OF_MESSAGES:
-        made["messages"] = [_stripped(message, refused) for message in made["messages"]]
+        made["messages"] = ended_by_user([_stripped(message, refused) for message in made["messages"]], refused)
     return made
 
 

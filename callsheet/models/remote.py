@@ -17,6 +17,7 @@ from callsheet.models.errors import EndpointError
 from callsheet.models.fallback import Candidate, first_that_answers
 from callsheet.models.structured import Misfit, added
 from callsheet.resources import find_endpoint, learned
+from callsheet.resources.refusals import WANTS_LAST_WORD
 from callsheet.settings import Endpoint
 from callsheet.settings.secrets import keep_secret
 
@@ -262,6 +263,19 @@ def one_of(client_kwargs: dict[str, Any] | None, client_args: dict[str, Any] | N
     if client_kwargs is not None and client_args is not None:
         raise UsageError("client_args is the old name of client_kwargs: give one of them.")
     return client_kwargs if client_args is None else client_args
+
+
+def opened_by_user(messages: Messages, **said: Any) -> Messages:
+    """The messages with one of the user's first, without which some providers take none."""
+    fine = messages and messages[0]["role"] not in ("assistant", "model")
+    return messages if fine else [{"role": "user", **said}, *messages]
+
+
+def ended_by_user(messages: Messages, refused: frozenset[str]) -> Messages:
+    """The messages with a word of the user's last, where the endpoint wants that."""
+    if WANTS_LAST_WORD not in refused or not messages or messages[-1]["role"] != "assistant":
+        return messages
+    return [*messages, {"role": "user", "content": "Go on."}]
 
 
 def is_mode(choice: str) -> bool:

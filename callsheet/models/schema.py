@@ -8,6 +8,7 @@ from callsheet.messages.forms import form_of
 
 _NOT_STRICT = frozenset({"oneOf", "allOf", "not", "if", "prefixItems", "uniqueItems", "patternProperties",
                          "propertyNames", "contains", "dependentRequired", "dependentSchemas", "unevaluatedProperties"})
+_FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"})
 
 
 def response_format(model: type[BaseModel]) -> dict[str, Any]:
@@ -44,8 +45,8 @@ def _strict(node: Any) -> tuple[Any, bool]:
     fine = bool(node) and not _NOT_STRICT & node.keys()
     out: dict[str, Any] = {}
     for key, value in node.items():
-        if key == "default":
-            continue
+        if key == "default" or (key == "format" and value not in _FORMATS):
+            continue  # which strict endpoints refuse
         if key in ("properties", "$defs"):  # their keys are names, not keywords
             named = {name: _strict(part) for name, part in value.items()}
             out[key] = {name: part for name, (part, _) in named.items()}

@@ -24,6 +24,9 @@ SAID, PARAMETER = "callsheet_said", "callsheet_parameter"
 WANTS_REASONING = "no reasoning_content"
 """Stands for a parameter: each message of the model's must have its thoughts."""
 
+WANTS_LAST_WORD = "no last word of the model's"
+"""Likewise: the last message must be a user's, or a tool's result."""
+
 _UNIT = {"ms": 0.001, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _TIME = r"(?:\d+(?:\.\d+)?\s*(?:ms|milliseconds?|s|sec(?:ond)?s?|m|min(?:ute)?s?|h|hours?|d|days?)(?![a-z])\s*)+"
 _WAIT = re.compile(rf"(?:again|retry|wait|reset\w*|available)\s+(?:in|after|for|at least)?\s*({_TIME})", re.I)
@@ -44,7 +47,8 @@ _UNKNOWN = re.compile(
 _NEEDED = frozenset({"model", "messages", "contents", "system", "tools", "stream", "stop", "n", "logit_bias", "audio",
                      "modalities", "format", "input", "options", "metadata", "user", "config"})
 _INSIDE = ("reasoning_content", "reasoning_details", "extra_content", "cache_control")  # of messages
-OF_MESSAGES = frozenset({*_INSIDE, "name", WANTS_REASONING})
+OF_MESSAGES = frozenset({*_INSIDE, "name", WANTS_REASONING, WANTS_LAST_WORD})
+_LAST_WORD = re.compile(r"must end with a user|assistant message prefill|expected last role user", re.I)
 _NAME = re.compile(r"messages.{0,80}\bname\b", re.I | re.S)
 
 
@@ -78,6 +82,8 @@ def refused_parameter(asked: Mapping[str, Any], said: str) -> str | None:
             return name
     if "reasoning_content" in said and re.search(r"missing|must be passed|required", said, re.I):
         return WANTS_REASONING
+    if _LAST_WORD.search(said):
+        return WANTS_LAST_WORD
     if not _UNKNOWN.search(said):
         return None
     names = [name for name in asked if name not in _NEEDED]
