@@ -34,6 +34,7 @@ CallsheetError
 │   ├── ResultTimeout           no result within the time given (also TimeoutError)
 │   ├── JobCancelled            the job was cancelled or revoked
 │   ├── JobExpired              the job's `expires` passed before a worker took it
+│   ├── JobLost                 Redis lost its data, and the job with them
 │   ├── AnswerRefused           an answer that no question waits for, or that does not fit it (also ValueError)
 │   ├── CallRefused             a worker refused the message: too large, or not Celery's
 │   ├── UnknownJob              nothing is known of a job: it never was, or has expired (also KeyError)
@@ -272,6 +273,10 @@ class JobCancelled(JobError):
 
 class JobExpired(JobError):
     """The job's `expires` passed before a worker took it."""
+
+
+class JobLost(JobError):
+    """Redis lost its data, and with them the job: no worker has it any more, and it will not end."""
 
 
 class AnswerRefused(JobError, ValueError):

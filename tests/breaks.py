@@ -20,8 +20,9 @@ from tests.proxy import Proxy
 from tests.services import RedisServer, wait_for, worker
 
 ENV = {"CALLSHEET_MODULES": "tests.agents,tests.agents.marking", "CALLSHEET_LEASE": "30"}
-#: Which queues there are; what workers hold; hubs that are open; agents for whose turn calls wait.
-BOUNDED = r"_kombu\.binding[._].*|unacked(_index|_lease)?|callsheet:(hubs|lines)"
+#: Which queues there are; what workers hold; hubs that are open; agents for whose turn calls wait; which life of
+#: the data it is.
+BOUNDED = r"_kombu\.binding[._].*|unacked(_index|_lease)?|callsheet:(hubs|lines|epoch)"
 NAMES = ["bad", "cpu", "end", "host", "host.one", "host.two", "inner", "left", "right", "start", "state"]
 
 

@@ -2,6 +2,8 @@
 themselves once it is right again, and no call and no result is lost."""
 
 import asyncio
+import contextlib
+import json
 import re
 import signal
 import threading
@@ -15,12 +17,20 @@ from celery import chain
 
 import callsheet
 from callsheet import AgentFailed, FanoutPipeline, Job, Msg, MsgHub, SequentialPipeline, Settings
-from callsheet.errors import AgentTimeout, RedisUnavailable, ResultTimeout
+from callsheet.agents import CallOptions
+from callsheet.cli.batch import Batch
+from callsheet.cli.inputs import Input
+from callsheet.cli.progress import Display, Tally
+from callsheet.cli.results import Results
+from callsheet.cli.sent import Sent
+from callsheet.errors import AgentTimeout, JobLost, RedisUnavailable, ResultTimeout
 from callsheet.hub.place import the_hubs
 from callsheet.resources import redis as clients
+from callsheet.resources.epoch import epoch
 from callsheet.resources.trouble import in_words, is_lasting, is_trouble, refusal
 from callsheet.settings import celery as config
-from callsheet.settings import use_settings
+from callsheet.settings import get_settings, use_settings
+from callsheet.tasks import waiter as waiting
 from callsheet.tasks.app import current_app
 from tests import breaks
 from tests.agents.basic import Compute, Echo
@@ -497,6 +507,139 @@ def test_a_redis_that_pauses_for_ten_seconds_is_waited_for(scene, folder):
     assert Compute("c").submit(HELLO).get(30).content == "c:1"
     wait_for(scene.idle, 20, "all acknowledged")
     assert folder.lines("started") == ["single", "step"]
+
+
+# A Redis that has lost its data -------------------------------------------------------------------------
+
+
+LOST = "has lost data: it came back empty"
+
+
+def lose(server: RedisServer, how: str) -> None:
+    if how == "flushed":
+        server.client().flushall()
+    else:
+        server.stop(signal.SIGKILL)
+        server.start()
+
+
+@pytest.fixture(scope="module")
+def forgetful():
+    """A worker of each kind, and their Redis that keeps nothing."""
+    server = RedisServer()
+    try:
+        with worker("callsheet.workers.io", server.url, "-c", "20", env=ENV) as io, \
+                worker("callsheet.workers.cpu", server.url, "-c", "2", env=ENV) as cpu:
+            yield Scene(server, io, io, cpu)
+    finally:
+        server.remove()
+
+
+@pytest.mark.parametrize("how", ["flushed", "restarted empty", "restarted from an old file"])
+def test_what_redis_lost_ends_and_what_runs_goes_on(forgetful, folder, how, monkeypatch):
+    monkeypatch.setattr(waiting, "_LOOK", 1.0)
+    scene = forgetful
+    with use_settings(client_settings(scene.server, lease=LEASE)):
+        Echo("a").submit(HELLO).get(20)
+        if how == "restarted from an old file":
+            client = scene.server.client()
+            client.save()
+            saved = int(client.hget("callsheet:epoch", "looks"))
+            wait_for(lambda: int(client.hget("callsheet:epoch", "looks")) > saved + 5, what="looks of the workers")
+            epoch(get_settings()).look()
+        scene.look()
+        going = [Gated(str(folder), "single").submit(HELLO), CpuGated(str(folder), "cpu").submit(HELLO),
+                 SequentialPipeline([Gated(str(folder), "step"), Echo("b")]).submit(HELLO)]
+        folder.wait("started", 3)
+        lost = [Echo("a").submit(HELLO, queue="nobody"), Echo("a").submit(HELLO, countdown=4000),
+                FanoutPipeline([Echo("a"), Gated(str(folder), "a", gate="never")]).submit(HELLO)]
+        ended = Echo("a").submit(HELLO)
+        assert ended.get(20).content == "a:hello"
+        folder.wait("started", 4)
+        lose(scene.server, how)
+        with pytest.raises(ResultTimeout, match="has lost data since it was sent"):
+            going[0].get(0.5)
+        for job in lost[:2]:
+            with pytest.raises(JobLost, match=f"lost its data, and job {job.id} with them: .*appendonly yes"):
+                job.get(30)
+        with pytest.raises(ResultTimeout):
+            lost[2].get(0.5)  # one of its branches runs
+        folder.open("never")
+        if how == "flushed":
+            with pytest.raises(JobLost):
+                list(lost[2].stream())
+        folder.open()
+        assert [job.get(30).content for job in going] == ["through", "through", "b:through"]
+        assert Echo("a").submit(HELLO).get(20).content == "a:hello"
+        wait_for(scene.idle, 20, "all acknowledged")
+        assert sorted(folder.lines("started")) == ["a", "cpu", "single", "step"]
+        for queue in ("io", "cpu"):
+            assert scene.said(queue).count(LOST) == (1 if queue == "cpu" else 2)  # both logs of io are one
+            assert "calls that this worker holds nothing was left in Redis" in scene.said(queue)
+
+
+def test_a_run_over_files_sends_again_what_redis_lost(forgetful, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(waiting, "_LOOK", 0.5)
+    with use_settings(client_settings(forgetful.server, lease=LEASE)), contextlib.ExitStack() as files:
+        before = Echo("a").submit(HELLO, queue="nobody")
+        results, sent = Results(tmp_path / "out.jsonl"), Sent(tmp_path / "state", "it")
+        files.callback(sent.close)
+        files.callback(results.close)
+        batch = Batch(Echo("a"), CallOptions(), results, sent, picked_up={"one": before.id}, window=5,
+                      display=Display(Tally(1, 0)), check=lambda: None, stalled=lambda: "")
+
+        async def main():
+            running = asyncio.ensure_future(batch.run(iter([Input("one", "one.txt", HELLO)])))
+            await asyncio.sleep(0)
+            await asyncio.to_thread(wait_for, lambda: before.id in waiting_for_now(), 20, "the wait")
+            lose(forgetful.server, "flushed")
+            await asyncio.wait_for(running, 30)
+
+        asyncio.run(main())
+    assert "one.txt is sent again. The Redis at" in capsys.readouterr().err
+    [line] = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert (line["status"], line["result"]["content"]) == ("ok", "a:hello")
+    assert line["job_id"] != before.id
+
+
+def waiting_for_now() -> list[str]:
+    return [task_id for _, one in list(waiting._waiters.values()) for task_id in list(one._sent)]
+
+
+def test_a_restart_with_data_a_flushed_script_cache_and_broken_connections_lose_nothing(scene, folder):
+    data = epoch(get_settings())
+    data.look()
+    losses = data.losses
+    scene.look()
+    job = Gated(str(folder)).submit(HELLO)
+    folder.wait("started", 1)
+    scene.server.stop(signal.SIGKILL)
+    scene.server.start()
+    client = scene.server.client()
+    client.script_flush()
+    for kind in ("normal", "pubsub"):
+        client.execute_command("CLIENT", "KILL", "TYPE", kind)
+    outlast(LEASE)
+    data.look()
+    with pytest.raises(ResultTimeout, match="It is running"):
+        job.get(0.5)
+    folder.open()
+    assert job.get(30).content == "through"
+    assert data.losses == losses
+    assert "lost data" not in scene.said("io") + scene.said("cpu")
+
+
+def test_a_job_whose_parts_were_evicted_is_told_from_one_that_runs(scene, folder):
+    job = FanoutPipeline([Gated(str(folder)), Echo("a")]).submit(HELLO)
+    folder.wait("started", 1)
+    client = scene.server.client()
+    client.delete(*(key for key in client.scan_iter() if key.endswith((".j", ".t", ".s"))))
+    with pytest.raises(ResultTimeout, match="It is running"):
+        job.get(0.5)
+    folder.open()
+    wait_for(scene.idle, 20, "all acknowledged")
+    with pytest.raises(ResultTimeout, match=r"Neither a queue nor a worker has a call of it: .*evicted"):
+        job.get(0.5)
 
 
 PIPED = "Command # 1 (XADD {}) of pipeline caused error: "

@@ -469,17 +469,26 @@ def test_a_message_whose_answer_is_lost_is_sent_again_and_there_once(server, ben
         proxy.close()
 
 
-def test_a_redis_that_comes_back_empty_is_said(own_redis, bench, caplog):
+def test_what_a_redis_that_comes_back_empty_has_lost_is_registered_anew(own_redis, bench, caplog):
     queue = name()
     ours = bench(own_redis.url, queue).consume()
     ours.send(queue, 1)
     assert ours.drain(1) == [1]
     ledger = ledger_of(ours.channel)
     ledger.renew()
+    client, layout = own_redis.client(), ledger.layout
+    [(tag, entry)] = client.hgetall(layout.unacked).items()
     assert "left in Redis" not in caplog.text
-    own_redis.client().flushall()
+    client.flushall()
     ledger.renew()
-    assert "Of none of the 1 calls that this worker holds is anything left in Redis" in caplog.text
+    assert "Of 1 calls that this worker holds nothing was left in Redis" in caplog.text
+    assert not ledger.slipped()
+    assert abs(client.zscore(layout.leases, tag) - time.time() - ledger.term) < 5
+    again = json.loads(client.hget(layout.unacked, tag))
+    assert again[0]["body"] == json.loads(entry)[0]["body"]
+    assert again[1:] == json.loads(entry)[1:]
+    ledger.give_back([tag])
+    assert ours.drain(1) == [1]
 
 
 def test_what_is_remembered_of_published_messages_is_bounded_and_expires(server):

@@ -17,7 +17,7 @@ from callsheet.cli.progress import Display
 from callsheet.cli.results import Results
 from callsheet.cli.sent import Sent
 from callsheet.cli.target import Target
-from callsheet.errors import AgentFailed, CallsheetError, CannotTravel, JobError, RedisUnavailable
+from callsheet.errors import AgentFailed, CallsheetError, CannotTravel, JobError, JobLost, RedisUnavailable
 from callsheet.messages import Msg
 from callsheet.tasks.jobs import Job
 
@@ -167,6 +167,9 @@ class Batch:
             if self._prints is not None:
                 await self._prints.follow(item.source, job)
             result, error = await job, None
+        except JobLost as exc:
+            await self._send_again(item, exc)
+            return
         except JobError as exc:
             result, error = None, exc
         except Exception as exc:
@@ -177,6 +180,14 @@ class Batch:
             return
         seconds = None if started is None else round(time.monotonic() - started, 3)
         self._write(item, job.id, seconds, result=result, error=error)
+
+    async def _send_again(self, item: Input, lost: JobLost) -> None:
+        self._display.say(f"{item.source} is sent again. {lost}")
+        self._picked_up.pop(item.id, None)
+        try:
+            await self._send([item])
+        except Exception as exc:
+            self._fail(exc)
 
     def _write(self, item: Input, job_id: str, seconds: float | None, *, result: Any = None,
                error: CallsheetError | None = None) -> None:

@@ -40,6 +40,8 @@ seats(agent)        hash     the hubs that an agent sits in, and what it has hea
 hub_exchange(name)  -        name of the hub's fanout exchange; its channel is kombu's, "/<db>.<exchange>"
 home(client)        hash     the worker that holds the session of an MCP client with affinity, see homes.lua; expires
 direct_queues()     zset     queues that one worker alone consumes, with its own -> ms until which it is known to live
+epoch()             hash     this life of the data in Redis: `id`, and `looks`, how many there were at it; stays, see
+                             resources/epoch.py
 probe()             string   written by a worker to see whether a Redis that was in trouble takes writes; expires
 revoked()           zset     task id -> unix time of its cancellation; workers read it when they start
 dead_letters()      list     messages and calls that no worker takes, the newest first, each as JSON; bounded, and
@@ -134,6 +136,10 @@ class Keys:
     def probe(self) -> str:
         """What a worker writes to see whether Redis takes writes again."""
         return f"{self.prefix}probe"
+
+    def epoch(self) -> str:
+        """Which life of the data this is."""
+        return f"{self.prefix}epoch"
 
     def revoked(self) -> str:
         """Cancelled task ids, for workers that start later."""

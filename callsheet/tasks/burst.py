@@ -14,6 +14,7 @@ from celery import Celery
 
 from callsheet.agents import AgentBase, CallOptions
 from callsheet.resources.context import lineage, made_here
+from callsheet.resources.epoch import looked_at
 from callsheet.settings import Settings
 from callsheet.tasks import payloads
 from callsheet.tasks.call import make_call, writer_for
@@ -71,6 +72,7 @@ class Burst:
         Args:
             producer: kombu's, in a batch.
         """
+        looked_at(self._settings)
         payloads.store(self._blobs, self._settings)
         app, task = self._app, self._app.tasks[ReplyTask.name]
         headers, sending = self._headers(task), self._sending(task)

@@ -13,6 +13,7 @@ from callsheet.agents import AgentBase, CallOptions
 from callsheet.agents.dispatch import provide
 from callsheet.errors import UsageError
 from callsheet.resources.context import lineage, made_here
+from callsheet.resources.epoch import looked_at
 from callsheet.resources.redis import translated
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks import payloads
@@ -108,6 +109,7 @@ class RemoteDispatcher:
         return _Sending(target, canvas, steps, canvas.input(args[0] if args else None, target.label))
 
     def _publish(self, sending: "_Sending") -> Job:
+        looked_at(self.settings)
         canvas, target = sending.canvas, sending.target
         eta = canvas.options.start_time()
         more: dict[str, Any] = {"eta": eta} if eta is not None else {}

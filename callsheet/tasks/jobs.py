@@ -15,6 +15,7 @@ from callsheet.messages.wire import Reader
 from callsheet.resources.accounts import JobUsage
 from callsheet.resources.backlog import backlogs
 from callsheet.resources.books import job_usage
+from callsheet.resources.epoch import REMEDY, epoch
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings, get_settings
 from callsheet.settings.keys import Keys
@@ -32,7 +33,8 @@ from callsheet.tasks.records import CallRecord
 from callsheet.tasks.results import failure, parse, ready
 from callsheet.tasks.tree.read import refuse_unknown
 from callsheet.tasks.turns.desk import current_turn, waiting_for
-from callsheet.tasks.waiter import waiter
+from callsheet.tasks.waiter import grace, waiter
+from callsheet.tasks.whereabouts import whereabouts
 
 _TOGETHER = 500  # jobs cancelled with one broadcast
 _LONGEST_ID = 255  # characters
@@ -60,6 +62,7 @@ class Job:
         self._queues = queues
         self._calls = calls if calls is not None else (job_id,)
         self._settings = settings or get_settings()
+        self._losses = epoch(self._settings).losses
 
     @classmethod
     def from_id(cls, job_id: str) -> "Job":
@@ -88,6 +91,7 @@ class Job:
             ResultTimeout: no result in time; names the queue that nothing reads from, if that is why.
             AgentFailed: the agent raised, there.
             JobCancelled: it was cancelled.
+            JobLost: Redis lost its data, and no worker has it any more.
             UsageError: called on a running event loop, which it would block; use `await job` there.
         """
         _refuse_on_loop("job.get()", "await job")
@@ -105,14 +109,19 @@ class Job:
 
     async def _outcome(self) -> Any:
         if self._called or current_turn.get() is None:
-            meta = await waiter(self._settings).wait(self.id)
+            meta = await self._stored()
         else:
             async with waiting_for(self.id):
-                meta = await waiter(self._settings).wait(self.id)
+                meta = await self._stored()
         if meta["status"] != states.SUCCESS:
             raise failure(meta, self.label, self.id)
         data = await patient(lambda: payloads.load_async(meta["result"], self._settings))
         return Reader(AllowList(self._settings.modules)).read(data)
+
+    async def _stored(self) -> dict[str, Any]:
+        if not self._known:  # while Redis has what tells which calls it is made of
+            await patient(lambda: asyncio.to_thread(self._all_calls))
+        return await waiter(self._settings).wait(self.id, self._losses, self._calls)
 
     def stream(self, since: str = "0") -> "EventStream":
         """What the job's agents print, as events, until the job ends; raises the job's error if it failed.
@@ -140,7 +149,7 @@ class Job:
 
     async def _end(self) -> Any:
         """The result as it is stored; of a job that may be none, UnknownJob in its place."""
-        end = asyncio.ensure_future(waiter(self._settings).wait(self.id))
+        end = asyncio.ensure_future(self._stored())
         try:
             if not self._made_here and not (await asyncio.wait({end}, timeout=_UNKNOWN_FOR))[0]:
                 await asyncio.to_thread(refuse_unknown, self.id, self._settings)
@@ -278,6 +287,11 @@ class Job:
 
     def _whats_wrong(self) -> str:
         self._all_calls()
+        data = epoch(self._settings)
+        data.look()
+        if data.losses > self._losses:
+            return (f"Redis has lost data since it was sent. If no worker has it any more, job.get() ends with JobLost "
+                    f"in up to {grace(self._settings) + 10:.0f} s; if one has, with its result. {REMEDY}")
         if asked := questions_of(self.id, self._settings):
             return (f"It waits for a person's answer to {asked[0].agent}: job.answer(...), or "
                     f"callsheet answer {self.id} TEXT.")
@@ -301,6 +315,10 @@ class Job:
         known = self._queues or sync_client(self._settings).exists(
             f"celery-task-meta-{self.id}", Keys(self._settings.key_prefix).job(self.id))
         if known:
+            if {call for call, _ in whereabouts(self._settings)}.isdisjoint(self._calls) and not self.done:
+                return ("Neither a queue nor a worker has a call of it: what it waited for was evicted (have Redis' "
+                        "maxmemory-policy at noeviction), has expired (CALLSHEET_RESULT_EXPIRES), or was lost. Submit "
+                        "it again.")
             return "It is running, or waits for its time; wait on with job.get(timeout=...)."
         return (f"Nothing is kept of a job of this id at {self._settings.redis_address}: it is a single call whose "
                 "reply has not ended, its result has expired, or there never was one. `callsheet show` tells whether a "

@@ -26,14 +26,15 @@ def mark(folder: str, what: str, name: str) -> None:
 class Gated(AgentBase):
     """Ends once the folder has a file `gate`."""
 
-    def __init__(self, folder: str, name: str = "gated", size: int = 0) -> None:
+    def __init__(self, folder: str, name: str = "gated", size: int = 0, gate: str = "gate") -> None:
         self.folder = folder
         self.name = name
         self.size = size
+        self.gate = gate
 
     async def reply(self, msg: Any = None) -> Msg:
         mark(self.folder, "started", self.name)
-        while not (Path(self.folder) / "gate").exists():
+        while not (Path(self.folder) / self.gate).exists():
             await asyncio.sleep(0.02)
         mark(self.folder, "ended", self.name)
         return Msg(self.name, "x" * self.size or "through", "assistant")

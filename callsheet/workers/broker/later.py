@@ -47,7 +47,8 @@ class Later:
         self._client, self._layout, self._release = client, layout, release
         self._gathered: deque[_Away] = deque()
         self._revoked: deque[str] = deque()
-        self._lock = threading.RLock()  # a signal's handler may interrupt its holder
+        # Held from when messages are put away until they are released. A signal's handler may interrupt its holder.
+        self.releasing = threading.RLock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._stopping = False
@@ -82,7 +83,7 @@ class Later:
             RedisError, OSError: the broker cannot be reached; nothing is lost.
         """
         if self._gathered or self._revoked:
-            with self._lock:
+            with self.releasing:
                 self._flush_gathered()
                 self._flush_revoked()
 

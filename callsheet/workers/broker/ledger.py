@@ -20,6 +20,7 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from callsheet.resources import dead_letters
+from callsheet.resources.epoch import epoch
 from callsheet.resources.trouble import in_words, is_trouble
 from callsheet.settings import get_settings
 from callsheet.workers.broker.later import HORIZON, Later
@@ -31,6 +32,7 @@ from callsheet.workers.broker.sockets import break_off
 logger = logging.getLogger(__name__)
 
 CHUNK = 1000  # tags in one command
+REGISTERED_AT_ONCE = 100
 SWEPT_AT_ONCE = 50
 SWEPT_BYTES = 16 * 1024 * 1024
 SAY_AGAIN = 60.0  # seconds between two warnings that leases cannot be renewed
@@ -252,8 +254,7 @@ class Ledger:
         delivery = self.held.get(tag)
         if delivery is None:
             return False
-        text = delivery.text({**delivery.payload["headers"], BEGUN: how})
-        entry = f"[{text if isinstance(text, str) else text.decode()}{self.layout.rest(delivery.queue)}"
+        entry = self._entry(delivery, {**delivery.payload["headers"], BEGUN: how})
         return bool(BEGIN.run(self.client, [self.layout.unacked], [tag, entry]))
 
     # Leases
@@ -298,21 +299,42 @@ class Ledger:
         Raises:
             RedisError, OSError: the broker cannot be reached.
         """
-        started, tags, lost = now(), list(self.held), 0
+        started, tags, lost = now(), list(self.held), list[Tag]()
         for start in range(0, len(tags), CHUNK):
             gone = RENEW.run(self.client, self.layout.registry[1:], [self.term, *tags[start:start + CHUNK]])
             for raw, taken in zip(gone[::2], gone[1::2], strict=True):
                 tag = raw.decode() if isinstance(raw, bytes) else raw
-                if self.held.pop(tag, None) is not None:
-                    lost += 1
+                if not taken:
+                    lost.append(tag)
+                elif self.held.pop(tag, None) is not None:
                     self.kept.discard(tag)
                     self._slipped.add(tag)
-                    if taken:
-                        self.taken.add(tag)
-        if lost and lost == len(tags):
-            logger.error("Of none of the %d calls that this worker holds is anything left in Redis: it came back empty"
-                         ", or others took them over. What waited there is lost; what runs goes on.", lost)
+                    self.taken.add(tag)
+        if lost:
+            self._register(lost)
         self._renewed = started
+
+    def _register(self, tags: list[Tag]) -> None:
+        """Register anew what is held here, and was taken by nobody: Redis has lost it."""
+        with self.later.releasing:  # what was put away meanwhile is held no more
+            ours = [delivery for tag in tags if (delivery := self.held.get(tag)) is not None]
+        unacked, index, leases = self.layout.registry
+        for start in range(0, len(ours), REGISTERED_AT_ONCE):
+            some, at = ours[start:start + REGISTERED_AT_ONCE], self.client.time()[0]
+            with self.client.pipeline(transaction=True) as pipe:
+                pipe.hset(unacked, mapping={one.tag: self._entry(one) for one in some})
+                pipe.zadd(index, {one.tag: at for one in some})
+                pipe.zadd(leases, {one.tag: at + self.term for one in some})
+                pipe.execute()
+            self._acks.extend(one.tag for one in some if one.tag not in self.held)  # settled meanwhile
+        if ours:
+            logger.error("Of %d calls that this worker holds nothing was left in Redis: it has lost data. They are "
+                         "registered anew, and go on.", len(ours))
+
+    def _entry(self, delivery: Delivery, headers: Any = None) -> str:
+        """A message as it is in the unacked hash."""
+        text = delivery.text(headers)
+        return f"[{text if isinstance(text, str) else text.decode()}{self.layout.rest(delivery.queue)}"
 
     def sweep(self) -> int:
         """Put messages of lost workers back on their queues."""
@@ -366,6 +388,8 @@ class Ledger:
             self.renew()
         elif time.monotonic() < self._sweep_from:  # see whether it takes writes
             RENEW.run(self.client, self.layout.registry[1:], [self.term])
+        with contextlib.suppress(ResponseError):  # it takes no writes: then it has lost none either
+            epoch(get_settings()).look()
         self._tried = started
         while time.monotonic() > self._sweep_from and self.sweep() == SWEPT_AT_ONCE:
             pass
