@@ -23,7 +23,8 @@ from callsheet.cli.inputs import Input
 from callsheet.cli.progress import Display, Tally
 from callsheet.cli.results import Results
 from callsheet.cli.sent import Sent
-from callsheet.errors import AgentTimeout, JobLost, RedisUnavailable, ResultTimeout
+from callsheet.errors import AgentTimeout, HubMissing, JobLost, RedisUnavailable, ResultTimeout
+from callsheet.hub import listening
 from callsheet.hub.place import the_hubs
 from callsheet.resources import redis as clients
 from callsheet.resources.epoch import epoch
@@ -49,6 +50,7 @@ from tests.agents.gated import (
     Stuck,
     Ticks,
 )
+from tests.agents.hubs import Talker
 from tests.agents.work import Known
 from tests.fleet import client_settings
 from tests.proxy import Proxy
@@ -600,6 +602,18 @@ def test_a_run_over_files_sends_again_what_redis_lost(forgetful, tmp_path, monke
     [line] = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     assert (line["status"], line["result"]["content"]) == ("ok", "a:hello")
     assert line["job_id"] != before.id
+
+
+def test_who_listens_to_a_hub_that_redis_lost_hears_of_it(lonely, monkeypatch):
+    monkeypatch.setattr(listening, "_LOOK_ANYWAY", 0.1)
+    with use_settings(client_settings(lonely)):
+        hub = MsgHub.open("lost", [Talker("x")])
+        hub.broadcast_nowait(HELLO)
+        heard = iter(callsheet.hub.listen("lost"))
+        assert next(heard).msg.content == "hello"
+        lose(lonely, "flushed")
+        with pytest.raises(HubMissing, match="'lost'"):
+            next(heard)
 
 
 def waiting_for_now() -> list[str]:

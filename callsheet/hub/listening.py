@@ -22,6 +22,7 @@ T = TypeVar("T")
 _PAGE = 500
 _MOST_WAITING = 2000  # pushed messages that wait for a slow listener; what comes then is read from the log
 _READ_AGAIN = 0.2  # seconds
+_LOOK_ANYWAY = 30.0  # seconds without a message after which to look whether the hub is still there
 
 
 class HubEvent:
@@ -167,7 +168,9 @@ class _Events:
                     return None
                 self._wake.clear()
                 if not self._pushed:
-                    await self._wake.wait()
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._wake.wait(), _LOOK_ANYWAY)
+                    self._look |= not self._wake.is_set()
 
     async def _fill(self, events: list[HubEvent]) -> None:
         """Put large messages into their places."""
@@ -214,6 +217,8 @@ class _Events:
             if self._ahead(info):
                 return self._missed(number_of(info.last), info.last)
         elif not entries:
+            if info is None and not closed:  # Redis lost it
+                raise missing(self._name)
             self._closed = True  # a life of the hub that is over
         if not entries:
             for _ in range(waiting):
@@ -248,7 +253,7 @@ def listen(name: str, since: str = "start") -> Listening:
         since: "start", "now", or the id of an event, after which to go on.
 
     Raises:
-        HubMissing: when the iteration begins, there is no such hub.
+        HubMissing: when the iteration begins, there is no such hub, or later: Redis has lost it.
         UsageError: `since` is none of these.
     """
     if not isinstance(since, str) or (since not in ("start", "now") and not _is_id(since)):

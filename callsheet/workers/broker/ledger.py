@@ -388,11 +388,11 @@ class Ledger:
             self.renew()
         elif time.monotonic() < self._sweep_from:  # see whether it takes writes
             RENEW.run(self.client, self.layout.registry[1:], [self.term])
-        with contextlib.suppress(ResponseError):  # it takes no writes: then it has lost none either
-            epoch(get_settings()).look()
         self._tried = started
         while time.monotonic() > self._sweep_from and self.sweep() == SWEPT_AT_ONCE:
             pass
+        with contextlib.suppress(*FAILURES):  # the leases do not depend on it
+            epoch(get_settings()).look()
 
     def _sweep_after(self, seconds: float) -> None:
         """Leases may have run out because the broker was away: first let those renew them who live."""
