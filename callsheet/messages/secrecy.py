@@ -23,7 +23,8 @@ _SECRET = re.compile(
     r"(?:client|app|webhook|consumer|access)_secrets?|passwords?|passwd|passphrase|authorization|bearer)$")
 #: Of one that may be anything: it is a secret where the value looks like one.
 _PERHAPS = re.compile(r"^token$|(?:^|_)(?:secrets?|credentials?|cookies?|auth|jwt|pwd)$")
-_HEADER = re.compile(r"(?!idempotency).*(?:key|token|secret|passw|credential|auth(?!or)|cookie|session)")
+_HEADER = re.compile(r"(?!idempotency).*(?:key|token|secret|passw(?:or)?d|passphrase|credential|"
+                     r"auth(?:oriz|entic)ation|auth|cookie|session(?:_?id)?)s?(?:_(?!type|results)|\d|$)")
 _FORM = re.compile(
     r"(?:sk|pk|rk|gh[opsu]|github_pat|glpat|hf|xox[a-z]|npm|pypi)[-_](?=\S*\d)[\w.-]{0,200}?[A-Za-z0-9]{16}[\w.-]*"
     r"|(?:AKIA|ASIA|AIza|ya29\.|SG\.)[\w.-]{16,}|eyJ[\w-]{8,}\.[\w-]+\.[\w-]+|(?i:bearer|basic) (?=\S*\d)\S{12,}"
@@ -32,7 +33,8 @@ _BEGINNINGS = frozenset({"sk", "pk", "rk", "gh", "gl", "hf", "xo", "np", "py", "
                          "ba", "--"})
 _GIVEN = re.compile(r"(?:^-{0,2}|[?&;]\s*)([\w. -]+)=([^&;\s]+)")
 #: The name of a variable, a mask, a type, prose.
-_NO_KEY = re.compile(r"\$|env:|\*+$|<.*>$|(?:str|string|text|array|object|integer|number|required|optional|none|null)$|"
+_NO_KEY = re.compile(r"\$|env:|\*+$|<.*>$|(?:str|string|text|array|object|integer|number|required|optional|none|null|"
+                     r"true|false|yes|no)$|"
                      r"(?:\S+\s+){3}", re.IGNORECASE)
 _LONGEST = 4096  # characters of an address or an option
 _BLOB = 64 * 1024  # characters of what may be an image as base64

@@ -111,7 +111,7 @@ def _found(owner: Any, data: Any) -> Callable[..., Any]:
     named = isinstance(target, (Recorded, BaseModel, Enum)) or is_dataclass(target)
     if not named or name.startswith("_") or not isinstance(method, types.FunctionType) or (
             method.__module__.partition(".")[0] in _CLOSED and method.__qualname__ not in _OWN_METHODS):
-        raise CannotTravel(f"{type(target).__name__} has no method {name!r} here that can be a tool. Do the workers "
-                           "run another version of it?")
+        raise CannotTravel(f"{type(target).__name__} has no method {name!r} here that can be a tool. Give a function "
+                           "of a module in its place; or do the workers run another version of it?")
     bound: Callable[..., Any] = getattr(target, name)
     return bound
