@@ -292,6 +292,8 @@ def test_printed_messages_go_to_the_queue_as_copies(capsys: pytest.CaptureFixtur
     ({"countdown": -1}, "countdown"), ({"countdown": 1, "eta": datetime.now(UTC)}, "give one"), ({"eta": 5}, "eta=5"),
     ({"expires": 0}, "expires"), ({"expires": "1h"}, "expires='1h'"), ({"retries": -1}, "retries"),
     ({"retries": None}, "retries"), ({"retries": 1.5}, "retries"), ({"queue": ""}, "queue=''"), ({"queue": 5}, "queue"),
+    ({"countdown": 1e12}, "a billion"), ({"expires": 10**400}, "a billion"), ({"timeout": 1e300}, "a billion"),
+    ({"tenant": "\n"}, "printable"), ({"job_id": "x" * 256}, "1 to 255"), ({"job_id": "\ud800"}, "printable"),
     ({"job_id": ""}, "job_id"), ({"job_id": 7}, "job_id=7"), ({"prio": 3}, "prio: no such option.*priority")])
 def test_options_that_cannot_be_right_are_refused(options: dict[str, Any], match: str) -> None:
     for target in (Plain(), SequentialPipeline([Plain()])):

@@ -312,7 +312,7 @@ def test_the_stream_of_an_id_that_nobody_knows_ends_and_says_so(fleet):
     fleet.wait_notes(notes, 1)
     refuse_unknown(job.id, job._settings)  # it runs, and has told nothing yet
     job.cancel()
-    for wrong in ("", "x" * 300, None, 7):
+    for wrong in ("", "x" * 300, "half \ud800", None, 7):
         with pytest.raises(UsageError, match="no job's id"):
             Job.from_id(wrong)
 

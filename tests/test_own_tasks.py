@@ -28,13 +28,17 @@ from tests.services import ROOT, wait_for
 
 #: A program that knows no task but by name, and one that sends.
 PROGRAM = """
-import json, sys
+import celery, json, sys
 from callsheet.workers.io import app
 
 send = lambda name, *args: app.send_task(name, args).get(timeout=30)
 own = "tests.agents.own_tasks."
 names = ["on_io_app", "on_io_app_async", "on_cpu_app", "on_cpu_app_async", "based", "based", "abortable"]
 found = [send(own + name) for name in names] + [send("tests.registered"), send(own + "dies_once", sys.argv[1])]
+try:
+    send(own + "dies_always", sys.argv[1])
+except celery.exceptions.WorkerLostError:
+    found.append("lost")
 print(json.dumps(found))
 """
 GREEN = """
@@ -68,9 +72,11 @@ def test_what_is_declared_once_runs_on_workers_of_both_kinds_and_is_seen_by_who_
     done = program(PROGRAM, fleet, tmp_path / "died")
     heard = [True, True, ["configured", "finalized"], True]
     assert done.stdout, done.stderr
-    *found, based, again, abortable, registered, second = json.loads(done.stdout)
+    *found, based, again, abortable, registered, second, third = json.loads(done.stdout)
     assert found == [["cpu", *heard], ["io", *heard], ["cpu", True], ["io", True]]
     assert (based, again) == (["called", ["io", True, False]], ["called", ["io", True, True]])
+    assert third == "lost"
+    assert (tmp_path / "died").read_text() == "always" * 2
     assert (abortable, registered, second) == (["io", True, False], ["io", True], ["called", "second chance"])
 
 

@@ -22,6 +22,7 @@ from callsheet.settings import Settings, use_settings
 from callsheet.settings.secrets import Secrets, clean_cause, in_use, scrubbed, secrets_of, told
 from callsheet.tasks.app import make_app
 from callsheet.tasks.results import ResultBackend, record_of
+from callsheet.tasks.shown import hidden
 from tests.test_planted_keys import echo
 
 KEY, HEADER, PASSWORD = "zebra-key-1111-abcdef", "zebra-header-2222", 'p"ä&/zebra 3333'
@@ -97,6 +98,9 @@ def test_errors_are_without_them_and_what_is_stored_of_errors() -> None:
         stored = [backend.prepare_exception(raised, "json"), record_of(raised, "a"),
                   backend._get_result_meta(None, "FAILURE", f"Traceback {KEY}", None)]
         assert "zebra" not in json.dumps(stored) and json.dumps(stored).count("***") == 5
+        huge = f"{KEY} begins {'x ' * 10**7} ends {KEY}"  # looked through whole, it would hold up a worker for a minute
+        for text in (backend.prepare_exception(RuntimeError(huge), "json")["exc_message"][0], hidden(huge)):
+            assert text.startswith("*** begins x") and text.endswith("ends ***") and len(text) < 70_000
 
 
 def test_a_cause_that_tells_one_is_left_out() -> None:

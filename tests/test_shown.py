@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from callsheet import AgentFailed, FanoutPipeline, Msg, SequentialPipeline, Settings
 from callsheet.messages.wire import Writer
 from callsheet.settings import use_settings
-from callsheet.settings.secrets import Secrets, secrets_of, without_keys
+from callsheet.settings.secrets import NONE, Secrets, secrets_of, without_keys
 from callsheet.tasks.app import current_app
 from callsheet.tasks.shown import Reply, hidden, shown
 from tests.agents.basic import Echo
@@ -120,7 +120,7 @@ def test_a_secret_of_the_settings_is_hidden_wherever_it_stands(before, secret, a
 @pytest.mark.parametrize("part", ["-", "a", "_", "secret", "token-", "bearer ", "://a", "eyJ-", "key=", "sk-a", "a1 "])
 def test_no_text_takes_long_to_look_through(part):
     began = time.process_time()
-    hidden(part * (400_000 // len(part)))
+    without_keys(part * (400_000 // len(part)), NONE)
     assert time.process_time() - began < 5  # some hundredths; squared it would be minutes
 
 

@@ -104,6 +104,9 @@ async def unreadable(settings: Settings, client: Any) -> None:
     client.set(f"celery-task-meta-{bad}", '{"status": "SUCCESS", "result": ' + "[" * 1200 + "]" * 1200 + "}")
     client.set(f"celery-task-meta-{good}", '{"status": "SUCCESS", "result": 1}')
     waits = [asyncio.ensure_future(waiter(settings).wait(one)) for one in (bad, good, late)]
+    odd = failure({"status": "FAILURE", "result": {
+        "exc_type": "AgentFailed", "exc_module": "callsheet.errors", "exc_message": ["no", 2, [3], 4, 5]}})
+    assert str(odd) == "no\n\nRemote traceback:\n4"
     told = failure(await waits[0], "A(a)", bad)
     assert type(told) is JobError
     assert f"The result of job {bad} cannot be read: it is not Celery's JSON" in str(told)

@@ -30,11 +30,12 @@ def show(job_id: str, page: Path | None, as_json: bool, most: int) -> None:
     For each call: how it ended, on which worker and process, how long it waited and ran, its tokens and their cost,
     retries and errors. Prompts and replies are not shown. A job that goes on is shown as it is now.
     """
+    from callsheet.tasks.jobs import Job
     from callsheet.tasks.tree.read import kept_ids, read_tree
     from callsheet.tasks.whereabouts import whereabouts
 
     settings = get_settings()
-    if len(job_id) < WHOLE:
+    if len(Job.from_id(job_id).id) < WHOLE:
         known = (*kept_ids(job_id, settings), *(call for call, _ in whereabouts(settings)))
         job_id = meant(job_id, known, "jobs and calls")
     tree = read_tree(job_id, settings, most)

@@ -28,6 +28,7 @@ _SHORTEST = 6  # characters; a shorter secret would blank ordinary words
 _LONG = 16  # characters; of a secret of so many, half of it is hidden too: texts are cut
 _FRESH = 10.0  # seconds for which what the settings hide is remembered: keys may stand in files that change
 _MOST_KEPT = 1000
+_ENDS = 1 << 15  # characters; of a longer error's text so many are left at its beginning, and at its end
 _KEYS = r"[\w.~+/%=-]{0,400}"  # what else of a key may stand beside its half
 _SCHEMES = ("bearer ", "basic ", "token ")
 
@@ -209,10 +210,16 @@ def told(text: str) -> str:
     return without_credentials(text, in_use())
 
 
+def shortened(text: str) -> str:
+    """A text of an error, without its middle where it is so long that looking through it would hold up a worker."""
+    left_out = len(text) - 2 * _ENDS
+    return f"{text[:_ENDS]} … ({left_out:,} characters) … {text[-_ENDS:]}" if left_out > 0 else text
+
+
 def told_all(data: Any) -> Any:
-    """JSON data of an error, with its texts as `told`."""
+    """JSON data of an error, with its texts shortened, and as `told`."""
     if isinstance(data, str):
-        return told(data)
+        return told(shortened(data))
     if isinstance(data, dict):
         return {key: told_all(item) for key, item in data.items()}
     return [told_all(item) for item in data] if isinstance(data, (list, tuple)) else data

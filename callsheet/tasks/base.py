@@ -76,6 +76,7 @@ class Task(celery.Task):
                 setattr(cls, name, _sync_handler(handler))
         if inspect.iscoroutinefunction(call := cls.__dict__.get("__call__")):
             cls.__call__ = _sync_run(call, False)
+        cls.reject_on_worker_lost = False  # a request of ours gives a second chance, where Celery's gives any number
         if cls.Request != Task.Request:
             cls.Request = _with_second_chance(symbol_by_name(cls.Request))
         given = cls.__dict__.get("run")

@@ -9,6 +9,7 @@ from typing import Any
 
 from celery import Celery, states
 
+from callsheet.agents.options import is_id
 from callsheet.errors import RedisUnavailable, ResultTimeout, UsageError
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader
@@ -37,7 +38,6 @@ from callsheet.tasks.waiter import grace, waiter
 from callsheet.tasks.whereabouts import whereabouts
 
 _TOGETHER = 500  # jobs cancelled with one broadcast
-_LONGEST_ID = 255  # characters
 _UNKNOWN_FOR = 3.0  # seconds in which nothing is heard of a job before it is looked for
 _EXPLAINED_WITHIN = 3.0  # seconds to find out why a result is not there in time
 _CANCELLED_AGAIN = 0.1  # seconds after which what was cancelled and goes on is cancelled again
@@ -71,7 +71,7 @@ class Job:
         Raises:
             UsageError: it is no id at all.
         """
-        if not isinstance(job_id, str) or not 0 < len(job_id) <= _LONGEST_ID:
+        if not is_id(job_id):
             raise UsageError(f"{job_id!r:.80} is no job's id: give the text that job.id is.")
         job = cls(job_id, label=f"job {job_id}")
         job._known = job._made_here = False

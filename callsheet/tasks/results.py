@@ -237,7 +237,7 @@ def failure(meta: dict[str, Any], label: str = "", job_id: str = "") -> Callshee
                         "json where it is stored.")
     if isinstance(own, type) and issubclass(own, (AgentFailed, CallRefused)):
         with suppress(TypeError):  # what its constructor takes is for whoever stored it to say
-            return own(*args)
+            return own(*map(str, args))
     one = len(args) == 1 or (args and module.startswith("callsheet."))  # ours have their text first, then particulars
     text = str(args[0]) if one else ", ".join(map(str, args))
     trace = str(meta.get("traceback") or "")

@@ -9,7 +9,7 @@ from typing import Any
 from callsheet.errors import CallsheetError
 from callsheet.messages.printable import printable
 from callsheet.settings import Settings, get_settings
-from callsheet.settings.secrets import HIDDEN, NONE, Secrets, names_a_secret, remembered, without_keys
+from callsheet.settings.secrets import HIDDEN, NONE, Secrets, names_a_secret, remembered, shortened, without_keys
 from callsheet.tasks.payloads import REF
 
 _LONGEST = 200  # characters of all arguments, or of a reply
@@ -58,8 +58,8 @@ class Reply:
 
 
 def hidden(text: Any) -> Any:
-    """The text of an error without secrets; what is no text as it is."""
-    return without_keys(text, _secrets(None)) if isinstance(text, str) else text
+    """The text of an error, shortened and without secrets; what is no text as it is."""
+    return without_keys(shortened(text), _secrets(None)) if isinstance(text, str) else text
 
 
 def _secrets(settings: Settings | None) -> Secrets:

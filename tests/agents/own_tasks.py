@@ -130,3 +130,10 @@ def dies_once(path):
         Path(path).touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return "second chance"
+
+
+@shared_task(reject_on_worker_lost=True)
+def dies_always(path):
+    with Path(path).open("a") as file:
+        file.write("always")
+    os.kill(os.getpid(), signal.SIGKILL)
