@@ -40,7 +40,7 @@ def test_the_demo_reviews_a_folder_and_leaves_nothing_behind(folder: Path, tmp_p
     assert "### Summary" in report and "harbour master" in report
     assert "Not done" not in report, report
     assert "Reader(summary)" in done.stdout and "Statistician(statistics)" in done.stdout
-    assert "Flower shows it all: http://127.0.0.1:" in done.stdout
+    assert "Flower shows it all" not in done.stdout  # nobody waits: Flower has ended, too
     left = [process for process in psutil.process_iter(["cwd", "cmdline"]) if process.info["cwd"] == str(tmp_path)]
     assert not left
 

@@ -61,6 +61,8 @@ def test_the_name_in_the_certificate_is_checked_unless_an_option_says_otherwise(
 @pytest.mark.parametrize(("url", "match"), [
     ("rediss://h/0?ssl_cert_reqs=maybe", "required, optional or none"),
     ("redis://h/0?ssl_ca_certs=/a.pem", "rediss:// only"),
+    ("redis://h/0?password_fil=x", "'password_fil' is no option"),
+    ("redis://:pw@h/0?password_file=/dev/null", "a password and a password_file"),
 ])
 def test_options_that_cannot_be_are_refused(url: str, match: str) -> None:
     with pytest.raises(SettingsError, match=match):

@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_network
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -205,6 +206,18 @@ class Settings(BaseSettings):
         for name in value:
             if wrong := wrong_with_name(name):
                 raise ValueError(wrong)
+        return value
+
+    @field_validator("media_hosts", "outbound_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if "/" in host or ":" in host:
+                try:
+                    ip_network(host, strict=False)
+                except ValueError:
+                    raise ValueError(f"{host!r} is no host: a name such as api.example.com or *.example.com, or a "
+                                     "network such as 10.1.0.0/16 is needed, without scheme and port") from None
         return value
 
     @field_validator("metrics_port", mode="before")

@@ -68,6 +68,10 @@ def redis_address(address: str) -> str:
     parts = urlsplit(address)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     tls = [name for name in query if name.startswith("ssl_")]
+    odd = [name for name in query if name not in (*tls, "password_file")]
+    if odd and parts.scheme != "unix":  # kombu takes no others
+        raise ValueError(f"{odd[0]!r} is no option of such an address: there are password_file, and ssl_cert_reqs, "
+                         "ssl_ca_certs and the like")
     if tls and parts.scheme != "rediss":
         raise ValueError(f"{', '.join(tls)}: TLS options go with rediss:// only")
     if "ssl_cert_reqs" in query:
@@ -86,7 +90,9 @@ def redis_address(address: str) -> str:
         except (OSError, UnicodeError) as exc:
             raise ValueError(f"its password_file {file} cannot be read: {exc}") from None
         user, _, host = netloc.rpartition("@")
-        netloc = f"{user.partition(':')[0]}:{quote(password, safe='')}@{host}"
+        if ":" in user:
+            raise ValueError("it has a password and a password_file")
+        netloc = f"{user}:{quote(password, safe='')}@{host}"
     elif not tls:
         return address
     return parts._replace(netloc=netloc, query=urlencode(query)).geturl()

@@ -134,8 +134,8 @@ def main() -> None:
                 with use_settings(stack.settings):
                     report, jobs = asyncio.run(watched(stack, interrupts, library, model, console))
                     show(console, report, timings(jobs), options.output)
-                console.print(f"Flower shows it all: http://127.0.0.1:{stack.flower_port}", highlight=False)
                 if options.keep:
+                    console.print(f"Flower shows it all: http://127.0.0.1:{stack.flower_port}", highlight=False)
                     console.print("Press Ctrl-C to end.")
                     stack.supervisor.watch()
             finally:
