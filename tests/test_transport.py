@@ -20,7 +20,9 @@ import psutil
 import pytest
 import redis
 from kombu import Connection, Consumer, Exchange, Producer, Queue
+from kombu.exceptions import BatchPublishError
 
+from callsheet.resources.trouble import is_trouble
 from callsheet.workers import transport as module
 from callsheet.workers.broker import claims, poller, sockets
 from callsheet.workers.broker import ledger as ledgers_of
@@ -465,6 +467,48 @@ def test_a_message_whose_answer_is_lost_is_sent_again_and_there_once(server, ben
         for _ in range(2):  # the same message on purpose: that is another one
             ours.producer.publish("again", exchange="", routing_key=queue, correlation_id="one")
         assert client.llen(prefix + queue) == 6
+    finally:
+        proxy.close()
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_connection_that_breaks_as_queues_are_declared_publishes_once_or_says_so(server, bench, together, after):
+    proxy, client = Proxy(server.port), server.client()
+    policy = {"retry": True, "retry_policy": {"max_retries": 3, "interval_start": 0, "interval_step": 0}}
+    try:
+        number = 0
+        while not number or proxy.broken:
+            number += 1
+            queues = name(), name()
+            ours = bench(proxy.url)
+            proxy.break_at(number, after)
+            told = False
+            try:
+                with ours.producer.batch() if together else contextlib.nullcontext():
+                    for queue in queues:
+                        ours.producer.publish("x", exchange="", routing_key=queue, declare=[Queue(queue)], **policy)
+            except BatchPublishError as exc:
+                assert together and is_trouble(exc)
+                told = True
+            assert all(client.llen(queue) == 1 or (told and not client.llen(queue)) for queue in queues), number
+        assert number > 5
+    finally:
+        proxy.close()
+
+
+def test_what_was_claimed_as_the_connection_broke_is_back_at_once_whoever_connects_first(server, bench):
+    proxy, queue, client = Proxy(server.port), name(), server.client()
+    try:
+        ours = bench(proxy.url, queue, lease=60).consume()
+        assert ours.nothing_more()
+        bench(server.url).send(queue, {"n": 1})
+        proxy.break_at(1, after=True, skip=(b"TRACKING",))
+        with contextlib.suppress(redis.ConnectionError, OSError):
+            ours.drain(1, 2)
+        assert client.hlen("unacked") == 1 and not ours.messages
+        bench(proxy.url, name(), lease=60).consume().nothing_more()  # such as that of the answers to a command
+        assert bench(server.url, queue, lease=60).consume().drain(1, 5) == [{"n": 1}]
     finally:
         proxy.close()
 

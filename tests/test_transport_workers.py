@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import pytest
 import redis
 from celery import Celery
 
+from callsheet import Msg
 from callsheet.errors import PoisonedCall
 from callsheet.resources import dead_letters
 from callsheet.settings import use_settings
 from callsheet.workers.broker.layout import mark_lost
+from tests.agents.marking import CpuMarks
 from tests.fleet import client_settings
 from tests.services import Counts, RedisServer, Worker, wait_for, worker
 from tests.test_transport import registered
@@ -260,6 +263,26 @@ def test_a_running_call_is_not_given_away_when_its_connection_breaks(fleet_on):
                 result.get(timeout=10)
             fleet_on.wait_idle()
         assert "Connection to broker lost" in one.log
+
+
+def test_what_a_process_was_handed_and_has_not_begun_runs_once_when_the_connection_breaks(own_redis, tmp_path):
+    env, client = {"CALLSHEET_MODULES": "tests.agents.marking", "CALLSHEET_LEASE": "30"}, own_redis.client()
+    with worker("callsheet.workers.cpu", own_redis.url, "-c", "1", env=env) as process, \
+            use_settings(client_settings(own_redis)):
+        CpuMarks(str(tmp_path), "warm").submit(Msg("u", "", "user")).get(20)
+        child, = psutil.Process(process.process.pid).children()
+        child.suspend()
+        jobs = [CpuMarks(str(tmp_path), name).submit(Msg("u", "", "user")) for name in "abc"]
+        wait_for(lambda: client.hlen("unacked") == 1, what="the first to be taken")
+        for kind in ("normal", "pubsub"):
+            client.client_kill_filter(_type=kind, skipme=True)
+        # It was given back, and taken again, once the worker had looked which of its calls run.
+        process.wait_log("Connection to broker lost")
+        time.sleep(1.5)
+        child.resume()
+        for job in jobs:
+            job.get(20)
+        assert (tmp_path / "ran").read_text().split() == ["warm", "a", "b", "c"]
 
 
 def test_a_restarted_server(own_redis):

@@ -23,6 +23,7 @@ from queue import Empty
 from typing import Any
 from zlib import crc32
 
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
 from callsheet.resources.publication import MessageId
@@ -176,7 +177,20 @@ class Channel(stock.Channel):
 
     def create_publish_batch(self, max_size: int) -> Batch:
         """Kombu's producer asks for it when it publishes together."""
+        self._check_open()
         return Batch(self, max_size)
+
+    def basic_publish(self, *args: Any, **kwargs: Any) -> Any:
+        """Kombu's; on a closed channel an error that has it sent over the next one.
+
+        Kombu's producer goes on with the channel that it had where it connects anew as it declares a queue.
+        """
+        self._check_open()
+        return super().basic_publish(*args, **kwargs)
+
+    def _check_open(self) -> None:
+        if self.connection is None:
+            raise RedisConnectionError("The channel is closed: its connection was lost.")
 
     def _next_delivery_tag(self) -> MessageId:
         return MessageId.new()

@@ -22,13 +22,19 @@ class Batch(stock.PublishBatch):
         self._bound = channel.bound
 
     def publish(self, message: Any, **options: Any) -> Any:
-        """Add a message."""
+        """Add a message.
+
+        Raises:
+            BatchPublishError: the connection is lost. As kombu tries that again, over another channel, it refuses to.
+        """
         if self._bound != self.channel.bound:
             self._bound = self.channel.bound
             self._tables.clear()
         self.channel.tables = self._tables
         try:
             return super().publish(message, **options)
+        except RedisConnectionError as exc:
+            raise BatchPublishError("The connection was lost within a batch") from exc
         finally:
             self.channel.tables = None
 

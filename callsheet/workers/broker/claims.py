@@ -203,15 +203,7 @@ class Claims:
     def _found(self, tags: list[str], values: list[Any]) -> None:
         if tags in self.ledger.unseen:
             self.ledger.unseen.remove(tags)
-        for tag, value in zip(tags, values, strict=True):
-            queue = self._queue_of(value) if value is not None else None
-            if queue is not None:
-                self._arrive(tag, queue, value[1:-len(self.ledger.layout.rest(queue).encode())])
-
-    def _queue_of(self, value: bytes) -> str | None:
-        """Whose message it is that this channel took, by how the script wrote it down."""
-        queues = self.channel.active_queues
-        return next((queue for queue in queues if value.endswith(self.ledger.layout.rest(queue).encode())), None)
+        self.ledger.restore([found for found in zip(tags, values, strict=True) if found[1] is not None])
 
     def _arrive(self, tag: str, queue: str, text: bytes) -> bool:
         """Keep a message to deliver it; False where it is none, and was set apart."""

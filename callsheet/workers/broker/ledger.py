@@ -339,17 +339,30 @@ class Ledger:
     def sweep(self) -> int:
         """Put messages of lost workers back on their queues."""
         found = EXPIRED.run(self.client, self.layout.registry, [SWEPT_AT_ONCE, SWEPT_BYTES, self.interval])
+        if found:
+            logger.warning("%d messages of lost workers go back to their queues.", len(found) // 2)
+        return self.restore(list(zip(found[::2], found[1::2], strict=True)), lost=True)
+
+    def restore(self, found: list[tuple[Tag, bytes]], lost: bool = False) -> int:
+        """Put messages back that are in the unacked hash, and that nobody here knows; returns how many.
+
+        Whichever channel finds them: it may not consume from their queues.
+
+        Args:
+            found: tags and values of the hash.
+            lost: whether the worker that held them was lost; else only the answer was that told of them.
+        """
         returns: list[Return] = []
-        for raw_tag, value in zip(found[::2], found[1::2], strict=True):
+        for tag, value in found:
             try:
                 payload, queue = read_entry(value, self.message_max)
-                mark_lost(payload, get_settings().max_deaths)
+                if lost:
+                    mark_lost(payload, get_settings().max_deaths)
                 text = Delivery("", queue, payload, payload["properties"]["delivery_tag"]).text()
-                returns.append((self.layout.list_for(queue, payload), raw_tag, "lost", text))
+                returns.append((self.layout.list_for(queue, payload), tag, "lost" if lost else "next", text))
             except Exception as exc:  # one message never stops the others
-                self.set_apart(self.layout.unacked, value, exc, raw_tag)
+                self.set_apart(self.layout.unacked, value, exc, tag)
         if returns:
-            logger.warning("%d messages of lost workers go back to their queues.", len(returns))
             self.put_back(returns)
         return len(returns)
 
