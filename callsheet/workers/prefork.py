@@ -58,7 +58,7 @@ class TaskPool(prefork.TaskPool):
         ledger.begun = self._begun
 
     def _begun(self) -> set[str]:
-        requests = [getattr(job._accept_callback, "__self__", None) for job in self._pool.handed.values()]
+        requests: list[Any] = [getattr(job._accept_callback, "__self__", None) for job in self._pool.handed.values()]
         return {request.message.delivery_tag for request in requests if hasattr(request, "message")}
 
     def _get_info(self) -> dict[str, Any]:
