@@ -124,7 +124,8 @@ def test_our_reading_of_a_body_is_kombus(body):
 
     def message(kind: Any, text: str) -> Any:
         return kind({"body": base64.b64encode(text.encode()).decode(), "properties": {"delivery_tag": "1"},
-                     "content-type": "application/json", "content-encoding": "utf-8"}, channel=Channel())
+                     "content-type": "application/json", "content-encoding": "utf-8", "headers": {}},
+                    channel=Channel())
 
     kombus = Message.__mro__[1]
     for text in (json.dumps(body), "{", "[[" * 100_000):
@@ -133,5 +134,5 @@ def test_our_reading_of_a_body_is_kombus(body):
             try:
                 outcome.append(message(kind, text).payload)
             except Exception as exc:
-                outcome.append((type(exc), str(exc)[:50]))
+                outcome.append(type(exc))
         assert outcome[0] == outcome[1]
