@@ -306,6 +306,10 @@ class AgentFailed(JobError):
         job_id: the job that failed, or "".
     """
 
+    remote_type: str
+    remote_message: str
+    remote_traceback: str
+
     def __init__(self, message: str = "", remote_type: str = "", remote_message: str = "",
                  remote_traceback: str = "", agent: str = "", job_id: str = "", *more: Any) -> None:
         super().__init__(message, remote_type, remote_message, remote_traceback, agent, job_id, *more)
