@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -16,6 +17,12 @@ def pytest_configure() -> None:
     for sig, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
         if signal.getsignal(sig) is signal.SIG_IGN:
             signal.signal(sig, usual)
+
+
+def pytest_collection_finish() -> None:
+    """What was loaded and collected stays for the whole run: the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def missing(what: str) -> None:

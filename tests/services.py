@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import re
 import shutil
 import signal
@@ -10,10 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import psutil
 import redis
 
 T = TypeVar("T")
@@ -36,9 +38,12 @@ def wait_for(condition: Callable[[], T], timeout: float = 20.0, what: Callable[[
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """Of those that no connection of the machine's own is given, so that it is still free when it is listened at."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def redis_binary() -> str | None:
@@ -127,6 +132,18 @@ class RedisServer:
     def remove(self) -> None:
         self.stop(signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def kill_connections(server: RedisServer, kinds: Sequence[str]) -> int:
+    """All that are not this process's: as CLIENT KILL TYPE normal and pubsub do, but for the test's own."""
+    ours = {connection.laddr.port for connection in psutil.Process().net_connections()}
+    killed = 0
+    with server.client() as client:
+        for kind in kinds:
+            for found in client.client_list(_type=kind):
+                if int(found["addr"].rpartition(":")[2]) not in ours:
+                    killed += client.client_kill_filter(_id=found["id"])
+    return killed
 
 
 class Worker:

@@ -4,12 +4,11 @@ import collections
 import os
 import random
 
-import psutil
 import pytest
 
 from tests import pool_app as a
 from tests.pool_workers import pool_worker, unique
-from tests.services import RedisServer, wait_for
+from tests.services import RedisServer, kill_connections, wait_for
 
 # `KILLS=50 pytest tests/test_reconnect.py` for a longer run.
 KILLS = int(os.environ.get("KILLS", "8"))
@@ -40,18 +39,6 @@ class Runs:
             now[task] += 1 if what == "start" else -1
             most = max(most, now[task])
         return most
-
-
-def kill_connections(server, kinds):
-    """All that are not this process's: as CLIENT KILL TYPE normal and pubsub do, but for the test's own."""
-    ours = {connection.laddr.port for connection in psutil.Process().net_connections()}
-    killed = 0
-    with server.client() as client:
-        for kind in kinds:
-            for found in client.client_list(_type=kind):
-                if int(found["addr"].rpartition(":")[2]) not in ours:
-                    killed += client.client_kill_filter(_id=found["id"])
-    return killed
 
 
 def send_again_what_kombu_lost(pool, runs, sent):

@@ -23,7 +23,7 @@ from callsheet.workers.controller import Worker
 from callsheet.workers.prefork import MOST_PROCESSES, AsynPool
 from tests.agents.basic import Compute, Echo
 from tests.agents.user_tasks import add_now, add_soon
-from tests.services import wait_for
+from tests.services import kill_connections, wait_for
 from tests.test_bad_input import HELLO, call_of, envelope, new
 
 MEGABYTE = 1024 * 1024
@@ -277,14 +277,14 @@ def test_what_else_a_command_says_of_a_queue_ends_no_worker(fleet):
     goes_on("io")
 
 
-def test_what_others_wrote_into_lists_of_ids_stops_nobody(fleet):
+def test_what_others_wrote_into_lists_of_ids_stops_nobody(fleet, redis_server):
     """A worker reads what was cancelled when it connects anew; turns pass on, whatever else is to be looked after."""
     keys, agent = Keys(fleet.settings.key_prefix), f"agent{time.monotonic_ns()}"
     for key in (keys.revoked(), keys.waiting(), keys.lines(), keys.states(), keys.hubs()):
         fleet.redis.zadd(key, {b"\xff\xfe": 1})
     fleet.redis.set(keys.line(agent), "no zset")
     fleet.redis.zadd(keys.lines(), {agent: 1})
-    fleet.redis.client_kill_filter(_type="normal", skipme=True)
+    kill_connections(redis_server, ("normal",))
     wait_for(lambda: not fleet.redis.exists(keys.lines()), what="what cannot be passed on to be removed")
     goes_on("io")
     assert open_questions(fleet.settings) == []

@@ -33,7 +33,7 @@ _LONGEST = 1e9  # seconds
 _LATEST = 1 << 53  # of a logical clock
 _NUMBERS: dict[str, dict[str, tuple[float, float]]] = {
     "pool_grow": {"n": (1, _MOST_SIZE)}, "pool_shrink": {"n": (1, _MOST_SIZE)},
-    "autoscale": {"max": (1, _MOST_SIZE), "min": (0, _MOST_SIZE)},
+    "autoscale": {"max": (-_MOST_SIZE, _MOST_SIZE), "min": (-_MOST_SIZE, _MOST_SIZE)},  # the autoscaler has its own
     "time_limit": {"hard": (0, _LONGEST), "soft": (0, _LONGEST)},
     "memdump": {"samples": (1, 1000)}, "objgraph": {"num": (1, 10_000), "max_depth": (1, 100)},
 }

@@ -4,7 +4,9 @@ from typing import Any
 
 from kombu.exceptions import BatchPublishError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError
 
+from callsheet.workers.broker.scripts import PUBLISH
 from callsheet.workers.broker.stock import redis as stock
 
 
@@ -44,7 +46,7 @@ class Batch(stock.PublishBatch):
         return not self._buffered
 
     def flush(self) -> None:
-        """Send; once more over a new connection, should this one have broken: what has arrived is not put there again.
+        """Send; once more where the connection broke or the server forgot the script: what is there is not put again.
 
         Raises:
             BatchPublishError: it failed; nobody knows how much has arrived.
@@ -54,9 +56,9 @@ class Batch(stock.PublishBatch):
             super().flush()
         except BatchPublishError as exc:
             once = all(str(args[0]).startswith("EVAL") for args, _ in commands)  # no broadcast
-            if not once or not isinstance(exc.__cause__, RedisConnectionError):
+            if not once or not isinstance(exc.__cause__, (RedisConnectionError, NoScriptError)):
                 raise
             self._failed, self._buffered = None, count
-            for args, options in commands:
-                self.pipeline.pipeline_execute_command(*args, **options)
+            for (_, _, *args), options in commands:
+                self.pipeline.pipeline_execute_command("EVAL", PUBLISH.text, *args, **options)
             super().flush()
