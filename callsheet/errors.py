@@ -72,6 +72,14 @@ class CallsheetError(Exception):
     def __init__(self, *args: Any) -> None:
         super().__init__(*map(_cleaned, args))
 
+    @property
+    def message(self) -> str:
+        """The text for people."""
+        return str(self.args[0]) if self.args else ""
+
+    def __str__(self) -> str:
+        return self.message  # KeyError would quote it, OSError tell numbers
+
     def to_dict(self) -> dict[str, Any]:
         """The error as JSON data: class name and arguments."""
         return {"error": type(self).__name__, "args": list(self.args)}
@@ -139,9 +147,6 @@ class StateError(CallsheetError):
 class StateMissing(StateError, KeyError):
     """A part of a state, or all of it, is not there."""
 
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""  # KeyError would quote it
-
 
 class StateMismatch(StateError, ValueError):
     """Stored state is of another class, or was written by a newer version."""
@@ -179,9 +184,6 @@ class ObserveFailed(HubError):
         super().__init__(message, members or {}, *more)
         self.members = dict(self.args[1]) if isinstance(members, dict) else {}
 
-    def __str__(self) -> str:
-        return str(self.args[0])
-
 
 class ModelError(CallsheetError):
     """A chat model's endpoint refused or broke off a call."""
@@ -200,9 +202,6 @@ class CircuitOpen(ModelError):
         super().__init__(message, endpoint, retry_after, *more)
         self.endpoint = endpoint
         self.retry_after = retry_after
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class ToolError(CallsheetError, ValueError):
@@ -246,9 +245,6 @@ class RateLimited(ModelError):
         self.limit = limit
         self.retry_after = retry_after
 
-    def __str__(self) -> str:
-        return str(self.args[0])
-
 
 class UsageError(CallsheetError, TypeError):
     """A call that cannot be right."""
@@ -256,11 +252,6 @@ class UsageError(CallsheetError, TypeError):
 
 class JobError(CallsheetError):
     """Something about one job."""
-
-    @property
-    def message(self) -> str:
-        """The text for people."""
-        return str(self.args[0]) if self.args else ""
 
 
 class ResultTimeout(JobError, TimeoutError):
@@ -289,9 +280,6 @@ class CallRefused(JobError):
 
 class UnknownJob(JobError, KeyError):
     """Nothing is known of a job: there never was one, or its records have expired."""
-
-    def __str__(self) -> str:
-        return self.message  # KeyError would quote it
 
 
 class AgentFailed(JobError):

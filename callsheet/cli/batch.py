@@ -216,8 +216,7 @@ def _plain(result: Any) -> Any:
 
 def _told(error: CallsheetError) -> dict[str, Any]:
     """An error as JSON data."""
-    message = error.message if isinstance(error, JobError) else str(error)
-    told = {"type": type(error).__name__, "message": message}
+    told = {"type": type(error).__name__, "message": error.message}
     if isinstance(error, AgentFailed):
         told |= {"agent": error.agent, "remote_type": error.remote_type, "remote_message": error.remote_message,
                  "remote_traceback": error.remote_traceback}

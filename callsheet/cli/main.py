@@ -11,7 +11,7 @@ import click
 
 import callsheet
 from callsheet.cli.terminal import say
-from callsheet.errors import CallsheetError, JobError
+from callsheet.errors import CallsheetError
 from callsheet.messages.printable import printable
 
 #: Where each command is; a module is imported when its command is asked for.
@@ -62,8 +62,7 @@ class Commands(click.Group):
             if ctx.params.get("debug"):
                 sys.excepthook = lambda _, error, where: say("".join(traceback.format_exception(error)), err=True)
                 raise
-            text = exc.message if isinstance(exc, JobError) else str(exc)
-            raise click.ClickException(printable(text)) from None
+            raise click.ClickException(printable(exc.message)) from None
         except click.ClickException as exc:
             exc.message = printable(exc.message)  # type: ignore[misc]
             raise

@@ -54,9 +54,6 @@ class EndpointError(ModelError):
         self.lasting = True
         self.of_media = False  # whether it speaks of a picture, sound or film; for the agents
 
-    def __str__(self) -> str:
-        return str(self.args[0])
-
 
 class Failures:
     """Makes the errors of one endpoint's calls.

@@ -1,11 +1,8 @@
 """A tool's failure as a text for the model, without what only the developer may see."""
 
-import contextlib
-
-from callsheet.errors import CallsheetError, JobError
+from callsheet.errors import CallsheetError
 from callsheet.resources.traces import without_trace
-from callsheet.settings import get_settings
-from callsheet.settings.secrets import secrets_of, without_credentials
+from callsheet.settings.secrets import told
 
 LONGEST = 2_000
 """Characters of an error's text that a model gets."""
@@ -24,12 +21,11 @@ def failure_text(exc: BaseException) -> str:
 
 def failure_words(exc: BaseException) -> str:
     """An error's kind and text, and no traceback; of Callsheet's own errors the text alone."""
-    text = safe(without_trace(exc.message if isinstance(exc, JobError) else str(exc)))
+    text = safe(without_trace(exc.message if isinstance(exc, CallsheetError) else str(exc)))
     return text if text and isinstance(exc, CallsheetError) else f"{type(exc).__name__}: {text}".removesuffix(": ")
 
 
 def safe(text: str, longest: int = LONGEST) -> str:
     """A text without the settings' secrets and without credentials in addresses; cut if it is long."""
-    with contextlib.suppress(CallsheetError):  # settings that are wrong hold no secrets that are in use
-        text = without_credentials(text, secrets_of(get_settings()))
+    text = told(text)
     return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"
