@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
+from urllib.request import getproxies
 
 from callsheet.errors import MissingKey, provide_cleaning
 
@@ -62,26 +63,6 @@ def unmistakable(value: str) -> bool:
     return _UNMISTAKABLE.fullmatch(value) is not None
 
 
-class _Hiding:
-    """Takes forms of secrets, longest first, out of texts."""
-
-    __slots__ = ("_marks", "forms")
-
-    def __init__(self, forms: list[str]) -> None:
-        self.forms = {form: (_half(form), _half(form[::-1])[::-1]) for form in forms}
-        self._marks = tuple(dict.fromkeys(itertools.chain.from_iterable(self.forms.values())))
-
-    def out_of(self, text: str) -> str:
-        """The text without them."""
-        if any(map(text.__contains__, self._marks)):
-            for form in self.forms:
-                text = text.replace(form, HIDDEN)
-            for head, tail in self.forms.values():  # what is left of those that were cut
-                if head in text or tail in text:
-                    text = re.sub(rf"{re.escape(head)}{_KEYS}|{_KEYS}{re.escape(tail)}", HIDDEN, text)
-        return text
-
-
 class Secrets:
     """Secrets, and the forms in which texts hold them: as they are, escaped, in an address, in a header.
 
@@ -101,20 +82,31 @@ class Secrets:
         meant = {form: value for value in self.values for form in _forms(value)}
         meant |= {_base64(login): login for login in self.logins}
         found = sorted((form for form in meant if len(form) >= _SHORTEST), key=len, reverse=True)
-        self._all = _Hiding(found)
-        self._plain = _Hiding([form for form in found if unmistakable(meant[form])])
+        self._all = {form: (_half(form), _half(form[::-1])[::-1]) for form in found}
+        self._plain = {form: halves for form, halves in self._all.items() if unmistakable(meant[form])}
 
     def without(self, text: str) -> str:
         """The text without them, and without halves of long ones: for people, who can do without an ordinary word."""
-        return self._all.out_of(text)
+        return _hidden(self._all, text)
 
     def cleaned(self, data: str) -> str:
         """Data as text, JSON for example, likewise without those that no ordinary word can be."""
-        return self._plain.out_of(data)
+        return _hidden(self._plain, data)
 
     def within(self, data: str) -> bool:
         """Whether data hold one that no ordinary word can be."""
-        return any(map(data.__contains__, self._plain.forms))
+        return any(map(data.__contains__, self._plain))
+
+
+def _hidden(forms: dict[str, tuple[str, str]], text: str) -> str:
+    """The text without these forms, the longest first, and without their halves."""
+    if any(map(text.__contains__, itertools.chain.from_iterable(forms.values()))):
+        for form in forms:
+            text = text.replace(form, HIDDEN)
+        for head, tail in forms.values():  # what is left of those that were cut
+            if head in text or tail in text:
+                text = re.sub(rf"{re.escape(head)}{_KEYS}|{_KEYS}{re.escape(tail)}", HIDDEN, text)
+    return text
 
 
 def _half(form: str) -> str:
@@ -155,7 +147,7 @@ def secrets_of(settings: "Settings") -> Secrets:
         addresses += [endpoint.base_url, endpoint.proxy.get_secret_value() if endpoint.proxy else ""]
         with contextlib.suppress(MissingKey):
             values.append(endpoint.key())
-    addresses += [os.environ.get(name, "") for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy")]
+    addresses += getproxies().values()
     for address in addresses:
         logins += _logins(address)
         values += [value for name, value in parse_qsl(address.partition("?")[2]) if names_a_secret(name)]
@@ -207,7 +199,7 @@ def scrubbed(text: str, longest: int | None = None) -> str:
 
 def told(text: str) -> str:
     """As `scrubbed`, also without what is a credential by its place: in an address, in a header."""
-    return without_credentials(text, in_use())
+    return _without_credentials(scrubbed(text))
 
 
 def shortened(text: str) -> str:
@@ -256,17 +248,15 @@ class _Clean:
         self.__dict__["exc_text"] = text and told(text)
 
 
-_clean_classes: dict[type, Any] = {}
+@functools.cache
+def _clean_class(kind: type) -> Any:
+    return type(kind.__name__, (_Clean, kind), {"__module__": kind.__module__})
 
 
 def _recorded(make: Callable[..., logging.LogRecord], *args: Any, **kwargs: Any) -> logging.LogRecord:
     record = make(*args, **kwargs)
-    kind = type(record)
-    if kind not in _clean_classes:
-        _clean_classes[kind] = type(kind.__name__, (_Clean, kind), {"__module__": kind.__module__})
-    clean: logging.LogRecord = object.__new__(_clean_classes[kind])
-    clean.__dict__ |= record.__dict__
-    return clean
+    record.__class__ = _clean_class(type(record))
+    return record
 
 
 def guard(settings: "Settings | None") -> None:
@@ -282,9 +272,7 @@ def guard(settings: "Settings | None") -> None:
         logging.setLogRecordFactory(functools.partial(_recorded, make))
 
 
-def without_credentials(text: str, secrets: Secrets) -> str:
-    """A text without these secrets, and without credentials in addresses and headers."""
-    text = secrets.without(text)
+def _without_credentials(text: str) -> str:
     if "://" in text and "@" in text:
         text = _USERINFO.sub(HIDDEN, text)
     lower = text.lower()
@@ -292,11 +280,11 @@ def without_credentials(text: str, secrets: Secrets) -> str:
 
 
 def without_keys(text: str, secrets: Secrets) -> str:
-    """As `without_credentials`, and without what looks like a key or is called one, though nobody said that it is."""
-    if _suspect(text):
-        text = without_credentials(text, secrets)
-        return _NAMED.sub(rf"\1{HIDDEN}", _KEY.sub(HIDDEN, _PEM.sub(HIDDEN, text)))
-    return secrets.without(text)
+    """A text as `told`, and without what looks like a key or is called one, though nobody said that it is."""
+    text = secrets.without(text)
+    if not _suspect(text):
+        return text
+    return _NAMED.sub(rf"\1{HIDDEN}", _KEY.sub(HIDDEN, _PEM.sub(HIDDEN, _without_credentials(text))))
 
 
 def _suspect(text: str) -> bool:
