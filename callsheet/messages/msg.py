@@ -13,7 +13,7 @@ from callsheet.messages.blocks import BlockType, ContentBlock
 
 Role = Literal["user", "assistant", "system"]
 _NEEDED = frozenset({"name", "content", "role"})
-_MOST_BITS = 14_000  # of a whole number: Python reads and writes at most 4,300 digits as JSON
+MOST_BITS = 14_000  # of a whole number: Python reads and writes at most 4,300 digits as JSON
 
 
 def _now() -> str:
@@ -78,7 +78,7 @@ class Msg(BaseModel):
                 todo += item.values()
             elif isinstance(item, list):
                 todo += item
-            elif isinstance(item, int) and item.bit_length() > _MOST_BITS:
+            elif isinstance(item, int) and item.bit_length() > MOST_BITS:
                 raise ValueError("a whole number of over 4,200 digits: give it as text, e.g. hex(value)")
         return value
 

@@ -14,19 +14,12 @@ _OTHER = re.compile(r"[^A-Za-z0-9_-]")
 
 @dataclass(slots=True, eq=False)
 class ToolCall:
-    """A call, and where its result is.
+    """A call, and where its result is."""
 
-    Attributes:
-        at: number of its message.
-        block: the call.
-        result: the result's block, or None.
-        result_at: number of its message; of the call's own where there is none.
-    """
-
-    at: int
-    block: Any
-    result: Any
-    result_at: int
+    at: int  # number of its message
+    block: Any  # the call
+    result: Any  # the result's block, or None
+    result_at: int  # number of its message; of the call's own where there is none
 
 
 def calls_in(msgs: Sequence[Msg]) -> list[ToolCall]:

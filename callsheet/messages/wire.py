@@ -32,9 +32,9 @@ from typing import Any
 from pydantic import BaseModel, SecretBytes, SecretStr
 
 from callsheet.errors import CallsheetError, CannotTravel
-from callsheet.messages.alike import numbers_share_a_hash, share_a_hash
 from callsheet.messages.allow import AllowList, reference
-from callsheet.messages.msg import Msg
+from callsheet.messages.msg import MOST_BITS, Msg
+from callsheet.messages.quick import numbers_share_a_hash, share_a_hash
 from callsheet.messages.recorded import Recorded
 from callsheet.messages.secrecy import HEADER, among, inside, positional, refusal, refuse, refuse_known
 
@@ -50,7 +50,6 @@ _VALUES: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
 _SETS: dict[type, str] = {tuple: "$tuple", set: "$set", frozenset: "$frozen"}
 _MARK = {"__type__", "__value__"}  # the keys by which kombu knows data that JSON has no type for
 _PLAIN = frozenset({str, bool, type(None), float})
-_MOST_BITS = 14_000  # of a whole number: Python reads and writes at most 4,300 digits
 
 
 class Writer:
@@ -195,7 +194,7 @@ class Writer:
 
 
 def _whole(value: int, where: str) -> int:
-    if value.bit_length() > _MOST_BITS:
+    if value.bit_length() > MOST_BITS:
         raise CannotTravel(f"{where} is a whole number of over 4,200 digits, which JSON in Python does not hold. "
                            "Give it as text, e.g. hex(value).")
     return value

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from callsheet.messages import ToolUseBlock
-from callsheet.messages.alike import numbers_share_a_hash
 from callsheet.messages.forms import form_of
+from callsheet.messages.quick import numbers_share_a_hash
 from callsheet.tools.registered import RegisteredToolFunction
 from callsheet.tools.schemas import Path, Problem, misfits
 from callsheet.tools.signature import problems_of, shown
@@ -81,14 +81,14 @@ def _problems(tool: RegisteredToolFunction, found: dict[str, Any]) -> Iterator[P
             yield from problems_of(exc)
     for name in own:
         if name in tool.preset_kwargs:
-            yield Problem.of(f"{name}: this is not for you to give", ())
+            yield Problem(f"{name}: this is not for you to give")
     if signature is None:
         yield from _by_schema(tool, own)
         return
     for name in own:
         known = name in signature.fields or name in tool.preset_kwargs
         if not known and (not signature.open or name == signature.star):
-            yield Problem.of(f"{name}: there is no such argument", [(name,)])
+            yield Problem(f"{name}: there is no such argument", [(name,)])
     try:
         signature.converted(own)
     except ValidationError as exc:
