@@ -11,17 +11,11 @@ from callsheet.tools.response import ToolResponse
 
 @dataclass(frozen=True, kw_only=True)
 class Errand:
-    """One call of a tool on another worker.
+    """One call of a tool on another worker."""
 
-    Attributes:
-        tool: what is to run.
-        arguments: the model's, known to fit.
-        timeout: seconds that are left for it, or None.
-    """
-
-    tool: RegisteredToolFunction
-    arguments: dict[str, Any]
-    timeout: float | None
+    tool: RegisteredToolFunction  # what is to run
+    arguments: dict[str, Any]  # the model's, known to fit
+    timeout: float | None  # seconds that are left for it, or None
 
 
 class Elsewhere(Protocol):

@@ -3,18 +3,17 @@
 import secrets
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, cast
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from callsheet.errors import ToolFailed
 from callsheet.messages import AudioBlock, ImageBlock, Msg, TextBlock, VideoBlock
-from callsheet.messages.blocks import Source
 
 Block = TextBlock | ImageBlock | AudioBlock | VideoBlock
 _MEDIA = ("image", "audio", "video")
-_SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
+_BLOCK: TypeAdapter[Any] = TypeAdapter(Annotated[Block, Field(discriminator="type")])
 NOTHING = "(no result)"
 INTERRUPTED = "<system-info>The user interrupted this tool call.</system-info>"
 
@@ -85,16 +84,12 @@ def checked(response: ToolResponse) -> ToolResponse:
     if not isinstance(response.content, list) or not all(map(_is_block, response.content)):
         raise ToolFailed("the tool gave a ToolResponse whose content is not a list of text, image, audio and video "
                          "blocks")
-    content = [_mended(block) for block in response.content]
-    mended = any(new is not old for new, old in zip(content, response.content, strict=True))
-    return replace(response, content=content) if mended else response
+    content = list(map(_mended, response.content))
+    return response if content == response.content else replace(response, content=content)
 
 
 def _mended(block: Block) -> Block:
-    if block["type"] != "text" or block["text"].isascii():
-        return block
-    text = text_block(block["text"])["text"]
-    return block if text == block["text"] else {**block, "text": text}
+    return {**block, **text_block(block["text"])} if block["type"] == "text" else block
 
 
 def blocks_of(value: Any) -> list[Block]:
@@ -103,23 +98,15 @@ def blocks_of(value: Any) -> list[Block]:
         return checked(value).content
     if isinstance(value, Msg):
         return [block for block in value.get_content_blocks() if block["type"] in ("text", *_MEDIA)]
-    if _is_block(value):
-        return checked(ToolResponse([cast(Block, value)])).content
-    if isinstance(value, (list, tuple)) and value and all(map(_is_block, value)):
-        return checked(ToolResponse(list(value))).content
+    blocks = list(value) if isinstance(value, (list, tuple)) else [value]
+    if blocks and all(map(_is_block, blocks)):
+        return list(map(_mended, blocks))
     return [text_block(_as_text(value))]
 
 
 def _is_block(value: Any) -> bool:
-    if not isinstance(value, dict):
-        return False
-    kind = value.get("type")
-    if kind == "text":
-        return isinstance(value.get("text"), str)
-    if kind not in _MEDIA:
-        return False
     try:
-        _SOURCE.validate_python(value.get("source"))
+        _BLOCK.validate_python(value)
     except ValidationError:
         return False
     return True

@@ -1,9 +1,8 @@
 """JSON schemas from elsewhere, applied within bounds: no schema and no data keep the process's loop busy."""
 
 import importlib
-import json
 from collections.abc import Callable, Iterable, Iterator
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from functools import cache
 from typing import Any, Self
 
@@ -13,7 +12,6 @@ MOST_STEPS = 30_000
 """Rules times the values that they look at, of one check; some tenths of a second."""
 
 _REFERENCE = 20  # steps of following a reference
-
 _SHOWN = 80  # characters of a value in a problem's text
 _LISTED = 20  # values of a list that are shown
 _left: ContextVar[list[int]] = ContextVar("callsheet_schema_steps")
@@ -32,14 +30,11 @@ class Problem(str):
         nulls: paths in the data to what is null and would better not be there.
     """
 
-    __slots__ = ("nulls",)
-
     nulls: tuple[Path, ...]
 
-    @classmethod
-    def of(cls, text: str, nulls: Iterable[Path]) -> Self:
+    def __new__(cls, text: str, nulls: Iterable[Path] = ()) -> Self:
         """A problem."""
-        made = cls(text)
+        made = super().__new__(cls, text)
         made.nulls = tuple(nulls)
         return made
 
@@ -54,17 +49,12 @@ def misfits(schema: Any, data: Any) -> Iterator[Problem]:
     steps = [MOST_STEPS]
     checker = _lenient()(_short(schema, steps), registry=importlib.import_module("referencing").Registry())
     errors = checker.iter_errors(_short(data, steps))
-    while True:
-        token = _left.set(steps)
-        try:
-            error = next(errors, None)
-        finally:
-            _left.reset(token)
-        if error is None:
-            return
+    context = copy_context()
+    context.run(_left.set, steps)
+    while (error := context.run(next, errors, None)) is not None:
         where = ".".join(map(str, error.absolute_path))
         said = error.message if len(error.message) <= 200 else f"{error.message[:200]}..."
-        yield Problem.of(f"{where}: {said}" if where else said, _nulls(error))
+        yield Problem(f"{where}: {said}" if where else said, _nulls(error))
 
 
 def _nulls(error: Any) -> Iterator[Path]:
@@ -113,14 +103,14 @@ def _spend(steps: list[int], count: int) -> None:
 
 @cache
 def _lenient() -> Any:
-    """JSON schema's rules, each of which counts, but those of regular expressions and those that count beside them.
+    """JSON schema's rules, each of which counts, but those that take long at once: regular expressions and the like.
 
     Loaded when it is first needed: it takes long, and most tools have a function's schema.
     """
     module = importlib.import_module("jsonschema")
     stock = dict(module.Draft202012Validator.VALIDATORS)
-    own = {"additionalProperties": _additional(stock["additionalProperties"]), "uniqueItems": _unique(module),
-           **dict.fromkeys(("pattern", "patternProperties", "unevaluatedProperties", "unevaluatedItems"), _unchecked)}
+    own = {"additionalProperties": _additional(stock["additionalProperties"]), **dict.fromkeys(
+        ("pattern", "patternProperties", "unevaluatedProperties", "unevaluatedItems", "uniqueItems"), _unchecked)}
     return module.validators.extend(module.Draft202012Validator,
                                     {name: _counted(name, rule) for name, rule in (stock | own).items()})
 
@@ -151,15 +141,5 @@ def _unchecked(*_: Any) -> Iterator[Any]:
 def _additional(stock: Rule) -> Rule:
     def check(validator: Any, rule: Any, instance: Any, schema: Any) -> Iterator[Any]:
         return iter(()) if "patternProperties" in schema else iter(stock(validator, rule, instance, schema) or ())
-
-    return check
-
-
-def _unique(module: Any) -> Rule:
-    """Stock compares each with each."""
-    def check(validator: Any, rule: Any, instance: Any, schema: Any) -> Iterator[Any]:
-        if rule and validator.is_type(instance, "array") and len(instance) > len(
-                {json.dumps(item, sort_keys=True) for item in instance}):
-            yield module.ValidationError(f"{instance!r} has non-unique elements")
 
     return check

@@ -22,27 +22,16 @@ _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_O
 
 @dataclass(frozen=True)
 class Signature:
-    """What a function takes, as a model is told it.
+    """What a function takes, as a model is told it."""
 
-    Attributes:
-        description: from the docstring.
-        parameters: JSON schema of the arguments that a model gives.
-        model: checks and converts them.
-        fields: the model's field of each argument; their names could be a pydantic model's own.
-        order: the function's parameters, each with its kind and default.
-        open: whether it takes any other arguments by name.
-        positional: the parameter for more positional arguments, if a model may give them.
-        keyword: the parameter for more named arguments, if a model may give them.
-    """
-
-    description: str
-    parameters: dict[str, Any]
-    model: type[BaseModel]
-    fields: dict[str, str]
-    order: tuple[inspect.Parameter, ...]
-    open: bool
-    positional: str | None = None
-    keyword: str | None = None
+    description: str  # from the docstring
+    parameters: dict[str, Any]  # JSON schema of the arguments that a model gives
+    model: type[BaseModel]  # checks and converts them
+    fields: dict[str, str]  # the model's field of each argument; their names could be a pydantic model's own
+    order: tuple[inspect.Parameter, ...]  # the function's parameters, each with its kind and default
+    open: bool  # whether it takes any other arguments by name
+    positional: str | None = None  # the parameter for more positional arguments, if a model may give them
+    keyword: str | None = None  # the parameter for more named arguments, if a model may give them
 
     @property
     def star(self) -> str | None:
@@ -206,8 +195,8 @@ def problems_of(exc: ValidationError) -> list[Problem]:
     for error in exc.errors(include_url=False, include_context=False):
         where = ".".join(map(str, error["loc"])) or "the arguments"
         given = "" if error["type"] == "missing" else f" (given {shown(error['input'])})"
-        lines.append(Problem.of(f"{where}: {error['msg'].removeprefix('Value error, ')}{given}",
-                                [error["loc"]] if error["input"] is None else []))
+        lines.append(Problem(f"{where}: {error['msg'].removeprefix('Value error, ')}{given}",
+                             [error["loc"]] if error["input"] is None else []))
     return lines
 
 
