@@ -1,9 +1,10 @@
 """What the settings say of an endpoint: where it is, how it is signed in to, and what is done when it fails."""
 
 import os
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
@@ -11,17 +12,21 @@ from pydantic_settings import NoDecode
 
 from callsheet.errors import MissingKey
 
+T = TypeVar("T")
+
 
 def names(value: Any) -> Any:
     """A comma-separated text as its parts; anything else as it is."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """Base of what settings are made of."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class RetryPolicy(_Part):
+class RetryPolicy(Part):
     """When a request is sent again.
 
     Attributes:
@@ -45,7 +50,7 @@ class RetryPolicy(_Part):
     after_sent: bool = False
 
 
-class BreakerPolicy(_Part):
+class BreakerPolicy(Part):
     """When an endpoint is left alone for a while.
 
     Attributes:
@@ -63,7 +68,7 @@ class BreakerPolicy(_Part):
     cooldown: float = Field(15.0, gt=0, le=3600)
 
 
-class Price(_Part):
+class Price(Part):
     """What a model's tokens cost, in a currency of your choice for a million tokens.
 
     Attributes:
@@ -103,19 +108,20 @@ class Price(_Part):
 Prices = dict[str, Price]
 
 
+def fitting(table: Mapping[str, T], name: str) -> T | None:
+    """What a table has under a name, or else under the longest pattern that fits it, such as `gpt-4o*`."""
+    if name in table:
+        return table[name]
+    patterns = [pattern for pattern in table if "*" in pattern and fnmatchcase(name, pattern)]
+    return table[max(patterns, key=len)] if patterns else None
+
+
 def price_of(model: str, *tables: Prices) -> Price | None:
-    """The price of a model: of the first table that knows it by name, or by the longest pattern such as `gpt-4o*`."""
-    for table in tables:
-        found = table.get(model)
-        if found is not None:
-            return found
-        fitting = [pattern for pattern in table if "*" in pattern and fnmatchcase(model, pattern)]
-        if fitting:
-            return table[max(fitting, key=len)]
-    return None
+    """The price of a model, of the first table that knows it."""
+    return next((found for table in tables if (found := fitting(table, model)) is not None), None)
 
 
-class Endpoint(_Part):
+class Endpoint(Part):
     """A model server that agents call by name.
 
     Attributes:

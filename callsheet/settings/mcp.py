@@ -2,24 +2,19 @@
 
 import os
 import re
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from callsheet.settings.endpoints import names
+from callsheet.settings.endpoints import Part, fitting, names
 
 SECRET_NAME = re.compile(r"(?i)key|token|secret|passw|credential|auth|cookie|session")
 """What the name of a header or a variable with a secret in it looks like."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class McpServer(_Part):
+class McpServer(Part):
     """A program that is an MCP server and speaks over its standard input and output.
 
     Attributes:
@@ -46,7 +41,7 @@ class McpServer(_Part):
                 if name in self.env_from or SECRET_NAME.search(name)]
 
 
-class McpSettings(_Part):
+class McpSettings(Part):
     """Bounds of MCP clients.
 
     Attributes:
@@ -72,7 +67,4 @@ class McpSettings(_Part):
 
     def server(self, name: str) -> McpServer | None:
         """The program for a client of that name: by the name itself, or by the longest pattern that fits."""
-        if name in self.servers:
-            return self.servers[name]
-        fitting = [pattern for pattern in self.servers if "*" in pattern and fnmatchcase(name, pattern)]
-        return self.servers[max(fitting, key=len)] if fitting else None
+        return fitting(self.servers, name)

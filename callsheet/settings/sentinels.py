@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
-from redis import CredentialProvider
+from redis import UsernamePasswordCredentialProvider
 
 T = TypeVar("T")
 SCHEME = "sentinel://"
@@ -17,22 +17,11 @@ _PORT = 26379
 _FORM = "sentinel://:password@host:26379;sentinel://other:26379/0"
 
 
-class Login(CredentialProvider):
+class Login(UsernamePasswordCredentialProvider):
     """User and password for the sentinels themselves, in a form that shows neither.
 
     Celery's `inspect` and Flower show what a worker's connection is made with.
     """
-
-    def __init__(self, username: str, password: str) -> None:
-        self._username, self._password = username, password
-
-    def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        """For redis-py."""
-        return (self._username, self._password) if self._username else (self._password,)
-
-    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
-        """The same; what it inherits would log a warning."""
-        return self.get_credentials()
 
     def __repr__(self) -> str:
         return "Login(***)"
@@ -49,23 +38,14 @@ class Login(CredentialProvider):
 
 @dataclass(frozen=True, kw_only=True)
 class Sentinels:
-    """Sentinels, and the server that they are asked for.
+    """Sentinels, and the server that they are asked for."""
 
-    Attributes:
-        hosts: host and port of each.
-        master: the name under which they watch it.
-        db: number of its database.
-        username: for the server, or "".
-        password: likewise.
-        login: for the sentinels; None where they ask for none.
-    """
-
-    hosts: tuple[tuple[str, int], ...]
-    master: str
-    db: int = 0
-    username: str = ""
-    password: str = field(default="", repr=False)
-    login: Login | None = None
+    hosts: tuple[tuple[str, int], ...]  # host and port of each
+    master: str  # the name under which they watch it
+    db: int = 0  # number of its database
+    username: str = ""  # for the server, or ""
+    password: str = field(default="", repr=False)  # likewise
+    login: Login | None = None  # for the sentinels; None where they ask for none
 
     @property
     def own_options(self) -> dict[str, Any]:
