@@ -93,7 +93,7 @@ def frames() -> Iterator[Any]:
             "pool": EVIL, "queues": [EVIL], "autoscale": {"bound": EVIL}, "agents": {f"A({EVIL})": [1.0, 1.0, 0.1]},
             "models": {EVIL: [1.0, 1.0, 1.0, 1.0]}, "tasks": 1}
     yield frame(Look(at=1.0, address=EVIL, waiting={EVIL: 3}, workers={EVIL: told, f"{EVIL}2": {}}, trouble=EVIL,
-                     quotas={EVIL: Quota(breaker=EVIL, requests=(1, 2))},
+                     quotas={EVIL: Quota(breaker=EVIL, limits={"requests": (1, 2)})},
                      hubs=[HubLag(name=EVIL, members=1, messages=1, behind=1, used=0.0)]), Rates())
     yield from shown(hostile(), 120)
 

@@ -103,7 +103,8 @@ def test_failures_stand_out(fleet: Fleet) -> None:
 
 def test_a_frame_of_limits_breakers_and_hubs() -> None:
     one = Look(at=time.time(), address="redis://x", quotas={
-        "openai": Quota(requests=(590, 600), calls=(3, 50), waiting=17), "local": Quota(breaker="open")},
+        "openai": Quota(limits={"requests": (590, 600), "under way": (3, 50)}, waiting=17),
+        "local": Quota(breaker="open")},
         hubs=[HubLag(name="debate", members=3, messages=12, behind=4, used=time.time() - 5)],
         waiting={f"q{number}": number for number in range(30)})
     text = drawn(one, lines=10)
@@ -120,7 +121,7 @@ def test_a_look_finds_who_waits_for_a_limit_an_open_breaker_and_hubs(
         with use_settings(settings), worker(
                 "callsheet.workers.io", own_redis.url, "-c", "4", env={"CALLSHEET_MODULES": "tests.agents"}):
             narrow, gone = (Asker(OpenAIChatModel("m", endpoint=name, stream=False)) for name in ("narrow", "gone"))
-            assert look(settings).quotas == {"narrow": Quota(requests=(0, 1))}, "no other has a limit"
+            assert look(settings).quotas == {"narrow": Quota(limits={"requests": (0, 1)})}, "no other has a limit"
             narrow.submit(HELLO).get(timeout=30)
             with pytest.raises(AgentFailed):
                 gone.submit(HELLO).get(timeout=30)
@@ -133,7 +134,8 @@ def test_a_look_finds_who_waits_for_a_limit_an_open_breaker_and_hubs(
                 return found if parked and found.quotas["narrow"].waiting else None
 
             one = wait_for(waiting, what="one that waits")
-            assert one.quotas == {"narrow": Quota(requests=(1, 1), waiting=1), "gone": Quota(breaker="open")}
+            assert one.quotas == {"narrow": Quota(limits={"requests": (1, 1)}, waiting=1),
+                                  "gone": Quota(breaker="open")}
             assert [(hub.name, hub.members, hub.messages, hub.behind) for hub in one.hubs] == [("looked-at", 1, 1, 1)]
             (told,) = one.workers.values()
             assert (told["turns"]["narrow"], told["left_alone"], told["slots"]["parked"]) == (1, ["gone"], 1)

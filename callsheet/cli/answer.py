@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from callsheet.agents.terminal import fields_of
-from callsheet.cli.ids import meant
 from callsheet.cli.progress import clock
+from callsheet.cli.show import meant
 from callsheet.cli.terminal import say, say_json
 from callsheet.errors import AnswerRefused
 from callsheet.settings import get_settings

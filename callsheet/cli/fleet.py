@@ -40,23 +40,14 @@ DRAIN: tuple[tuple[signal.Signals, float], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to run.
+    """What to run."""
 
-    Attributes:
-        kind: "io" or "cpu".
-        options: for `celery worker`.
-        queues: that the workers read.
-        per_worker: calls that one of them runs at once.
-        limits: of their number.
-        data: folder of their logs.
-    """
-
-    kind: str
-    options: tuple[str, ...]
-    queues: tuple[str, ...]
-    per_worker: int
-    limits: Limits
-    data: Path
+    kind: str  # "io" or "cpu"
+    options: tuple[str, ...]  # for `celery worker`
+    queues: tuple[str, ...]  # that the workers read
+    per_worker: int  # calls that one of them runs at once
+    limits: Limits  # of their number
+    data: Path  # folder of their logs
 
 
 @dataclass(eq=False)
@@ -78,13 +69,7 @@ class Member:
 
 
 class Fleet:
-    """Starts, drains and replaces workers.
-
-    Args:
-        plan: what to run.
-        settings: ours.
-        tell: shows a line.
-    """
+    """Starts, drains and replaces workers, and tells so."""
 
     def __init__(self, plan: Plan, settings: Settings, tell: Callable[[str], None]) -> None:
         self.members: list[Member] = []

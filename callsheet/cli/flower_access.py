@@ -1,8 +1,6 @@
 """Who may use a Flower: told from all that Flower itself would go by, before it starts."""
 
-import ipaddress
 import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -10,6 +8,7 @@ from typing import Any, Self
 import click
 
 from callsheet.settings import Settings
+from callsheet.workers.metrics.port import is_loopback
 
 #: Flower's own options, as they are on the command line.
 _OURS = frozenset({"address", "port", "basic_auth"})
@@ -21,27 +20,16 @@ _REMEDY = ("Set user and password where Flower starts: CALLSHEET_FLOWER_AUTH=use
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """Where a Flower listens, and who may use it.
+    """Where a Flower listens, and who may use it."""
 
-    Attributes:
-        address: host name or IP address; "" is all addresses of this machine.
-        port: 0 is any free one.
-        unix_socket: path, in place of both.
-        credentials: each a "user:password".
-        signs_in: whether people sign in with an account of theirs somewhere (Flower's `--auth`).
-        open_api: whether FLOWER_UNAUTHENTICATED_API is set.
-        encrypted: whether it speaks TLS.
-        options: for Flower's command line; without address, port and passwords.
-    """
-
-    address: str
-    port: int
-    unix_socket: str
-    credentials: tuple[str, ...]
-    signs_in: bool
-    open_api: bool
-    encrypted: bool
-    options: tuple[str, ...]
+    address: str  # host name or IP address; "" is all addresses of this machine
+    port: int  # 0 is any free one
+    unix_socket: str  # path, in place of both
+    credentials: tuple[str, ...]  # each a "user:password"
+    signs_in: bool  # whether people sign in with an account of theirs somewhere (Flower's `--auth`)
+    open_api: bool  # whether FLOWER_UNAUTHENTICATED_API is set
+    encrypted: bool  # whether it speaks TLS
+    options: tuple[str, ...]  # for Flower's command line; without address, port and passwords
 
     @classmethod
     def of(cls, options: Sequence[str], settings: Settings) -> Self:
@@ -101,22 +89,6 @@ class Access:
         if self.signs_in or self.open_api:
             return {}
         return {"FLOWER_AUTH": LOCAL_USER, "FLOWER_AUTH_PROVIDER": "callsheet.cli.flower_login.LocalLogin"}
-
-
-def is_loopback(address: str) -> bool:
-    """Whether a host name or IP address is this machine's own, and nobody else's.
-
-    Raises:
-        click.ClickException: it is no address.
-    """
-    if not address:
-        return False
-    try:
-        found = {ipaddress.ip_address(info[4][0]) for info in socket.getaddrinfo(address, None)}
-    except (OSError, UnicodeError):
-        raise click.ClickException(f"{address!r} is no address of this machine: give one with --address, such as "
-                                   "127.0.0.1, or 0.0.0.0 for all.") from None
-    return all(one.is_loopback for one in found)
 
 
 def _name(option: str) -> str:

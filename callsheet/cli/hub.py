@@ -3,8 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -14,12 +13,6 @@ from callsheet.hub import HubEvent, HubInfo, Member, listen
 from callsheet.hub.place import the_hubs
 from callsheet.hub.refusals import checked_name, missing
 from callsheet.hub.saying import say as say_in
-
-T = TypeVar("T")
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(work)
 
 
 @click.group(epilog="""\b
@@ -37,7 +30,7 @@ def hub() -> None:
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a line.")
 def list_(most: int, as_json: bool) -> None:
     """The hubs that are open, the last used first."""
-    found = _run(the_hubs().listed(most))
+    found = asyncio.run(the_hubs().listed(most))
     for info in found:
         if as_json:
             say_json(_data(info))
@@ -68,7 +61,7 @@ def show(name: str, as_json: bool) -> None:
             raise missing(name)
         return found, [] if found.closed is not None else await the_hubs().members(name)
 
-    info, members = _run(look())
+    info, members = asyncio.run(look())
     if as_json:
         seats = [{"id": one.id, "agent": one.label, "eager": one.eager, "behind": one.behind} for one in members]
         say_json({**_data(info), "seats": seats})
@@ -101,7 +94,7 @@ def tail(name: str, last: int, since: str | None, no_follow: bool, as_json: bool
         entries = await hubs.recent(info.epoch, last + 1)
         return (entries[0].id if len(entries) > last else "start"), info.messages
 
-    after, said = _run(begin())
+    after, said = asyncio.run(begin())
     if no_follow and (said == 0 or after == "now" or (after != "start" and int(after.rpartition("-")[2]) >= said)):
         return
     try:

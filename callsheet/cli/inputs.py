@@ -18,49 +18,31 @@ _LOOK = 8192  # bytes of a file that tell whether it is text
 
 @dataclass(frozen=True)
 class Input:
-    """One input.
+    """One input."""
 
-    Attributes:
-        id: stable for the same content from the same file, wherever in the file it stands.
-        source: file, or file:line.
-        msg: what the agent gets.
-    """
-
-    id: str
-    source: str
-    msg: Msg
+    id: str  # stable for the same content from the same file, wherever in the file it stands
+    source: str  # file, or file:line
+    msg: Msg  # what the agent gets
 
 
 @dataclass(frozen=True)
 class Malformed:
-    """A line or file that is no input.
+    """A line or file that is no input."""
 
-    Attributes:
-        source: file, or file:line.
-        why: in words.
-    """
-
-    source: str
-    why: str
+    source: str  # file, or file:line
+    why: str  # in words
 
 
 @dataclass
 class Inputs:
-    """The inputs of a batch; to be iterated as often as needed, read anew each time, one at a time in memory.
+    """The inputs of a batch; to be iterated as often as needed, read anew each time, one at a time in memory."""
 
-    Attributes:
-        paths: files and folders, as the user gave them.
-        text_field: the field of a JSON object that holds the text.
-        exclude: files that are none, wherever they lie: what the batch itself writes.
-        limit: inputs at most.
-        skipped: how many files of folders were left out, by why; of the last iteration.
-    """
-
-    paths: Sequence[Path]
-    text_field: str = "text"
-    exclude: frozenset[Path] = frozenset()
-    limit: int | None = None
+    paths: Sequence[Path]  # files and folders, as the user gave them
+    text_field: str = "text"  # the field of a JSON object that holds the text
+    exclude: frozenset[Path] = frozenset()  # files that are none, wherever they lie: what the batch itself writes
+    limit: int | None = None  # inputs at most
     skipped: Counter[str] = field(default_factory=Counter)
+    """How many files of folders were left out, by why; of the last iteration."""
 
     def __iter__(self) -> Iterator[Input | Malformed]:
         self.skipped.clear()

@@ -11,25 +11,18 @@ LOOPBACK = "127.0.0.1"
 
 
 def chosen(port: int, what: str, option: str, remedy: str = "", host: str = LOOPBACK) -> int:
-    """`port` if it is free, or any free one for 0.
-
-    Args:
-        port: as the user gave it.
-        what: wants to listen there, for people.
-        option: sets the port.
-        remedy: what else may be done.
-        host: address to listen on; "" is all.
+    """`port` if it is free, or any free one for 0; "" for the host is all of this machine's addresses.
 
     Raises:
-        click.ClickException: it is in use; names it and the remedy.
+        click.ClickException: it is in use; names `what` wants it, the `option` that sets it, and another `remedy`.
     """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((host, port))
-        except OSError as exc:
-            why = exc.strerror or str(exc)
-            if exc.errno == errno.EADDRNOTAVAIL:
+        except (OSError, UnicodeError) as exc:
+            why = getattr(exc, "strerror", "") or str(exc)
+            if isinstance(exc, (socket.gaierror, UnicodeError)) or exc.errno == errno.EADDRNOTAVAIL:
                 raise click.ClickException(f"{what} cannot listen on {host}: {why}. Give an address of this machine, "
                                            "or 0.0.0.0 for all.") from None
             raise click.ClickException(f"{what} cannot listen on port {port} of {host or 'this machine'}: {why}. Give "

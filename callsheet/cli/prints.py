@@ -21,12 +21,7 @@ class Prints:
         self._display, self._alone = display, alone
 
     async def follow(self, source: str, job: Job) -> None:
-        """Show what a job's agents print, until it ends.
-
-        Args:
-            source: of its input, for people.
-            job: the job.
-        """
+        """Show what the agents of an input's job print, until it ends."""
         try:
             async for event in job.stream():
                 self._show(source, job, event)

@@ -22,29 +22,18 @@ _TAIL = 16 * 1024  # bytes of a log that are looked at for its last lines
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """What to start, and how to tell that it is ready.
+    """What to start, and how to tell that it is ready."""
 
-    Attributes:
-        name: for people, e.g. "io worker".
-        command: program and arguments.
-        where: what runs there, for people.
-        log: where its output goes; the log of the run before is kept beside it as `.1`.
-        ready: whether it does its work by now; asked again and again.
-        env: its environment, whole.
-        stops: signals that end it, each with the seconds it is given, from the kindest to SIGKILL.
-        orphaned: the signal that it gets when this process dies without stopping it.
-        umask: of the files that it makes; this process's with -1.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    where: str
-    log: Path
-    ready: Callable[["Process"], bool]
-    env: Mapping[str, str]
+    name: str  # for people, e.g. "io worker"
+    command: tuple[str, ...]  # program and arguments
+    where: str  # what runs there, for people
+    log: Path  # where its output goes; the log of the run before is kept beside it as `.1`
+    ready: Callable[["Process"], bool]  # whether it does its work by now; asked again and again
+    env: Mapping[str, str]  # its environment, whole
     stops: tuple[tuple[signal.Signals, float], ...]
-    orphaned: signal.Signals = signal.SIGKILL
-    umask: int = -1
+    """Signals that end it, each with the seconds it is given, from the kindest to SIGKILL."""
+    orphaned: signal.Signals = signal.SIGKILL  # the signal that it gets when this process dies without stopping it
+    umask: int = -1  # of the files that it makes; this process's with -1
 
 
 def without_keys(env: Mapping[str, str]) -> dict[str, str]:

@@ -12,13 +12,7 @@ from callsheet.settings import Settings
 
 
 class Remedies:
-    """Remedies for one file.
-
-    Args:
-        loaded: the file.
-        modules: that workers must allow.
-        queue: of all calls, in place of the agents' own.
-    """
+    """Remedies for one file, whose modules workers must allow; all calls may have one queue."""
 
     def __init__(self, loaded: Loaded, modules: tuple[str, ...], queue: str | None) -> None:
         self._loaded = loaded
@@ -55,11 +49,7 @@ class Remedies:
                 "\n\n" + "\n".join(commands))
 
     def refused(self, why: str) -> str:
-        """What to do about workers that cannot build the target.
-
-        Args:
-            why: as a worker said.
-        """
+        """What to do about workers that cannot build the target, as one said."""
         return (f"The workers cannot build {self._loaded.target.label}: {why}\nRestart them so that they can:\n\n"
                 f"{self._up_command()}\n\n(or, for workers started otherwise: CALLSHEET_MODULES={self._modules} and "
                 f"{self._loaded.folder} on their PYTHONPATH), or let this command start its own: --up. Then give the "

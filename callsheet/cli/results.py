@@ -12,17 +12,11 @@ import click
 
 @dataclass(frozen=True)
 class Place:
-    """Where an input's latest line stands.
+    """Where an input's latest line stands."""
 
-    Attributes:
-        ok: whether it is a result rather than a failure.
-        offset: of its first byte.
-        size: in bytes.
-    """
-
-    ok: bool
-    offset: int
-    size: int
+    ok: bool  # whether it is a result rather than a failure
+    offset: int  # of its first byte
+    size: int  # in bytes
 
 
 class Results:

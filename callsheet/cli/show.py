@@ -1,16 +1,17 @@
 """`callsheet show`: the tree of a job."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
-from callsheet.cli.ids import WHOLE, meant
 from callsheet.cli.terminal import say, say_json
 from callsheet.settings import get_settings
 
 PIPED = 160
 """Columns where the output is no terminal, and so has no edge."""
+_WHOLE_ID = 36  # characters
 
 
 @click.command(short_help="A job's calls as a tree: where, how long, tokens, cost, errors.", epilog="""\b
@@ -35,7 +36,7 @@ def show(job_id: str, page: Path | None, as_json: bool, most: int) -> None:
     from callsheet.tasks.whereabouts import whereabouts
 
     settings = get_settings()
-    if len(Job.from_id(job_id).id) < WHOLE:
+    if len(Job.from_id(job_id).id) < _WHOLE_ID:
         known = (*kept_ids(job_id, settings), *(call for call, _ in whereabouts(settings)))
         job_id = meant(job_id, known, "jobs and calls")
     tree = read_tree(job_id, settings, most)
@@ -61,3 +62,18 @@ def show(job_id: str, page: Path | None, as_json: bool, most: int) -> None:
             console.width = PIPED
         for line in shown(tree, console.width):
             console.print(line, soft_wrap=True)
+
+
+def meant(beginning: str, ids: Iterable[str], what: str) -> str:
+    """The one id that begins so; `beginning` itself where it is a whole one, or where none does.
+
+    Raises:
+        click.ClickException: several do; says `what` these are.
+    """
+    found = sorted({one for one in ids if one.startswith(beginning)})
+    if beginning in found or not found:
+        return beginning
+    if len(found) > 1:
+        raise click.ClickException(f"{len(found)} {what} begin with {beginning!r}: {', '.join(found[:5])}. Give "
+                                   "more of the id.")
+    return found[0]

@@ -8,8 +8,6 @@ import shlex
 import signal
 import socket
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 import click
+import httpx
 
 from callsheet.cli.embedded_redis import redis_password, redis_port, redis_service, take_back
 from callsheet.cli.ports import LOOPBACK, chosen
@@ -31,31 +30,18 @@ _INFO = "up.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to start.
+    """What to start."""
 
-    Attributes:
-        data: folder of the append-only file and the logs.
-        io: autoscale of the io worker, "MAX,MIN"; "0" for none.
-        cpu: autoscale of the cpu worker.
-        modules: that workers may build agents from; None leaves it to the settings.
-        redis_url: of a Redis that runs; None starts one.
-        redis_port: of the one that is started; 0 is any free port.
-        flower_port: of Flower; None starts none.
-        stub_port: of the stub model; None starts none.
-        path: folders put on the workers' PYTHONPATH.
-        patience: seconds that running calls are given to end when all is stopped.
-    """
-
-    data: Path
-    io: str = "500,20"
-    cpu: str = "2,1"
-    modules: tuple[str, ...] | None = None
-    redis_url: str | None = None
-    redis_port: int = 0
-    flower_port: int | None = None
-    stub_port: int | None = None
-    path: tuple[Path, ...] = ()
-    patience: float = 20.0
+    data: Path  # folder of the append-only file and the logs
+    io: str = "500,20"  # autoscale of the io worker, "MAX,MIN"; "0" for none
+    cpu: str = "2,1"  # autoscale of the cpu worker
+    modules: tuple[str, ...] | None = None  # that workers may build agents from; None leaves it to the settings
+    redis_url: str | None = None  # of a Redis that runs; None starts one
+    redis_port: int = 0  # of the one that is started; 0 is any free port
+    flower_port: int | None = None  # of Flower; None starts none
+    stub_port: int | None = None  # of the stub model; None starts none
+    path: tuple[Path, ...] = ()  # folders put on the workers' PYTHONPATH
+    patience: float = 20.0  # seconds that running calls are given to end when all is stopped
 
 
 class Stack:
@@ -154,16 +140,7 @@ class Stack:
 
 def worker_service(kind: str, name: str, options: Sequence[str], env: Mapping[str, str], log: Path,
                    stops: tuple[tuple[signal.Signals, float], ...]) -> Service:
-    """A Celery worker of ours as a service, by its node name; should this process die, it ends its calls and itself.
-
-    Args:
-        kind: "io" or "cpu".
-        name: of the node, without the host.
-        options: for `celery worker`.
-        env: its environment, whole.
-        log: where its output goes.
-        stops: how it is stopped.
-    """
+    """An io or cpu worker as a service, by its node name; should this process die, it ends its calls and itself."""
     node = f"{name}@{socket.gethostname()}"
     command = (*python_command("celery"), "-A", f"callsheet.workers.{kind}", "worker", "-n", node, "--loglevel=INFO",
                *options)
@@ -182,9 +159,8 @@ def _stops(patience: float) -> tuple[tuple[signal.Signals, float], ...]:
 
 def _http_ok(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own address
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+        return httpx.get(url, timeout=2, trust_env=False).is_success
+    except httpx.HTTPError:
         return False
 
 
@@ -192,12 +168,8 @@ def _http_ok(url: str) -> bool:
 def claimed(data: Path, others: str = "--data and --redis-port") -> Iterator[Path]:
     """Keep a data folder for this process; a process that dies lets go of it.
 
-    Args:
-        data: the folder.
-        others: options that a second command needs to run beside the first.
-
     Raises:
-        click.ClickException: another command uses it, or it cannot be made; with the remedy.
+        click.ClickException: it cannot be made, or another command uses it: with other `others` it can run too.
     """
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)

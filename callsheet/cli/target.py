@@ -24,21 +24,13 @@ _EXAMPLE = """    class Summarizer(AgentBase): ...
 
 @dataclass(frozen=True)
 class Loaded:
-    """A file that was imported.
+    """A file that was imported."""
 
-    Attributes:
-        file: as the user gave it.
-        folder: that workers need on their PYTHONPATH.
-        module: the name under which they import it.
-        name: of the variable.
-        target: the agent or pipeline.
-    """
-
-    file: Path
-    folder: Path
-    module: str
-    name: str
-    target: Target
+    file: Path  # as the user gave it
+    folder: Path  # that workers need on their PYTHONPATH
+    module: str  # the name under which they import it
+    name: str  # of the variable
+    target: Target  # the agent or pipeline
 
     def members(self) -> list[AgentBase]:
         """The agents in the target."""
@@ -58,11 +50,7 @@ class Loaded:
 
 
 def load(file: Path, name: str | None = None) -> Loaded:
-    """Import a file and find its pipeline or agent.
-
-    Args:
-        file: of the user.
-        name: of the variable, where there are several.
+    """Import a user's file and find its pipeline or agent, where there are several by the variable's name.
 
     Raises:
         click.ClickException: the file cannot be imported, or does not say what to run.

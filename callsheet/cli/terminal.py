@@ -36,7 +36,6 @@ class Text(rich.text.Text):
         super().append(printable(text) if isinstance(text, str) else text, style)
         return self
 
-
     @classmethod
     def assemble(cls, *parts: Any, **kwargs: Any) -> Self:
         """A text of several, each with a style if it is a pair."""

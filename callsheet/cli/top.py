@@ -7,7 +7,7 @@ from contextlib import suppress
 import click
 
 from callsheet.errors import RedisUnavailable
-from callsheet.settings import Settings, get_settings
+from callsheet.settings import get_settings
 
 PIPED = 140
 """Columns where the output is no terminal, and so has no edge."""
@@ -28,33 +28,20 @@ def top(every: float, once: bool, lines: int) -> None:
     Numbers of calls are since each worker began; those a second are since the look before. One look is a few trips to
     Redis and one question to the workers.
     """
-    if once:
-        _print(get_settings(), lines)
-    else:
-        _live(get_settings(), every, lines)
-
-
-def _print(settings: Settings, lines: int) -> None:
-    from rich.console import Console
-
-    from callsheet.cli.top_frame import frame
-    from callsheet.cli.top_look import Rates, look
-
-    console = Console(highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = PIPED
-    console.print(frame(look(settings), Rates(), lines))
-
-
-def _live(settings: Settings, every: float, lines: int) -> None:
     from rich.console import Console
     from rich.live import Live
 
     from callsheet.cli.top_frame import frame
     from callsheet.cli.top_look import Look, Rates, look
 
+    settings, console = get_settings(), Console(highlight=False)
     rates, one = Rates(), look(settings)  # an error here ends the command; a later one is shown
-    with Live(console=Console(highlight=False), screen=True, auto_refresh=False) as live, suppress(KeyboardInterrupt):
+    if once:
+        if not console.is_terminal and "COLUMNS" not in os.environ:
+            console.width = PIPED
+        console.print(frame(one, rates, lines))
+        return
+    with Live(console=console, screen=True, auto_refresh=False) as live, suppress(KeyboardInterrupt):
         while True:
             if not one.trouble:
                 rates.take(one)

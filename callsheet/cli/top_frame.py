@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from callsheet.cli.terminal import Table, Text
-from callsheet.cli.top_look import Look, Quota, Rates, quota_words
+from callsheet.cli.top_look import Look, Quota, Rates
 from callsheet.cli.tree_rows import seconds
 
 BAR = 12
@@ -14,13 +14,7 @@ BAR = 12
 
 
 def frame(one: Look, rates: Rates, lines: int = 12) -> Group:
-    """What is shown of a look.
-
-    Args:
-        one: the look.
-        rates: since the one before.
-        lines: rows of a table at most.
-    """
+    """What is shown of a look, with so many rows of a table at most."""
     parts: list[RenderableType] = [_head(one, rates), Text()]
     if one.trouble:
         parts.append(Text(one.trouble, "bold red"))
@@ -122,10 +116,9 @@ def _endpoints(one: Look, models: dict[str, list[float]], rates: Rates, lines: i
 
 def _limits(quota: Quota) -> Text:
     words = Text()
-    for name, used in quota_words(quota).items():
-        if used is not None:
-            full = used[0] >= 0.9 * used[1]
-            words.append(", " if words else "").append(f"{used[0]:,.0f}/{used[1]:,} {name}", "yellow" if full else "")
+    for name, (used, most) in quota.limits.items():
+        full = used >= 0.9 * most
+        words.append(", " if words else "").append(f"{used:,.0f}/{most:,} {name}", "yellow" if full else "")
     return words or Text("–", "dim")
 
 

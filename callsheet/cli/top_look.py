@@ -2,7 +2,6 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,46 +20,27 @@ MOST_HUBS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """How far an endpoint's limits are used up.
+    """How far an endpoint's limits are used up."""
 
-    Attributes:
-        requests: in the window, of how many; None where there is no such limit, as in those below.
-        tokens: likewise.
-        calls: under way, of how many.
-        waiting: calls that wait for their turn, of the whole fleet.
-        breaker: "closed", "open" or "probing".
-    """
-
-    requests: tuple[float, int] | None = None
-    tokens: tuple[float, int] | None = None
-    calls: tuple[float, int] | None = None
-    waiting: int = 0
-    breaker: str = "closed"
+    limits: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """What is used of each that there is, and how much may be, by what people call it."""
+    waiting: int = 0  # calls that wait for their turn, of the whole fleet
+    breaker: str = "closed"  # "closed", "open" or "probing"
 
 
 @dataclass(slots=True, kw_only=True)
 class Look:
-    """One look.
+    """One look."""
 
-    Attributes:
-        at: unix time.
-        address: of Redis, without its password.
-        waiting: messages, by queue.
-        held: messages that workers hold.
-        workers: what each told, by name; those that are no workers of ours with `error`.
-        quotas: by endpoint.
-        hubs: those used last.
-        trouble: what was wrong, or "".
-    """
-
-    at: float
-    address: str
-    waiting: dict[str, int] = field(default_factory=dict)
-    held: int = 0
+    at: float  # unix time
+    address: str  # of Redis, without its password
+    waiting: dict[str, int] = field(default_factory=dict)  # messages, by queue
+    held: int = 0  # messages that workers hold
     workers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    quotas: dict[str, Quota] = field(default_factory=dict)
-    hubs: list[HubLag] = field(default_factory=list)
-    trouble: str = ""
+    """What each told, by name; of those that are no workers of ours why that cannot be read, as `unread`."""
+    quotas: dict[str, Quota] = field(default_factory=dict)  # by endpoint
+    hubs: list[HubLag] = field(default_factory=list)  # those used last
+    trouble: str = ""  # what was wrong, or ""
 
     def readers(self, queue: str) -> int:
         """Workers that read a queue."""
@@ -119,14 +99,12 @@ def _quotas(settings: Settings, client: Any) -> dict[str, Quota]:
         (requests, tokens, held), queued, breaker = answers[3 * number:3 * number + 3]
         most = limits[name]
         if most.any or breaker or queued:
+            used = (("requests", requests, most.requests), ("tokens", tokens, most.tokens),
+                    ("under way", held, most.calls))
             found[name] = Quota(
-                requests=_of(requests, most.requests), tokens=_of(tokens, most.tokens), calls=_of(held, most.calls),
+                limits={what: (max(0.0, float(count or 0)), of) for what, count, of in used if of is not None},
                 waiting=queued, breaker=breaker.decode() if breaker else "closed")
     return found
-
-
-def _of(used: bytes | None, most: int | None) -> tuple[float, int] | None:
-    return None if most is None else (max(0.0, float(used or 0)), most)
 
 
 class Rates:
@@ -161,8 +139,3 @@ class Rates:
         """Of all of a kind together."""
         rates = [rate for key in self._now if key[0] == kind and (rate := self.of(*key)) is not None]
         return sum(rates) if rates else None
-
-
-def quota_words(quota: Quota) -> Mapping[str, tuple[float, int] | None]:
-    """The limits by what they are called in the settings."""
-    return {"requests": quota.requests, "tokens": quota.tokens, "under way": quota.calls}

@@ -12,46 +12,27 @@ LONGEST_LABEL = 48
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a tree.
+    """One line of a tree."""
 
-    Attributes:
-        branches: what is drawn before the label: "│  ", "   ", "├─ " or "└─ " for each level.
-        label: what the line is about.
-        call: the call, if it is one.
-        job: the job that begins here, if one does.
-    """
-
-    branches: tuple[str, ...]
-    label: str
-    call: CallNode | None = None
-    job: JobNode | None = None
+    branches: tuple[str, ...]  # what is drawn before the label: "│  ", "   ", "├─ " or "└─ " for each level
+    label: str  # what the line is about
+    call: CallNode | None = None  # the call, if it is one
+    job: JobNode | None = None  # the job that begins here, if one does
 
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What all calls of a tree come to.
+    """What all calls of a tree come to."""
 
-    Attributes:
-        calls: calls of agents.
-        workers: that ran them.
-        retries: of calls, not of requests.
-        waited: seconds between sending and beginning, of all calls together.
-        ran: likewise between beginning and end.
-        idle: of these, seconds in which they waited for others.
-        begin: unix time of the first thing that is known.
-        end: unix time of the last one; of a job that goes on, now.
-        usage: what the job took.
-    """
-
-    calls: int
-    workers: int
-    retries: int
-    waited: float
-    ran: float
-    idle: float
-    begin: float
-    end: float
-    usage: Usage
+    calls: int  # calls of agents
+    workers: int  # that ran them
+    retries: int  # of calls, not of requests
+    waited: float  # seconds between sending and beginning, of all calls together
+    ran: float  # likewise between beginning and end
+    idle: float  # of these, seconds in which they waited for others
+    begin: float  # unix time of the first thing that is known
+    end: float  # unix time of the last one; of a job that goes on, now
+    usage: Usage  # what the job took
 
 
 def rows(job: JobNode) -> list[Row]:

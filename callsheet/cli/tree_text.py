@@ -23,12 +23,7 @@ _FIRST_TO_GO = (7, 2, 6, 5)  # columns that a narrow terminal does without: time
 
 
 def shown(job: JobNode, width: int) -> Iterator[Text]:
-    """The tree, line by line.
-
-    Args:
-        job: the tree.
-        width: columns of the terminal.
-    """
+    """The tree, line by line, for a terminal of so many columns."""
     found = sums(job)
     yield Text.assemble((_clipped(job.label, width), "bold"))
     yield Text(job.id, "dim")

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import time
-from collections.abc import Iterable
 
 import httpx
 
@@ -19,25 +18,16 @@ PATIENCE = 8.0
 _PUBLIC = ("openai.com", "anthropic.com", "googleapis.com", "aliyuncs.com", "deepseek.com", "azure.com")
 
 
-def check_endpoints(settings: Settings, names: Iterable[str] = ()) -> list[Finding]:
-    """The findings, in the order of the settings; all are asked at once.
-
-    Args:
-        settings: with the endpoints.
-        names: of those to ask; all without.
-    """
-    wanted = list(names) or list(settings.endpoints)
-
+def check_endpoints(settings: Settings) -> list[Finding]:
+    """The findings, in the order of the settings; all are asked at once."""
     async def ask_all() -> list[Finding]:
-        return list(await asyncio.gather(*(_check(name, settings.endpoints.get(name)) for name in wanted)))
+        return await asyncio.gather(*(_check(name, endpoint) for name, endpoint in settings.endpoints.items()))
 
     return asyncio.run(ask_all())
 
 
-async def _check(name: str, endpoint: Endpoint | None) -> Finding:
+async def _check(name: str, endpoint: Endpoint) -> Finding:
     subject = f"endpoint {name}"
-    if endpoint is None:
-        return fail(subject, "No endpoint has this name.", f"Declare it under [endpoints.{name}] in callsheet.toml.")
     try:
         key = endpoint.key()
     except CallsheetError as exc:

@@ -8,19 +8,12 @@ Level = Literal["ok", "warn", "fail", "skip"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the doctor's.
+    """One line of the doctor's."""
 
-    Attributes:
-        level: "ok"; "warn": it works, and may not for long; "fail": it does not work; "skip": it was not looked at.
-        subject: what it is about, in a word or two.
-        text: what was found.
-        remedy: what to do, where it is not "ok".
-    """
-
-    level: Level
-    subject: str
-    text: str
-    remedy: str = ""
+    level: Level  # "ok"; "warn": it works, and may not for long; "fail": it does not work; "skip": it was not looked at
+    subject: str  # what it is about, in a word or two
+    text: str  # what was found
+    remedy: str = ""  # what to do, where it is not "ok"
 
     def to_dict(self) -> dict[str, str]:
         """As JSON data."""

@@ -135,15 +135,7 @@ def _clock(client: Any) -> Finding:
 
 
 def compared(subject: str, whose: str, theirs: float, before: float, after: float) -> Finding:
-    """How far a clock is from this machine's.
-
-    Args:
-        subject: what the finding is about.
-        whose: that was compared with Redis', or this machine's.
-        theirs: unix time that was told.
-        before: this machine's time when it was asked for.
-        after: and when the answer was there.
-    """
+    """How far a clock, which told `theirs`, is from this machine's, which it was `before` and `after` that."""
     apart = max(before - theirs, theirs - after, 0.0)
     text = f"Redis' clock and {whose} differ by {apart:.1f} s" if subject == "clock" else (
         f"{whose} clock and this machine's differ by {apart:.1f} s")
