@@ -587,8 +587,9 @@ def test_a_run_over_files_sends_again_what_redis_lost(forgetful, tmp_path, monke
         results, sent = Results(tmp_path / "out.jsonl"), Sent(tmp_path / "state", "it")
         files.callback(sent.close)
         files.callback(results.close)
-        batch = Batch(Echo("a"), CallOptions(), results, sent, picked_up={"one": before.id}, window=5,
-                      display=Display(Tally(1, 0)), check=lambda: None, stalled=lambda: "")
+        batch = Batch(target=Echo("a"), options=CallOptions(), results=results, sent=sent,
+                      picked_up={"one": before.id}, window=5, display=Display(Tally(1, 0)),
+                      check=lambda: None, stalled=lambda: "")
 
         async def main():
             running = asyncio.ensure_future(batch.run(iter([Input("one", "one.txt", HELLO)])))

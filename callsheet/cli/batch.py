@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 from uuid import uuid4
@@ -32,36 +33,23 @@ class Refused(Exception):  # its text is the worker's
     """The workers cannot build the target: every input would fail."""
 
 
+@dataclass(eq=False, kw_only=True)
 class Batch:
-    """One run over the inputs that are left.
+    """One run over the inputs that are left."""
 
-    Args:
-        target: what runs.
-        options: of each job.
-        results: where results go.
-        sent: where job ids are kept.
-        picked_up: job ids by input id of an earlier run's jobs, done or under way.
-        window: jobs under way at most.
-        display: of its progress.
-        check: called now and then; what it raises ends the run.
-        prints: shows what the agents print, or None.
-        stalled: asked, in a thread, when nothing has ended for a while; gives a warning or "".
-    """
+    target: Target  # what runs
+    options: CallOptions  # of each job
+    results: Results  # where results go
+    sent: Sent  # where job ids are kept
+    picked_up: dict[str, str]  # job ids by input id of an earlier run's jobs, done or under way
+    window: int  # jobs under way at most
+    display: Display  # of its progress
+    check: Callable[[], None]  # called now and then; what it raises ends the run
+    stalled: Callable[[], str]  # asked, in a thread, when nothing has ended for a while; gives a warning or ""
+    prints: Prints | None = None  # shows what the agents print
 
-    def __init__(self, target: Target, options: CallOptions, results: Results, sent: Sent, *,
-                 picked_up: dict[str, str], window: int, display: Display, check: Callable[[], None],
-                 stalled: Callable[[], str], prints: Prints | None = None) -> None:
-        self._target = target
-        self._options = options
-        self._results = results
-        self._sent = sent
-        self._picked_up = picked_up
-        self._window = window
-        self._display = display
-        self._tally = display.tally
-        self._check = check
-        self._stalled = stalled
-        self._prints = prints
+    def __post_init__(self) -> None:
+        self._tally = self.display.tally
         self._last = time.monotonic()
         self._changed = asyncio.Event()
         self._problem: BaseException | None = None
@@ -80,8 +68,8 @@ class Batch:
         ticking = asyncio.create_task(self._tick())
         try:
             while self._problem is None:
-                room = self._window - len(self._tasks)
-                if room >= min(_TOGETHER, max(1, self._window // 4)):
+                room = self.window - len(self._tasks)
+                if room >= min(_TOGETHER, max(1, self.window // 4)):
                     chunk = list(islice(inputs, min(room, _TOGETHER)))
                     if chunk:
                         await self._send(chunk)
@@ -104,12 +92,12 @@ class Batch:
         while True:
             await asyncio.sleep(_TICK)
             try:
-                self._check()
-                self._display.update()
+                self.check()
+                self.display.update()
                 if self._tasks and time.monotonic() - self._last > _STALLED:
                     self._last = time.monotonic()
-                    if warning := await asyncio.to_thread(self._stalled):
-                        self._display.say(warning)
+                    if warning := await asyncio.to_thread(self.stalled):
+                        self.display.say(warning)
             except Exception as exc:
                 self._fail(exc)
                 return
@@ -119,14 +107,14 @@ class Batch:
         self._changed.set()
 
     async def _send(self, chunk: list[Input]) -> None:
-        known = [item for item in chunk if item.id in self._picked_up]
-        new = [item for item in chunk if item.id not in self._picked_up]
+        known = [item for item in chunk if item.id in self.picked_up]
+        new = [item for item in chunk if item.id not in self.picked_up]
         for item in known:
-            self._follow(item, Job.from_id(self._picked_up[item.id]), None)
+            self._follow(item, Job.from_id(self.picked_up[item.id]), None)
         if not new:
             return
         ids = [str(uuid4()) for _ in new]
-        self._sent.add(zip([item.id for item in new], ids, strict=True))
+        self.sent.add(zip([item.id for item in new], ids, strict=True))
         try:
             jobs = await asyncio.to_thread(self._submit, new, ids)
         except RedisUnavailable:
@@ -138,7 +126,7 @@ class Batch:
             self._follow(item, job, time.monotonic())
 
     def _submit(self, items: list[Input], ids: list[str]) -> list[Job]:
-        jobs: list[Job] = dispatcher().submit_many(self._target, [item.msg for item in items], self._options, ids)
+        jobs: list[Job] = dispatcher().submit_many(self.target, [item.msg for item in items], self.options, ids)
         return jobs
 
     async def _send_each(self, items: list[Input], ids: list[str]) -> None:
@@ -164,8 +152,8 @@ class Batch:
 
     async def _finish(self, item: Input, job: Job, started: float | None) -> None:
         try:
-            if self._prints is not None:
-                await self._prints.follow(item.source, job)
+            if self.prints is not None:
+                await self.prints.follow(item.source, job)
             result, error = await job, None
         except JobLost as exc:
             await self._send_again(item, exc)
@@ -182,8 +170,8 @@ class Batch:
         self._write(item, job.id, seconds, result=result, error=error)
 
     async def _send_again(self, item: Input, lost: JobLost) -> None:
-        self._display.say(f"{item.source} is sent again. {lost}")
-        self._picked_up.pop(item.id, None)
+        self.display.say(f"{item.source} is sent again. {lost}")
+        self.picked_up.pop(item.id, None)
         try:
             await self._send([item])
         except Exception as exc:
@@ -192,18 +180,18 @@ class Batch:
     def _write(self, item: Input, job_id: str, seconds: float | None, *, result: Any = None,
                error: CallsheetError | None = None) -> None:
         try:
-            self._results.write({"input_id": item.id, "source": item.source, "status": "failed" if error else "ok",
+            self.results.write({"input_id": item.id, "source": item.source, "status": "failed" if error else "ok",
                                  "result": _plain(result), "error": _told(error) if error else None, "job_id": job_id,
                                  "seconds": seconds})
         except OSError as exc:
-            self._fail(click.ClickException(f"{self._results.path} cannot be written: {exc.strerror}."))
+            self._fail(click.ClickException(f"{self.results.path} cannot be written: {exc.strerror}."))
             return
         self._tally.jobs.append(job_id)
         if error:
             self._tally.failed += 1
             if self._tally.failed <= _SHOWN:
                 more = " (further ones are in the results only)" if self._tally.failed == _SHOWN else ""
-                self._display.say(f"{item.source} failed: {_told(error)['message']}{more}")
+                self.display.say(f"{item.source} failed: {_told(error)['message']}{more}")
         else:
             self._tally.ok += 1
 

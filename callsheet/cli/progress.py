@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -13,34 +14,18 @@ from callsheet.cli.terminal import Text, say
 _PLAIN_EVERY = 5.0  # seconds
 
 
+@dataclass
 class Tally:
-    """Counts of a batch under way.
+    """Counts of a batch under way."""
 
-    Args:
-        total: inputs in all.
-        skipped: of them, done by an earlier run.
-
-    Attributes:
-        ok: ended well in this run.
-        failed: ended badly.
-        running: sent, and not ended.
-        jobs: ids of those that ended in this run.
-        spent: what their outbound calls took, in words.
-    """
-
-    def __init__(self, total: int, skipped: int) -> None:
-        self.total = total
-        self.skipped = skipped
-        self.ok = 0
-        self.failed = 0
-        self.running = 0
-        self.jobs: list[str] = []
-        self.spent = ""
-        self._started = time.monotonic()
-
-    def begin(self) -> None:
-        """The run begins now."""
-        self._started = time.monotonic()
+    total: int  # inputs in all
+    skipped: int  # of them, done by an earlier run
+    ok: int = 0  # ended well in this run
+    failed: int = 0  # ended badly
+    running: int = 0  # sent, and not ended
+    jobs: list[str] = field(default_factory=list)  # ids of those that ended in this run
+    spent: str = ""  # what their outbound calls took, in words
+    started: float = field(default_factory=time.monotonic)  # when the run began
 
     @property
     def done(self) -> int:
@@ -50,7 +35,7 @@ class Tally:
     @property
     def elapsed(self) -> float:
         """Seconds since the start of this run."""
-        return time.monotonic() - self._started
+        return time.monotonic() - self.started
 
     @property
     def rate(self) -> float:

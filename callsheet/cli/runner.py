@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -211,7 +212,7 @@ class Runner:
         picked_up = {input_id: job for input_id, job in left.items() if fate.get(job, "gone") != "gone"}
         options = CallOptions(queue=order.queue, priority=order.priority, timeout=order.timeout, retries=order.retries)
         display = Display(tally)
-        tally.begin()
+        tally.started = time.monotonic()
         results.begin()
         sent.begin()
         if picked_up:
@@ -220,8 +221,9 @@ class Runner:
         pending = (item for item in self.inputs if isinstance(item, Input) and not results.is_done(item.id))
 
         async def main() -> None:
-            batch = Batch(self.loaded.target, options, results, sent, picked_up=picked_up, window=order.window,
-                          display=display, check=check, stalled=lambda: self.remedies.unserved(settings),
+            batch = Batch(target=self.loaded.target, options=options, results=results, sent=sent, picked_up=picked_up,
+                          window=order.window, display=display, check=check,
+                          stalled=lambda: self.remedies.unserved(settings),
                           prints=Prints(display, tally.total == 1) if order.stream else None)
             await batch.run(pending)
 

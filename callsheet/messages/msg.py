@@ -148,7 +148,8 @@ def _encoded(text: str) -> None:
                          "the file with errors=\"replace\"") from None
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value, cut short."""
     try:
         text = repr(value)
     except Exception:  # a huge number, or an object that cannot show itself
@@ -165,6 +166,6 @@ def _explain(exc: ValidationError, name: object) -> str:
         wrong = error["msg"].removeprefix("Value error, ")
         if error["type"] == "list_type" and where == "content":
             wrong = "a text or a list of content blocks is needed"
-        lines.append(f"  {where}: {wrong} (given {_shown(error['input'])})")
+        lines.append(f"  {where}: {wrong} (given {shown(error['input'])})")
     lines.append("Roles are user, assistant and system; content is a text or a list of blocks with a type.")
     return "\n".join(lines)

@@ -4,14 +4,13 @@ The form is Celery's. Celery takes user, password and database from the first ho
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from redis import UsernamePasswordCredentialProvider
 
-T = TypeVar("T")
 SCHEME = "sentinel://"
 _PORT = 26379
 _FORM = "sentinel://:password@host:26379;sentinel://other:26379/0"
@@ -82,7 +81,7 @@ def parse(url: str, master: str | None = None, login: Login | None = None) -> Se
         ValueError: says what is wrong, without what the address holds.
     """
     parts = [_split(chunk.strip()) for chunk in url.split(";") if chunk.strip()]
-    named = _one("a master_name", (_master(part) for part in parts))
+    named = _one("a master_name", (dict(parse_qsl(part.query)).get("master_name") for part in parts))
     if master and named and master != named:
         raise ValueError("the address has another master_name than the setting REDIS_SENTINEL_MASTER: give it once")
     return Sentinels(
@@ -94,26 +93,17 @@ def parse(url: str, master: str | None = None, login: Login | None = None) -> Se
 
 def _split(chunk: str) -> SplitResult:
     part = urlsplit(chunk if "://" in chunk else SCHEME + chunk)
-    wrong = f"an address such as {_FORM} is needed"
-    if f"{part.scheme}://" != SCHEME or not part.hostname or part.fragment:
-        raise ValueError(wrong)
-    if _checked(lambda: part.port, wrong) == 0 or not (part.path.strip("/").isdigit() or part.path in ("", "/")):
-        raise ValueError(wrong)
+    try:
+        right = f"{part.scheme}://" == SCHEME and part.hostname and part.port != 0 and not part.fragment and (
+            part.path.strip("/").isdigit() or part.path in ("", "/"))
+    except ValueError:  # the port
+        right = False
+    if not right:
+        raise ValueError(f"an address such as {_FORM} is needed")
     for key, _ in parse_qsl(part.query, keep_blank_values=True):
         if key != "master_name":
             raise ValueError(f"{key!r} cannot stand in a sentinel:// address: of arguments it takes master_name only")
     return part
-
-
-def _checked(read: Callable[[], T], wrong: str) -> T:
-    try:
-        return read()
-    except ValueError:
-        raise ValueError(wrong) from None
-
-
-def _master(part: SplitResult) -> str | None:
-    return dict(parse_qsl(part.query)).get("master_name")
 
 
 def _one(what: str, found: Iterable[str | None]) -> str | None:

@@ -28,23 +28,20 @@ def _table(path: Path) -> dict[str, Any]:
 class Toml(TomlConfigSettingsSource):
     """`callsheet.toml` in the working directory."""
 
+    where = "callsheet.toml"
+
     def _read_file(self, file_path: Any) -> dict[str, Any]:
         return _table(file_path)
 
     def unknown(self, fields: Iterable[str]) -> list[str]:
         """A line for each key that is no setting."""
-        return unknown("callsheet.toml", self.toml_data, fields)
+        return unknown(self.where, self.toml_data, fields)
 
 
-class Pyproject(PyprojectTomlConfigSettingsSource):
+class Pyproject(PyprojectTomlConfigSettingsSource, Toml):
     """`[tool.callsheet]` of `pyproject.toml` in the working directory."""
 
-    def _read_file(self, file_path: Any) -> dict[str, Any]:
-        return _table(file_path)
-
-    def unknown(self, fields: Iterable[str]) -> list[str]:
-        """A line for each key that is no setting."""
-        return unknown("[tool.callsheet] of pyproject.toml", self.toml_data, fields)
+    where = "[tool.callsheet] of pyproject.toml"
 
 
 def redis_here() -> SecretStr:

@@ -10,10 +10,11 @@ from pydantic import ValidationError
 
 from callsheet.messages import ToolUseBlock
 from callsheet.messages.forms import form_of
+from callsheet.messages.msg import shown
 from callsheet.messages.quick import numbers_share_a_hash
 from callsheet.tools.registered import RegisteredToolFunction
 from callsheet.tools.schemas import Path, Problem, misfits
-from callsheet.tools.signature import problems_of, shown
+from callsheet.tools.signature import problems_of
 
 logger = logging.getLogger(__name__)
 _SHOWN, _MOST = 10, 100  # problems that are named, and looked for

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from callsheet.errors import ToolError
 from callsheet.messages.forms import QuietSchema
+from callsheet.messages.msg import shown
 from callsheet.tools.schemas import Problem
 
 _CONFIG = ConfigDict(arbitrary_types_allowed=True)
@@ -198,9 +199,3 @@ def problems_of(exc: ValidationError) -> list[Problem]:
         lines.append(Problem(f"{where}: {error['msg'].removeprefix('Value error, ')}{given}",
                              [error["loc"]] if error["input"] is None else []))
     return lines
-
-
-def shown(value: Any) -> str:
-    """A value, cut short."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -4,12 +4,13 @@ import importlib
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from callsheet.cli.checks.findings import Finding, fail, ok, skip, warn
 from callsheet.cli.checks.server import compared
+from callsheet.messages.allow import AllowList
 from callsheet.resources.backlog import backlogs
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
@@ -74,7 +75,7 @@ def _versions(ours: Mapping[str, Any]) -> Iterator[Finding]:
 def _worker_modules(ours: Mapping[str, Any], settings: Settings) -> Iterator[Finding]:
     wanted = set(settings.modules)
     for name, one in sorted(ours.items()):
-        lacking = sorted(module for module in wanted if not _covered(module, one["modules"]))
+        lacking = sorted(module for module in wanted if not AllowList(tuple(one["modules"])).admits(module))
         if not wanted:  # where they were started, others may be named than here
             yield (ok("modules", f"{name} builds agents from {', '.join(one['modules'])}") if one["modules"] else
                    warn("modules", f"{name} builds no agents of yours: its CALLSHEET_MODULES names none.",
@@ -82,10 +83,6 @@ def _worker_modules(ours: Mapping[str, Any], settings: Settings) -> Iterator[Fin
         if lacking:
             yield fail("modules", f"{name} does not allow {', '.join(lacking)}.", "Start it with CALLSHEET_MODULES="
                        f"{','.join(settings.modules)}, so that it can build their agents.")
-
-
-def _covered(module: str, allowed: Iterable[str]) -> bool:
-    return any(module == name or module.startswith(f"{name}.") for name in allowed)
 
 
 def _queues(waiting: Mapping[str, int], ours: Mapping[str, Any], known: bool) -> Iterator[Finding]:
