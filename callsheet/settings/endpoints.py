@@ -27,75 +27,39 @@ class Part(BaseModel):
 
 
 class RetryPolicy(Part):
-    """When a request is sent again.
+    """When a request is sent again."""
 
-    Attributes:
-        attempts: how often a request is sent at most; 1: never again.
-        backoff: seconds at most before the first retry, doubling with each; the wait is drawn between 0 and that.
-        backoff_max: seconds at most between two attempts.
-        retry_after_max: seconds that a server's Retry-After is waited for at most; one that asks for more is not
-            tried again.
-        budget: retries that a process adds at most, as a share of its calls of the last half minute.
-        budget_min: retries in half a minute that are allowed however few calls there were.
-        after_sent: also send again what the server may have begun to work on, when it hung up or was silent;
-            the provider may charge for both.
-    """
-
-    attempts: int = Field(4, ge=1, le=100)
-    backoff: float = Field(0.5, ge=0)
-    backoff_max: float = Field(30.0, ge=0)
-    retry_after_max: float = Field(120.0, ge=0)
-    budget: float = Field(0.1, ge=0)
-    budget_min: int = Field(10, ge=0)
-    after_sent: bool = False
+    attempts: int = Field(4, ge=1, le=100)  # how often a request is sent at most; 1: never again
+    backoff: float = Field(0.5, ge=0)  # seconds at most before the first retry; the wait is drawn between 0 and that
+    backoff_max: float = Field(30.0, ge=0)  # seconds at most between two attempts
+    retry_after_max: float = Field(120.0, ge=0)  # seconds that a server's Retry-After is waited for at most
+    budget: float = Field(0.1, ge=0)  # retries that a process adds, as a share of its calls of half a minute
+    budget_min: int = Field(10, ge=0)  # retries in half a minute that are allowed however few calls there were
+    after_sent: bool = False  # also what the server may have begun, and the provider may charge twice
 
 
 class BreakerPolicy(Part):
-    """When an endpoint is left alone for a while.
+    """When an endpoint is left alone for a while."""
 
-    Attributes:
-        enabled: whether it ever is.
-        failure_rate: share of failed requests, over 0 to 1, from which it is left alone.
-        minimum: requests in the window before the share counts.
-        window: seconds that are looked back.
-        cooldown: seconds that it is left alone before one request probes it.
-    """
-
-    enabled: bool = True
-    failure_rate: float = Field(0.5, gt=0, le=1)
-    minimum: int = Field(20, ge=1)
-    window: float = Field(30.0, ge=1, le=3600)
-    cooldown: float = Field(15.0, gt=0, le=3600)
+    enabled: bool = True  # whether it ever is
+    failure_rate: float = Field(0.5, gt=0, le=1)  # share of failed requests, over 0 to 1, from which it is left alone
+    minimum: int = Field(20, ge=1)  # requests in the window before the share counts
+    window: float = Field(30.0, ge=1, le=3600)  # seconds that are looked back
+    cooldown: float = Field(15.0, gt=0, le=3600)  # seconds that it is left alone before one request probes it
 
 
 class Price(Part):
-    """What a model's tokens cost, in a currency of your choice for a million tokens.
+    """What a model's tokens cost, in a currency of your choice for a million tokens."""
 
-    Attributes:
-        input: of the prompt.
-        output: of the answer.
-        cached: of the part of the prompt that the provider had in its cache; as `input` without.
-        written: of the part that it wrote to its cache; as `input` without.
-        lasting: of the part that it wrote there for an hour; as `written` without.
-    """
-
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
-    cached: float | None = Field(None, ge=0)
-    written: float | None = Field(None, ge=0)
-    lasting: float | None = Field(None, ge=0)
+    input: float = Field(ge=0)  # of the prompt
+    output: float = Field(ge=0)  # of the answer
+    cached: float | None = Field(None, ge=0)  # of the part that the provider had in its cache; as `input` without
+    written: float | None = Field(None, ge=0)  # of the part that it wrote to its cache; as `input` without
+    lasting: float | None = Field(None, ge=0)  # of the part that it wrote there for an hour; as `written` without
 
     def of(self, input_tokens: int, output_tokens: int, cached_tokens: int = 0, written_tokens: int = 0,
            lasting_tokens: int = 0) -> float:
-        """The cost of a call.
-
-        Args:
-            input_tokens: cached ones included.
-            output_tokens: of the answer.
-            cached_tokens: of the input tokens.
-            written_tokens: of the input tokens.
-            lasting_tokens: of the written ones.
-        """
+        """The cost of a call; of its input tokens some were cached and some written, of these some for an hour."""
         cached = self.input if self.cached is None else self.cached
         written = self.input if self.written is None else self.written
         lasting = written if self.lasting is None else self.lasting
@@ -122,53 +86,29 @@ def price_of(model: str, *tables: Prices) -> Price | None:
 
 
 class Endpoint(Part):
-    """A model server that agents call by name.
+    """A model server that agents call by name."""
 
-    Attributes:
-        base_url: up to and including the version, e.g. `https://api.openai.com/v1`.
-        api_key: the key itself; better given as `api_key_env` or `api_key_file`, so that no settings file holds it.
-        api_key_env: name of the environment variable that holds the key.
-        api_key_file: path of a file that holds the key, e.g. a mounted secret; read for each request.
-        headers: sent with every request.
-        timeout: seconds for a whole response to arrive; a stream: between two chunks.
-        connect_timeout: seconds to open a connection.
-        max_connections: connections that one process keeps to this endpoint.
-        rpm: requests that all workers together send in any minute; None sets no limit, here and below.
-        tpm: tokens, of requests and answers, that they use in any minute.
-        max_concurrency: calls that they have under way at once.
-        window: seconds within which the provider counts; where it counts the second, 1 keeps `rpm / 60` in each.
-        burst: the share of a window's requests and tokens that may go at once after a quiet time, over 0 to 1.
-        priority: of waiting calls that have none of their own, 0 (first) to 9 (last).
-        default_output_tokens: tokens of an answer, as reckoned before a request that does not bound them.
-        proxy: address of an HTTP proxy, with user and password if it wants them; without, HTTPS_PROXY and its kin.
-        ca_file: path of a PEM file with the certificates to trust; without, the system's, or SSL_CERT_FILE's.
-        retry: when a request is sent again.
-        breaker: when the endpoint is left alone for a while.
-        fallback: names of endpoints to ask in its place, in this order, when it cannot answer.
-        prices: of its models, by name or pattern such as `gpt-4o*`; before those of the settings.
-    """
-
-    base_url: str
-    api_key: SecretStr | None = None
-    api_key_env: str | None = None
-    api_key_file: Path | None = None
-    headers: dict[str, str] = Field(default_factory=dict)
-    timeout: float = Field(300.0, gt=0)
-    connect_timeout: float = Field(10.0, gt=0)
-    max_connections: int = Field(1000, gt=0)
-    rpm: int | None = Field(None, gt=0)
-    tpm: int | None = Field(None, gt=0)
-    max_concurrency: int | None = Field(None, gt=0)
-    window: float = Field(60.0, gt=0, le=3600)
-    burst: float = Field(0.2, gt=0, le=1)
-    priority: int = Field(5, ge=0, le=9)
-    default_output_tokens: int = Field(512, ge=0)
-    proxy: SecretStr | None = None
-    ca_file: Path | None = None
-    retry: RetryPolicy = RetryPolicy()
-    breaker: BreakerPolicy = BreakerPolicy()
-    fallback: Annotated[tuple[str, ...], NoDecode, BeforeValidator(names)] = ()
-    prices: Prices = Field(default_factory=dict)
+    base_url: str  # up to and including the version, e.g. `https://api.openai.com/v1`
+    api_key: SecretStr | None = None  # better as `api_key_env` or `api_key_file`, so that no settings hold it
+    api_key_env: str | None = None  # name of the environment variable that holds the key
+    api_key_file: Path | None = None  # path of a file that holds the key, e.g. a mounted secret; read for each request
+    headers: dict[str, str] = Field(default_factory=dict)  # sent with every request
+    timeout: float = Field(300.0, gt=0)  # seconds for a whole response to arrive; a stream: between two chunks
+    connect_timeout: float = Field(10.0, gt=0)  # seconds to open a connection
+    max_connections: int = Field(1000, gt=0)  # connections that one process keeps to this endpoint
+    rpm: int | None = Field(None, gt=0)  # requests that all workers together send in any minute
+    tpm: int | None = Field(None, gt=0)  # tokens, of requests and answers, that they use in any minute
+    max_concurrency: int | None = Field(None, gt=0)  # calls that they have under way at once
+    window: float = Field(60.0, gt=0, le=3600)  # seconds within which the provider counts
+    burst: float = Field(0.2, gt=0, le=1)  # share of a window's limits that may go at once after a quiet time
+    priority: int = Field(5, ge=0, le=9)  # of waiting calls that have none of their own, 0 (first) to 9 (last)
+    default_output_tokens: int = Field(512, ge=0)  # of an answer whose request does not bound them
+    proxy: SecretStr | None = None  # with user and password if need be; without, HTTPS_PROXY and its kin
+    ca_file: Path | None = None  # PEM file with the certificates to trust; without, the system's
+    retry: RetryPolicy = RetryPolicy()  # when a request is sent again
+    breaker: BreakerPolicy = BreakerPolicy()  # when the endpoint is left alone for a while
+    fallback: Annotated[tuple[str, ...], NoDecode, BeforeValidator(names)] = ()  # to ask in its place, in this order
+    prices: Prices = Field(default_factory=dict)  # of its models; before those of the settings
 
     @field_validator("base_url")
     @classmethod

@@ -15,21 +15,13 @@ SECRET_NAME = re.compile(r"(?i)key|token|secret|passw|credential|auth|cookie|ses
 
 
 class McpServer(Part):
-    """A program that is an MCP server and speaks over its standard input and output.
+    """A program that is an MCP server and speaks over its standard input and output."""
 
-    Attributes:
-        command: the program.
-        args: its arguments.
-        env: variables that it gets beside a few of the worker's own, PATH and HOME among them.
-        env_from: names of variables of the worker's own that it gets too; for keys, so that no file holds them.
-        cwd: the folder that it runs in; the worker's without.
-    """
-
-    command: str = Field(min_length=1)
-    args: tuple[str, ...] = ()
-    env: dict[str, str] = Field(default_factory=dict)
-    env_from: Annotated[tuple[str, ...], NoDecode, BeforeValidator(names)] = ()
-    cwd: Path | None = None
+    command: str = Field(min_length=1)  # the program
+    args: tuple[str, ...] = ()  # its arguments
+    env: dict[str, str] = Field(default_factory=dict)  # beside a few of the worker's own, PATH and HOME among them
+    env_from: Annotated[tuple[str, ...], NoDecode, BeforeValidator(names)] = ()  # more of the worker's own: for keys
+    cwd: Path | None = None  # the folder that it runs in; the worker's without
 
     def environment(self) -> dict[str, str]:
         """The variables that it gets, as they are now."""
@@ -42,28 +34,16 @@ class McpServer(Part):
 
 
 class McpSettings(Part):
-    """Bounds of MCP clients.
+    """Bounds of MCP clients."""
 
-    Attributes:
-        servers: programs that workers may start for a `StdIOStatefulClient`, by its name or a pattern such as
-            `browser-*`.
-        connect_timeout: seconds in which a server has to be there and greet.
-        call_timeout: seconds for a call of a tool that has no `execution_timeout`.
-        ping: seconds between two looks whether a connected server still answers; 0: never.
-        pong: seconds for the answer to that; without one the session is closed, and opened anew for the next call.
-        idle: seconds without a call after which a worker closes a session; 0: never.
-        answer_max: bytes of one message of a server; a larger one is refused while it comes in.
-        text_max: characters of text that a model gets of one call; what is beyond is cut, with a mark.
-    """
-
-    servers: dict[str, McpServer] = Field(default_factory=dict)
-    connect_timeout: float = Field(30.0, gt=0)
-    call_timeout: float = Field(300.0, gt=0)
-    ping: float = Field(30.0, ge=0)
-    pong: float = Field(10.0, gt=0)
-    idle: float = Field(600.0, ge=0)
-    answer_max: int = Field(8 * 1024 * 1024, ge=1024)
-    text_max: int = Field(100_000, ge=100)
+    servers: dict[str, McpServer] = Field(default_factory=dict)  # by a client's name, or a pattern
+    connect_timeout: float = Field(30.0, gt=0)  # seconds in which a server has to be there and greet
+    call_timeout: float = Field(300.0, gt=0)  # seconds for a call of a tool that has no `execution_timeout`
+    ping: float = Field(30.0, ge=0)  # seconds between two looks whether a connected server still answers; 0: never
+    pong: float = Field(10.0, gt=0)  # seconds for the answer to that, else the session is closed
+    idle: float = Field(600.0, ge=0)  # seconds without a call after which a worker closes a session; 0: never
+    answer_max: int = Field(8 * 1024 * 1024, ge=1024)  # bytes of one message of a server
+    text_max: int = Field(100_000, ge=100)  # characters of text that a model gets of one call
 
     def server(self, name: str) -> McpServer | None:
         """The program for a client of that name: by the name itself, or by the longest pattern that fits."""

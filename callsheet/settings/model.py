@@ -41,70 +41,9 @@ Names = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. Each field is an environment variable with `CALLSHEET_` before its name.
+    """Everything that can be set; what each means in full: docs/settings.md.
 
-    Attributes:
-        redis_url: broker, results and state. `redis://`, `rediss://`, `unix:///path?db=0`, or
-            `sentinel://host:26379;sentinel://other:26379/0`; may hold a password, or `?password_file=` its file's path.
-        redis_sentinel_master: the name under which the sentinels of such an address watch the master.
-        redis_sentinel_username: for the sentinels themselves, where they ask for one.
-        redis_sentinel_password: likewise; the server's own is in the address.
-        modules: modules (with what is under them) whose agents, functions and Celery tasks workers may build
-            and run; comma-separated in the environment.
-        queues: more queues than `io` and `cpu` that jobs may name.
-        media_folders: of a worker, whose pictures, sound and film messages may name; `temp` is the temporary one.
-        media_hosts: from where it fetches what messages name: `public` for all that the internet reaches, addresses,
-            networks, and names or patterns such as `*.example.com`.
-        inline: run every call in the caller's process, without Redis; for unit tests.
-        key_prefix: put before every Redis key of Callsheet's own.
-        result_expires: seconds that results and large payloads are kept.
-        events_max: events kept for one job, about; the oldest go first.
-        events_expires: seconds that a job's events are kept after the last of them.
-        answers_expires: seconds that people's answers are kept, and questions whose worker is gone.
-        payload_inline_max: bytes; a larger payload is stored once in Redis under its hash.
-        payload_max: bytes; a larger message is refused.
-        retry_backoff: seconds before the first retry of a call that has `retries`; doubles each time.
-        retry_backoff_max: seconds at most between two tries.
-        track_started: store the state STARTED as well, one more Redis trip a call.
-        transport: how workers consume from Redis: `batched`, many messages a trip and under leases, or `stock`, as
-            kombu does. Publishers and both kinds of worker go together.
-        loop: whose event loops run coroutines: `uvloop` where it is installed, or `asyncio`.
-        lease: seconds after which the calls of a killed worker are back on their queues; `batched` only.
-        max_deaths: workers that may die under one call; the call is given up with the last. `batched` only.
-        eta_horizon: seconds from now; what is to start later than that waits in Redis, and in no worker, until shortly
-            before; `batched` only.
-        turn_lease: seconds after which the turn of an agent whose worker was killed passes on.
-        state_expires: seconds that an agent's state is kept after its last turn; 0 keeps it for ever.
-        warm_agents: agents with state that a worker process keeps ready between their turns; 0 keeps none.
-        warm_bytes: that these may take, as estimated; the least recently used go first.
-        hub_length: messages that a hub's log keeps; a member further behind gets a note of what is missing.
-        hub_age: seconds that it keeps them.
-        hub_expires: seconds after its last use that a hub is closed.
-        visibility_timeout: seconds after which a call that a stock worker has not acknowledged is delivered again.
-        max_parked: calls in one io worker that may wait for child jobs at once, beyond its slots.
-        soft_shutdown: seconds that a cold shutdown (SIGQUIT) leaves to running calls before it cancels them.
-        tool_text_max: characters of text that an agent's model gets of one call of a tool; what is beyond is cut.
-        tool_threads: tools that are plain functions and run at once in one process, each in a thread.
-        loop_block_warning: seconds that code may block an io worker's loop before it is logged.
-        autoscale_target_wait: seconds within which an autoscaled worker tries to begin what waits.
-        autoscale_step: times its size at most to which it grows at once.
-        autoscale_cooldown: seconds after which it has come down from a size that it needs no more.
-        autoscale_memory: bytes that it may use, with its processes; or its control group's limit, if lower.
-        autoscale_memory_share: share of that limit up to which it grows.
-        autoscale_cpu: share of the processors' time from which it grows no more; an io worker has one processor.
-        autoscale_lag: seconds that the loop is late from which an io worker grows no more.
-        autoscale_strain: seconds that either of these must be exceeded before that counts.
-        tenant_weights: by tenant, how much of an endpoint each gets where several wait for it; 1 where none is given.
-        outbound_hosts: hosts that models and MCP clients may call beside the endpoints', by name, pattern such as
-            `*.example.com` or network such as `10.0.0.0/8`; `*`, any but a link's and a cloud's own services.
-        endpoints: model servers by name; the public providers are there from the start.
-        mcp: MCP servers that workers may start, and bounds of all MCP clients.
-        prices: of models on any endpoint, by name or pattern such as `gpt-4o*`, for a million tokens.
-        usage_expires: seconds that the fleet's counts of tokens and cost are kept.
-        metrics_port: where a worker answers Prometheus: a port, a range such as 9600-9610 of which each worker of a
-            machine takes the first free one, or 0 for any free port; None for nowhere.
-        metrics_address: of this machine, on which it does.
-        flower_auth: who may use `callsheet flower`, each a "user:password"; comma-separated.
+    Each field is an environment variable with `CALLSHEET_` before its name.
     """
 
     model_config = SettingsConfigDict(
@@ -112,60 +51,60 @@ class Settings(BaseSettings):
         toml_file="callsheet.toml", hide_input_in_errors=True, pyproject_toml_table_header=("tool", "callsheet"),
     )
 
-    redis_url: SecretStr = Field(default_factory=redis_here, validate_default=True)
-    redis_sentinel_master: str | None = Field(None, validate_default=True)
-    redis_sentinel_username: str = ""
-    redis_sentinel_password: SecretStr | None = None
-    modules: Names = ()
-    queues: Names = ()
-    media_folders: Names = (".", "temp")
-    media_hosts: Names = ("public",)
-    inline: bool = False
-    key_prefix: str = "callsheet:"
-    result_expires: int = Field(86_400, gt=0)
-    events_max: int = Field(10_000, ge=10)
-    events_expires: int = Field(86_400, gt=0)
-    answers_expires: int = Field(7 * 86_400, gt=60)
-    payload_inline_max: int = Field(64 * 1024, ge=1024)
-    payload_max: int = Field(16 * 1024 * 1024, ge=1024)
-    retry_backoff: float = Field(1.0, ge=0)
-    retry_backoff_max: float = Field(60.0, ge=0)
-    track_started: bool = False
-    transport: Literal["batched", "stock"] = "batched"
-    loop: Literal["uvloop", "asyncio"] = "uvloop"
-    lease: float = Field(60.0, ge=1)
-    max_deaths: int = Field(3, ge=2)
-    eta_horizon: float = Field(3600.0, ge=1)
-    turn_lease: float = Field(15.0, ge=1)
-    state_expires: int = Field(7 * 86_400, ge=0)
-    warm_agents: int = Field(1000, ge=0)
-    warm_bytes: int = Field(64 * 1024 * 1024, ge=0)
-    hub_length: int = Field(10_000, ge=1)
-    hub_age: int = Field(86_400, gt=0)
-    hub_expires: int = Field(7 * 86_400, gt=0)
-    visibility_timeout: int = Field(3600, gt=0)
-    max_parked: int = Field(10_000, ge=0)
-    soft_shutdown: float = Field(0.0, ge=0)
-    tool_text_max: int = Field(100_000, ge=100)
-    tool_threads: int = Field(200, ge=1)
-    loop_block_warning: float = Field(0.25, gt=0)
-    autoscale_target_wait: float = Field(1.0, gt=0)
-    autoscale_step: float = Field(4.0, gt=1)
-    autoscale_cooldown: float = Field(30.0, ge=0)
-    autoscale_memory: int | None = Field(None, gt=0)
-    autoscale_memory_share: float = Field(0.9, gt=0, le=1)
-    autoscale_cpu: float = Field(0.95, gt=0)
-    autoscale_lag: float = Field(0.5, gt=0)
-    autoscale_strain: float = Field(5.0, ge=0)
-    tenant_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    outbound_hosts: Names = ("*",)
-    endpoints: dict[str, Endpoint] = Field(default_factory=default_endpoints, validate_default=True)
-    mcp: McpSettings = McpSettings()
-    prices: Prices = Field(default_factory=dict)
-    usage_expires: int = Field(35 * 86_400, gt=0)
-    metrics_port: str | None = None
-    metrics_address: str = "127.0.0.1"
-    flower_auth: SecretStr | None = None
+    redis_url: SecretStr = Field(default_factory=redis_here, validate_default=True)  # broker, results and state
+    redis_sentinel_master: str | None = Field(None, validate_default=True)  # under which sentinels watch the master
+    redis_sentinel_username: str = ""  # for the sentinels themselves, where they ask for one
+    redis_sentinel_password: SecretStr | None = None  # likewise; the server's own is in the address
+    modules: Names = ()  # and what is under them, of which workers build and run
+    queues: Names = ()  # more queues than `io` and `cpu` that jobs may name
+    media_folders: Names = (".", "temp")  # of a worker, whose media messages may name; temp: the temporary one
+    media_hosts: Names = ("public",)  # from where it fetches what messages name
+    inline: bool = False  # run every call in the caller's process, without Redis; for unit tests
+    key_prefix: str = "callsheet:"  # put before every Redis key of Callsheet's own
+    result_expires: int = Field(86_400, gt=0)  # seconds that results and large payloads are kept
+    events_max: int = Field(10_000, ge=10)  # events kept for one job, about; the oldest go first
+    events_expires: int = Field(86_400, gt=0)  # seconds that a job's events are kept after the last of them
+    answers_expires: int = Field(7 * 86_400, gt=60)  # seconds; also of questions whose worker is gone
+    payload_inline_max: int = Field(64 * 1024, ge=1024)  # bytes; a larger payload is stored once, under its hash
+    payload_max: int = Field(16 * 1024 * 1024, ge=1024)  # bytes; a larger message is refused
+    retry_backoff: float = Field(1.0, ge=0)  # seconds before the first retry of a call; doubles each time
+    retry_backoff_max: float = Field(60.0, ge=0)  # seconds at most between two tries
+    track_started: bool = False  # store the state STARTED as well, one more Redis trip a call
+    transport: Literal["batched", "stock"] = "batched"  # under leases, many messages a trip; or as kombu has it
+    loop: Literal["uvloop", "asyncio"] = "uvloop"  # uvloop where it is installed
+    lease: float = Field(60.0, ge=1)  # seconds after which a killed worker's calls are back on their queues
+    max_deaths: int = Field(3, ge=2)  # workers that may die under one call
+    eta_horizon: float = Field(3600.0, ge=1)  # seconds from now; what starts later waits in no worker
+    turn_lease: float = Field(15.0, ge=1)  # seconds after which the turn of an agent whose worker was killed passes on
+    state_expires: int = Field(7 * 86_400, ge=0)  # seconds that state is kept after an agent's turn; 0: for ever
+    warm_agents: int = Field(1000, ge=0)  # with state, that a process keeps ready between turns; 0: none
+    warm_bytes: int = Field(64 * 1024 * 1024, ge=0)  # that these may take, as estimated
+    hub_length: int = Field(10_000, ge=1)  # messages that a hub keeps
+    hub_age: int = Field(86_400, gt=0)  # seconds that it keeps them
+    hub_expires: int = Field(7 * 86_400, gt=0)  # seconds after its last use that a hub is closed
+    visibility_timeout: int = Field(3600, gt=0)  # seconds; of stock workers
+    max_parked: int = Field(10_000, ge=0)  # calls in one io worker that may wait for child jobs, beyond its slots
+    soft_shutdown: float = Field(0.0, ge=0)  # seconds that a cold shutdown (SIGQUIT) leaves to running calls
+    tool_text_max: int = Field(100_000, ge=100)  # characters of text that a model gets of one call of a tool
+    tool_threads: int = Field(200, ge=1)  # tools that are plain functions and run at once in a process
+    loop_block_warning: float = Field(0.25, gt=0)  # seconds that code may block an io worker's loop before it is logged
+    autoscale_target_wait: float = Field(1.0, gt=0)  # seconds within which it tries to begin what waits
+    autoscale_step: float = Field(4.0, gt=1)  # times its size at most to which it grows at once
+    autoscale_cooldown: float = Field(30.0, ge=0)  # seconds after which it has come down again
+    autoscale_memory: int | None = Field(None, gt=0)  # bytes; or its control group's limit, if lower
+    autoscale_memory_share: float = Field(0.9, gt=0, le=1)  # share of that limit up to which it grows
+    autoscale_cpu: float = Field(0.95, gt=0)  # share of the processors' time from which it grows no more
+    autoscale_lag: float = Field(0.5, gt=0)  # seconds that the loop is late from which an io worker grows no more
+    autoscale_strain: float = Field(5.0, ge=0)  # seconds that either of these must be exceeded before that counts
+    tenant_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)  # of an endpoint; 1 without
+    outbound_hosts: Names = ("*",)  # that models and MCP may call beside the endpoints'
+    endpoints: dict[str, Endpoint] = Field(default_factory=default_endpoints, validate_default=True)  # model servers
+    mcp: McpSettings = McpSettings()  # MCP servers that workers may start, and bounds of all MCP clients
+    prices: Prices = Field(default_factory=dict)  # of models on any endpoint
+    usage_expires: int = Field(35 * 86_400, gt=0)  # seconds that the fleet's counts of tokens and cost are kept
+    metrics_port: str | None = None  # or a range of ports; 0: any free one; None: no metrics
+    metrics_address: str = "127.0.0.1"  # of this machine, on which it does
+    flower_auth: SecretStr | None = None  # who may use `callsheet flower`, each a "user:password"; comma-separated
 
     secret: ClassVar[frozenset[str]] = frozenset(
         {"redis_url", "redis_sentinel_password", "flower_auth", "api_key", "headers", "proxy", "env"})

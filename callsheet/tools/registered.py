@@ -22,38 +22,24 @@ NamesakeStrategy = Literal["override", "skip", "raise", "rename"]
 
 @dataclass
 class ToolGroup:
-    """A group of tools that are offered to the model together.
+    """A group of tools that are offered to the model together."""
 
-    Attributes:
-        name: of the group.
-        active: whether its tools are offered.
-        description: what they are for, for the model that chooses among groups.
-        notes: how to use them, for the system prompt.
-    """
-
-    name: str
-    active: bool
-    description: str
-    notes: str | None = None
+    name: str  # of the group
+    active: bool  # whether its tools are offered
+    description: str  # what they are for, for the model that chooses among groups
+    notes: str | None = None  # how to use them, for the system prompt
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How a function's schema is made.
+    """How a function's schema is made."""
 
-    Attributes:
-        description: in place of the docstring's.
-        schema: in place of the function's own; arguments are then checked against it and handed on as they are.
-        long: whether the docstring's long description belongs to it.
-        positional: whether a model may give the function's `*args`.
-        keyword: whether a model may give its `**kwargs`.
-    """
-
-    description: str | None = None
+    description: str | None = None  # in place of the docstring's
     schema: dict[str, Any] | None = None
-    long: bool = True
-    positional: bool = False
-    keyword: bool = False
+    """In place of the function's own; arguments are then checked against it and handed on as they are."""
+    long: bool = True  # whether the docstring's long description belongs to it
+    positional: bool = False  # whether a model may give the function's `*args`
+    keyword: bool = False  # whether a model may give its `**kwargs`
 
     def signature(self, function: ToolFunction, hidden: frozenset[str]) -> Signature:
         """What the function takes."""
@@ -85,39 +71,23 @@ class Reading:
 
 @dataclass
 class RegisteredToolFunction:
-    """A tool of a toolkit.
+    """A tool of a toolkit."""
 
-    Attributes:
-        name: what the model calls it.
-        group: "basic", or one of the toolkit's groups.
-        source: "function" or "mcp_server".
-        original_func: what is called.
-        json_schema: as models are given it, without `preset_kwargs`.
-        preset_kwargs: arguments that the model neither sees nor gives.
-        original_name: the function's own name, or the server's, where the tool has another.
-        extended_model: more arguments that the model is asked for.
-        mcp_name: of the MCP client that it comes from.
-        postprocess_func: gets the model's call and each response; may give another response.
-        timeout: seconds for a call, its retries and its wait for a thread or a worker included; None sets no limit.
-        retries: how often a call that raised is tried again.
-        queue: of the workers that run it; None: where the agent runs.
-        reading: how its schema is made.
-    """
-
-    name: str
-    group: str
+    name: str  # what the model calls it
+    group: str  # "basic", or one of the toolkit's groups
     source: Literal["function", "mcp_server"]
-    original_func: ToolFunction
-    json_schema: dict[str, Any]
-    preset_kwargs: dict[str, Any] = field(default_factory=dict)
-    original_name: str | None = None
-    extended_model: type[BaseModel] | None = None
-    mcp_name: str | None = None
-    postprocess_func: Postprocess | None = None
+    original_func: ToolFunction  # what is called
+    json_schema: dict[str, Any]  # as models are given it, without `preset_kwargs`
+    preset_kwargs: dict[str, Any] = field(default_factory=dict)  # arguments that the model neither sees nor gives
+    original_name: str | None = None  # the function's own name, or the server's, where the tool has another
+    extended_model: type[BaseModel] | None = None  # more arguments that the model is asked for
+    mcp_name: str | None = None  # of the MCP client that it comes from
+    postprocess_func: Postprocess | None = None  # gets the model's call and each response; may give another response
     timeout: float | None = None
-    retries: int = 0
-    queue: str | None = None
-    reading: Reading = Reading()
+    """Seconds for a call, its retries and its wait for a thread or a worker included."""
+    retries: int = 0  # how often a call that raised is tried again
+    queue: str | None = None  # of the workers that run it; None: where the agent runs
+    reading: Reading = Reading()  # how its schema is made
 
     def __post_init__(self) -> None:
         number = isinstance(self.timeout, (int, float)) and not isinstance(self.timeout, bool)

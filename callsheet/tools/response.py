@@ -24,23 +24,14 @@ def _new_id() -> str:
 
 @dataclass
 class ToolResponse:
-    """What a tool has given, or what has come of it so far.
+    """What a tool has given, or what has come of it so far."""
 
-    Attributes:
-        content: blocks: text, image, audio, video.
-        metadata: data for the agent that is not shown to the model.
-        stream: whether more than one response of the call may come; each holds all that has come so far.
-        is_last: whether it is the call's last response.
-        is_interrupted: whether the call was interrupted.
-        id: of this response.
-    """
-
-    content: list[Block]
-    metadata: dict[str, Any] | None = None
-    stream: bool = False
-    is_last: bool = True
-    is_interrupted: bool = False
-    id: str = field(default_factory=_new_id)
+    content: list[Block]  # blocks: text, image, audio, video
+    metadata: dict[str, Any] | None = None  # data for the agent that is not shown to the model
+    stream: bool = False  # whether more than one response of the call may come; each holds all that has come so far
+    is_last: bool = True  # whether it is the call's last response
+    is_interrupted: bool = False  # whether the call was interrupted
+    id: str = field(default_factory=_new_id)  # of this response
 
 
 def text_block(text: str) -> TextBlock:
