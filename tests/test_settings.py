@@ -342,7 +342,7 @@ ADDRESSES = [
     ("unix:///run/r.sock", {"path": "/run/r.sock", "db": 0}),
     ("unix:///run/r.sock?db=3", {"path": "/run/r.sock", "db": 3}),
     ("unix://me:p%40w@/run/r.sock?db=3", {"path": "/run/r.sock", "db": 3, "username": "me", "password": "p@w"}),
-    ("unix:///run/r.sock?password=pw&db=4", {"path": "/run/r.sock", "db": 4, "password": "pw"}),
+    ("unix:///run/r.sock?password=p%40w&db=4", {"path": "/run/r.sock", "db": 4, "password": "p@w"}),
 ]
 
 

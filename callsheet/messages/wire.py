@@ -290,10 +290,15 @@ class Reader:
             return self.local[int(ref[1:])]
         return self.allow.resolve(ref, what)
 
-    def _new(self, ref: str, data: dict[str, Any]) -> Any:
+    def _class_of(self, ref: str, base: type, what: str) -> Any:
+        """The class that the wire names `ref`, which is one of `base`."""
         cls = self.named(ref, "class")
-        if not (isinstance(cls, type) and issubclass(cls, Recorded)):
-            raise CannotTravel(f"{ref} is not an agent, a model or another class that may be built from a message.")
+        if not (isinstance(cls, type) and issubclass(cls, base)):
+            raise CannotTravel(f"{ref} is not {what} here.")
+        return cls
+
+    def _new(self, ref: str, data: dict[str, Any]) -> Any:
+        cls = self._class_of(ref, Recorded, "an agent, a model or another class that may be built from a message")
         value = _built(cls, ref, *self._read(data["args"]), **self._read(data["kwargs"]))
         value.arrived(self.local is not None)
         if "extras" in data:
@@ -301,9 +306,7 @@ class Reader:
         return value
 
     def _model(self, ref: str, data: dict[str, Any]) -> Any:
-        cls = self.named(ref, "class")
-        if not (isinstance(cls, type) and issubclass(cls, BaseModel)):
-            raise CannotTravel(f"{ref} is not a pydantic model here.")
+        cls = self._class_of(ref, BaseModel, "a pydantic model")
         # As JSON text, so that a strict model takes a date written as text; by name, as it was written.
         text = data["text"] if "text" in data else json.dumps(data["data"])
         if numbers_share_a_hash(json.loads(text) if "text" in data else data["data"]):
@@ -323,10 +326,7 @@ class Reader:
         return found
 
     def _class(self, ref: str, _data: dict[str, Any]) -> Any:
-        found = self.named(ref, "class")
-        if not isinstance(found, type):
-            raise CannotTravel(f"{ref} is not a class here.")
-        return found
+        return self._class_of(ref, object, "a class")
 
     def _partial(self, parts: list[Any], _data: dict[str, Any]) -> Any:
         function = self._read(parts[0])
@@ -335,12 +335,11 @@ class Reader:
         return functools.partial(function, *self._read(parts[1]), **self._read(parts[2]))
 
     def _enum(self, parts: list[Any], _data: dict[str, Any]) -> Any:
-        cls = self.named(parts[0], "class")
-        if isinstance(cls, type) and issubclass(cls, enum.Enum):
-            if len(parts) == 3:
-                return _built(cls, parts[0], self._read(parts[2]))
-            if parts[1] in cls.__members__:
-                return cls[parts[1]]
+        cls = self._class_of(parts[0], enum.Enum, "an enumeration")
+        if len(parts) == 3:
+            return _built(cls, parts[0], self._read(parts[2]))
+        if parts[1] in cls.__members__:
+            return cls[parts[1]]
         raise CannotTravel(f"{parts[0]} has no member {parts[1]} here.")
 
 

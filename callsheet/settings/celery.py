@@ -1,7 +1,7 @@
 """The Celery configuration that follows from the settings, and where Celery tasks are routed."""
 
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from kombu.entity import Queue
 
@@ -86,7 +86,7 @@ def broker_url(settings: Settings) -> str:
     url = settings.redis_url.get_secret_value()
     if url.startswith("unix://"):
         parts = urlsplit(url)
-        query = dict(parse_qsl(parts.query))
+        query = {name: quote(value, safe="") for name, value in parse_qsl(parts.query)}
         user, password = parts.username or query.get("username", ""), parts.password or query.get("password", "")
         login = f"{user}:{password}@" if user or password else ""
         return f"redis+socket://{login}{parts.path}?virtual_host={query.get('db') or '0'}"
