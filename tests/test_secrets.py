@@ -109,6 +109,7 @@ def test_a_cause_that_tells_one_is_left_out() -> None:
         assert clean_cause(plain) is plain
         plain.__context__ = leaky
         assert clean_cause(plain) is None and clean_cause(leaky) is None
+        assert clean_cause(ExceptionGroup("x", [ValueError("y"), leaky])) is None
 
 
 def test_what_servers_and_programs_repeat_is_told_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
@@ -218,16 +219,9 @@ def told_all(data: Any) -> Any:
 
 
 def clean_cause(exc: BaseException) -> BaseException | None:
-    """The exception, if neither it nor what it came of tells a secret: a traceback shows all of them."""
-    found: BaseException | None = exc
-    for _ in range(20):
-        if found is None:
-            return exc
-        text = f"{found} {getattr(found, '__notes__', '')}"
-        if scrubbed(text) != text:
-            return None
-        found = found.__cause__ or found.__context__
-    return exc
+    """The exception, if a traceback tells no secret of it, of what it came of and of what it groups."""
+    text = "".join(traceback.format_exception(exc, limit=0))
+    return exc if scrubbed(text) == text else None
 
 
 class _Clean:
