@@ -102,24 +102,24 @@ def test_items_that_are_equal_here_are_not_lost_but_refused(data: Any) -> None:
 
 
 @pytest.mark.parametrize("data", [
-    {"$set": [n * P for n in range(50_000)]}, {"$frozen": [float(P + 1) * 2.0 ** (61 * n) for n in range(15)]
-                                               + [P * n for n in range(50_000)]},
-    {"$dict": [[n * P, 0] for n in range(50_000)]},
-    {"$set": [{"$value": ["decimal", str(n * P)]} for n in range(9_000)]},
-    {"$model": "tests.travellers:Numbers", "data": {"some": [n * P for n in range(50_000)], "named": {}}},
-    {"$model": "tests.travellers:Numbers", "data": {"some": [], "named": {str(n * P): 1 for n in range(50_000)}}},
-    {"$model": "tests.travellers:Numbers", "data": {"some": [f"{n * P}" for n in range(9_000)], "named": {}}},
-    {"$model": "tests.travellers:Numbers", "data": {"some": [f" {n * P} " for n in range(9_000)], "named": {}}},
-    {"$model": "tests.travellers:Numbers", "data": {"some": [[0, [n * P]] for n in range(9_000)], "named": {}}},
-    {"$model": "tests.travellers:Numbers", "data": {"some": [{"x": n * P} for n in range(9_000)], "named": {}}},
+    {"$set": [n * P for n in range(5_000)]}, {"$frozen": [float(P + 1) * 2.0 ** (61 * n) for n in range(15)]
+                                               + [P * n for n in range(5_000)]},
+    {"$dict": [[n * P, 0] for n in range(5_000)]},
+    {"$set": [{"$value": ["decimal", str(n * P)]} for n in range(2_000)]},
+    {"$model": "tests.travellers:Numbers", "data": {"some": [n * P for n in range(5_000)], "named": {}}},
+    {"$model": "tests.travellers:Numbers", "data": {"some": [], "named": {str(n * P): 1 for n in range(5_000)}}},
+    {"$model": "tests.travellers:Numbers", "data": {"some": [f"{n * P}" for n in range(2_000)], "named": {}}},
+    {"$model": "tests.travellers:Numbers", "data": {"some": [f" {n * P} " for n in range(2_000)], "named": {}}},
+    {"$model": "tests.travellers:Numbers", "data": {"some": [[0, [n * P]] for n in range(2_000)], "named": {}}},
+    {"$model": "tests.travellers:Numbers", "data": {"some": [{"x": n * P} for n in range(2_000)], "named": {}}},
     {"$model": "tests.travellers:Numbers", "data": None,
-     "text": json.dumps({"some": [n * P for n in range(50_000)], "named": {}})},
+     "text": json.dumps({"some": [n * P for n in range(5_000)], "named": {}})},
 ])
 def test_numbers_that_were_chosen_to_collide_cost_no_time(data: Any) -> None:
     began = time.perf_counter()
     with pytest.raises(CannotTravel, match="of one hash"):
         Reader(ALLOW).read(data)
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 1
 
 
 def test_many_numbers_travel_in_sets_and_models() -> None:
