@@ -324,8 +324,9 @@ def test_an_error_of_a_tool_is_text_without_its_secrets(monkeypatch: pytest.Monk
     kit = Toolkit()
     kit.register_tool_function(tool)
     kit.register_tool_function(says)
-    assert text_of(run(kit, "tool")) == "Error: ValueError: no: *** at http://***@host/ with Bearer ***"
-    assert text_of(run(kit, "says")) == "Error: Order 17 is closed."
+    with use_settings(Settings.load()):
+        assert text_of(run(kit, "tool")) == "Error: ValueError: no: *** at http://***@host/ with Bearer ***"
+        assert text_of(run(kit, "says")) == "Error: Order 17 is closed."
 
 
 def test_a_tool_that_raises_what_no_loop_survives_is_a_failure() -> None:

@@ -249,8 +249,10 @@ def _clean_class(kind: type) -> Any:
 
 def _recorded(make: Callable[..., logging.LogRecord], *args: Any, **kwargs: Any) -> logging.LogRecord:
     record = make(*args, **kwargs)
-    record.__class__ = _clean_class(type(record))
-    return record
+    kind: Any = type(record)
+    clean: logging.LogRecord = object.__new__(_clean_class(kind))
+    clean.__dict__ |= record.__dict__
+    return clean
 
 
 def guard(settings: "Settings | None") -> None:

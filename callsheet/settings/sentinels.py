@@ -29,10 +29,10 @@ class Login(UsernamePasswordCredentialProvider):
         return "***"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Login) and other.get_credentials() == self.get_credentials()
+        return isinstance(other, Login) and vars(other) == vars(self)
 
     def __hash__(self) -> int:
-        return hash(self.get_credentials())
+        return hash((self.username, self.password))
 
 
 @dataclass(frozen=True, kw_only=True)
