@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from callsheet.errors import MessageError
 from callsheet.formatters.engine import ChatFormatter, MultiAgentFormatter, enclosed
-from callsheet.formatters.media import data_of, url_of
+from callsheet.formatters.media import data_here, url_of
 from callsheet.messages import ImageBlock, Msg, TextBlock, ToolResultBlock, ToolUseBlock
 
 _PICTURES = ("image/jpeg", "image/png", "image/gif", "image/webp")
@@ -55,21 +55,11 @@ class AnthropicChatFormatter(ChatFormatter):
 
 
 class AnthropicMultiAgentFormatter(MultiAgentFormatter):
-    """Conversations of many agents for Anthropic's API.
-
-    Args:
-        conversation_history_prompt: stands before the first history.
-        token_counter: counts the tokens of formatted messages.
-        max_tokens: that they may take; the oldest messages are left out.
-    """
+    """Conversations of many agents for Anthropic's API. Arguments as `MultiAgentFormatter`'s."""
 
     supported_blocks: ClassVar[Sequence[type]] = AnthropicChatFormatter.supported_blocks
     call_ids: ClassVar[re.Pattern[str]] = AnthropicChatFormatter.call_ids
-
-    @property
-    def chat(self) -> ChatFormatter:
-        """The formatter of tool calls and their results."""
-        return AnthropicChatFormatter()
+    chat_formatter = AnthropicChatFormatter
 
     async def _history(self, pieces: list[Any], opening: str) -> dict[str, Any]:
         return {"role": "user", "content": [
@@ -83,7 +73,7 @@ async def picture(block: dict[str, Any]) -> dict[str, Any]:
     Raises:
         MessageError: it is of a type that this API does not take, or there is none at its address.
     """
-    found = await data_of(block)
+    found = await data_here(block)
     if found is None:
         return {"type": "image", "source": {"type": "url", "url": await url_of(block)}}
     if found[0] not in _PICTURES:

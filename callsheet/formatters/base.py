@@ -1,5 +1,6 @@
 """Formatters turn messages into what a provider's API takes, cut to a number of tokens if asked to."""
 
+import itertools
 import logging
 import re
 from abc import abstractmethod
@@ -141,14 +142,5 @@ Group = Literal["tool_sequence", "agent_message"]
 
 def grouped(msgs: Sequence[Msg]) -> Iterator[tuple[Group, list[Msg]]]:
     """Runs of messages that call tools or give their results, and runs of others, in order."""
-    kind: Group | None = None
-    group: list[Msg] = []
-    for msg in msgs:
-        now: Group = "tool_sequence" if msg.has_content_blocks(["tool_use", "tool_result"]) else "agent_message"
-        if now != kind and kind is not None:
-            yield kind, group
-            group = []
-        kind = now
-        group.append(msg)
-    if kind is not None:
-        yield kind, group
+    for tools, group in itertools.groupby(msgs, lambda msg: msg.has_content_blocks(["tool_use", "tool_result"])):
+        yield "tool_sequence" if tools else "agent_message", list(group)

@@ -88,9 +88,11 @@ class ChatFormatter(TruncatedFormatterBase):
     def _call(self, block: dict[str, Any]) -> Any:
         """A tool call."""
 
-    @abstractmethod
     async def _result(self, block: dict[str, Any]) -> tuple[dict[str, Any], list[Msg]]:
         """A tool's result as a message, and messages that show its media."""
+        text, media = self.convert_tool_result_to_string(block["output"])
+        return ({"role": "tool", "tool_call_id": block["id"], "content": text, "name": block["name"]},
+                self._promotion(block, media))
 
     @abstractmethod
     def _message(self, msg: Msg, index: int, parts: list[Any], calls: list[Any]) -> dict[str, Any]:
@@ -117,14 +119,34 @@ class ChatFormatter(TruncatedFormatterBase):
         return [Msg("user", [intro, *content, outro], "user")]
 
 
+class PromotingFormatter(ChatFormatter):
+    """Formats each message for an API whose tool results hold text alone.
+
+    Args:
+        promote_tool_result_images: show the pictures of tool results again in a message of the user's.
+        token_counter: counts the tokens of formatted messages.
+        max_tokens: that they may take; the oldest messages are left out.
+    """
+
+    def __init__(self, promote_tool_result_images: bool = False, token_counter: TokenCounterBase | None = None,
+                 max_tokens: int | None = None) -> None:
+        super().__init__(token_counter, max_tokens)
+        self.promote_tool_result_images = promote_tool_result_images
+        self.promoted = ("image",) if promote_tool_result_images else ()
+
+
 class MultiAgentFormatter(TruncatedFormatterBase):
     """Formats a conversation of many as a history that names who said what; tool calls stay messages of their own.
 
     Args:
         conversation_history_prompt: stands before the first history.
+        token_counter: counts the tokens of formatted messages.
+        max_tokens: that they may take; the oldest messages are left out.
     """
 
     support_multiagent: ClassVar[bool] = True
+    #: The class of `chat`.
+    chat_formatter: ClassVar[Callable[..., ChatFormatter]]
     #: What opens a history.
     opening: ClassVar[str] = "<history>\n"
 
@@ -134,9 +156,9 @@ class MultiAgentFormatter(TruncatedFormatterBase):
         self.conversation_history_prompt = conversation_history_prompt
 
     @property
-    @abstractmethod
     def chat(self) -> ChatFormatter:
         """The formatter of tool calls and their results."""
+        return type(self).chat_formatter()
 
     async def _format(self, msgs: list[Msg]) -> Formatted:
         formatted: Formatted = []
@@ -203,9 +225,6 @@ class ImagePromotingFormatter(MultiAgentFormatter):
         token_counter: counts the tokens of formatted messages.
         max_tokens: that they may take; the oldest messages are left out.
     """
-
-    #: The formatter of tool calls and their results; made with `promote_tool_result_images`.
-    chat_formatter: ClassVar[Callable[[bool], ChatFormatter]]
 
     def __init__(self, conversation_history_prompt: str = HISTORY_PROMPT, promote_tool_result_images: bool = False,
                  token_counter: TokenCounterBase | None = None, max_tokens: int | None = None) -> None:

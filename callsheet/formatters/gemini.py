@@ -4,31 +4,21 @@ import base64
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from callsheet.formatters.engine import ChatFormatter, ImagePromotingFormatter, enclosed
+from callsheet.formatters.engine import ImagePromotingFormatter, PromotingFormatter, enclosed
 from callsheet.formatters.media import KINDS, data_of
-from callsheet.formatters.tokens import TokenCounterBase
 from callsheet.messages import AudioBlock, ImageBlock, Msg, TextBlock, ToolResultBlock, ToolUseBlock, VideoBlock
 
 
-class GeminiChatFormatter(ChatFormatter):
+class GeminiChatFormatter(PromotingFormatter):
     """Messages of a user and an agent for the Gemini API. Media go as data: what is on the web is fetched.
 
-    Args:
-        promote_tool_result_images: show the pictures of tool results again in a message of the user's.
-        token_counter: counts the tokens of formatted messages.
-        max_tokens: that they may take; the oldest messages are left out.
+    Arguments as `PromotingFormatter`'s.
     """
 
     supported_blocks: ClassVar[Sequence[type]] = (TextBlock, ImageBlock, VideoBlock, AudioBlock, ToolUseBlock,
                                                   ToolResultBlock)
     takes: ClassVar[Sequence[str]] = KINDS
     calls_are_parts: ClassVar[bool] = True
-
-    def __init__(self, promote_tool_result_images: bool = False, token_counter: TokenCounterBase | None = None,
-                 max_tokens: int | None = None) -> None:
-        super().__init__(token_counter, max_tokens)
-        self.promote_tool_result_images = promote_tool_result_images
-        self.promoted = ("image",) if promote_tool_result_images else ()
 
     def _text(self, block: dict[str, Any]) -> dict[str, Any]:
         return _signed({"text": block["text"]}, block)
@@ -64,9 +54,8 @@ class GeminiMultiAgentFormatter(ImagePromotingFormatter):
 
 
 async def _inline(block: dict[str, Any]) -> dict[str, Any]:
-    found = await data_of(block, download=True)
-    assert found is not None
-    return {"inline_data": {"data": found[1], "mime_type": found[0]}}
+    kind, data = await data_of(block)
+    return {"inline_data": {"data": data, "mime_type": kind}}
 
 
 def _signed(part: dict[str, Any], block: dict[str, Any]) -> dict[str, Any]:

@@ -73,16 +73,24 @@ def web_url(url: str, block: dict[str, Any]) -> str:
     return quote(url.strip(), safe="%/:?#[]@!$&'()*+,;=~")
 
 
-async def data_of(block: dict[str, Any], *, download: bool = False) -> tuple[str, str] | None:
-    """A block's media type and its data as base64.
+async def data_of(block: dict[str, Any]) -> tuple[str, str]:
+    """A block's media type and its data as base64; what is on the web is fetched.
 
     Args:
         block: image, audio or video.
-        download: fetch what is on the web; if not, that gives None.
 
     Raises:
         MessageError: there is nothing at the address, or nothing that is media.
     """
+    found = await data_here(block)
+    if found is None:
+        url = block["source"]["url"]
+        found = _encoded(await _fetched(url, block), urlsplit(url).path, block)
+    return found
+
+
+async def data_here(block: dict[str, Any]) -> tuple[str, str] | None:
+    """As `data_of`; None for what is on the web."""
     source = block["source"]
     if source["type"] == "base64":
         said = source["data"]
@@ -92,14 +100,9 @@ async def data_of(block: dict[str, Any], *, download: bool = False) -> tuple[str
         return _within(url, block)
     path = local_file(url, block)
     if path is not None:
-        raw = await asyncio.to_thread(_read, path, block)
-    else:
-        web_url(url, block)
-        if not download:
-            return None
-        raw = await _fetched(url, block)
-    name = path.name if path is not None else urlsplit(url).path
-    return _media_type(raw, name, block), base64.b64encode(raw).decode()
+        return _encoded(await asyncio.to_thread(_read, path, block), path.name, block)
+    web_url(url, block)
+    return None
 
 
 def _within(url: str, block: dict[str, Any]) -> tuple[str, str]:
@@ -131,7 +134,7 @@ def _told(kind: str, data: str) -> tuple[str, str]:
 
 async def url_of(block: dict[str, Any]) -> str:
     """A block's address on the web, or its data as a data: address."""
-    found = await data_of(block)
+    found = await data_here(block)
     return web_url(str(block["source"]["url"]), block) if found is None else f"data:{found[0]};base64,{found[1]}"
 
 
@@ -161,10 +164,10 @@ def _too_large(name: str, block: dict[str, Any]) -> MessageError:
     return MessageError(f"The {block['type']} {name} has over {MOST} bytes. Give a smaller one.")
 
 
-def _media_type(raw: bytes, name: str, block: dict[str, Any]) -> str:
-    """What the data are; nothing but media passes, so that a message cannot have any other file sent away."""
+def _encoded(raw: bytes, name: str, block: dict[str, Any]) -> tuple[str, str]:
+    """What the data are, and they; nothing but media passes, so that a message cannot have any other file sent away."""
     for start, kind in _KNOWN:
         if start.match(raw):
-            return kind
+            return kind, base64.b64encode(raw).decode()
     raise MessageError(f"The {block['type']} {name!r} is no image, sound or film that is known here. Give it with a "
                        "source of type base64 and its media_type.")

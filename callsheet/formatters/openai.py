@@ -6,9 +6,14 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from callsheet.errors import MessageError
-from callsheet.formatters.engine import ChatFormatter, ImagePromotingFormatter, MultiAgentFormatter, enclosed
+from callsheet.formatters.engine import (
+    ChatFormatter,
+    ImagePromotingFormatter,
+    MultiAgentFormatter,
+    PromotingFormatter,
+    enclosed,
+)
 from callsheet.formatters.media import data_of, url_of
-from callsheet.formatters.tokens import TokenCounterBase
 from callsheet.messages import AudioBlock, ImageBlock, Msg, TextBlock, ToolResultBlock, ToolUseBlock
 
 _NO_NAME = re.compile(r"[\s<|\\/>]+")
@@ -17,16 +22,11 @@ _SOUNDS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mp3": "mp3", "audio/
 
 
 class OpenAIForms(ChatFormatter):
-    """Tool calls and results in OpenAI's form."""
+    """Tool calls in OpenAI's form, and what servers of its API want back of a model's thoughts."""
 
     def _call(self, block: dict[str, Any]) -> dict[str, Any]:
         return {**block.get("extra", {}), "id": block["id"], "type": "function", "function": {
             "name": block["name"], "arguments": json.dumps(block["input"], ensure_ascii=False)}}
-
-    async def _result(self, block: dict[str, Any]) -> tuple[dict[str, Any], list[Msg]]:
-        text, media = self.convert_tool_result_to_string(block["output"])
-        return ({"role": "tool", "tool_call_id": block["id"], "content": text, "name": block["name"]},
-                self._promotion(block, media))
 
     def _thoughts(self, parts: list[Any]) -> dict[str, Any]:
         """Thoughts among the parts, as servers take them back that gave them."""
@@ -36,25 +36,12 @@ class OpenAIForms(ChatFormatter):
         return {name: value for name, value in found.items() if value}
 
 
-class OpenAIChatFormatter(OpenAIForms):
-    """Messages of a user and an agent for OpenAI's chat completions API.
-
-    Args:
-        promote_tool_result_images: show the pictures of tool results again in a message of the user's, since tool
-            messages take text alone.
-        token_counter: counts the tokens of formatted messages.
-        max_tokens: that they may take; the oldest messages are left out.
-    """
+class OpenAIChatFormatter(PromotingFormatter, OpenAIForms):
+    """Messages of a user and an agent for OpenAI's chat completions API. Arguments as `PromotingFormatter`'s."""
 
     support_multiagent: ClassVar[bool] = True
     supported_blocks: ClassVar[Sequence[type]] = (TextBlock, ImageBlock, AudioBlock, ToolUseBlock, ToolResultBlock)
     takes: ClassVar[Sequence[str]] = ("image", "audio")
-
-    def __init__(self, promote_tool_result_images: bool = False, token_counter: TokenCounterBase | None = None,
-                 max_tokens: int | None = None) -> None:
-        super().__init__(token_counter, max_tokens)
-        self.promote_tool_result_images = promote_tool_result_images
-        self.promoted = ("image",) if promote_tool_result_images else ()
 
     async def _medium(self, block: dict[str, Any], msg: Msg) -> Any:
         if msg.role == "assistant":
@@ -114,21 +101,11 @@ class DeepSeekChatFormatter(OpenAIForms):
 
 
 class DeepSeekMultiAgentFormatter(MultiAgentFormatter):
-    """Conversations of many agents for DeepSeek's API.
-
-    Args:
-        conversation_history_prompt: stands before the first history.
-        token_counter: counts the tokens of formatted messages.
-        max_tokens: that they may take; the oldest messages are left out.
-    """
+    """Conversations of many agents for DeepSeek's API. Arguments as `MultiAgentFormatter`'s."""
 
     support_vision: ClassVar[bool] = False
     supported_blocks: ClassVar[Sequence[type]] = DeepSeekChatFormatter.supported_blocks
-
-    @property
-    def chat(self) -> ChatFormatter:
-        """The formatter of tool calls and their results."""
-        return DeepSeekChatFormatter()
+    chat_formatter = DeepSeekChatFormatter
 
     async def _format_system_message(self, msg: Msg) -> dict[str, Any]:
         return {"role": "system", "content": msg.get_text_content()}
@@ -145,9 +122,8 @@ async def medium(block: dict[str, Any]) -> dict[str, Any]:
     """
     if block["type"] == "image":
         return {"type": "image_url", "image_url": {"url": await url_of(block)}}
-    found = await data_of(block, download=True)
-    assert found is not None
-    sound = _SOUNDS.get(found[0])
+    kind, data = await data_of(block)
+    sound = _SOUNDS.get(kind)
     if sound is None:
-        raise MessageError(f"Sound of type {found[0]!r} is not taken by OpenAI's API: wav and mp3 are. Convert it.")
-    return {"type": "input_audio", "input_audio": {"data": found[1], "format": sound}}
+        raise MessageError(f"Sound of type {kind!r} is not taken by OpenAI's API: wav and mp3 are. Convert it.")
+    return {"type": "input_audio", "input_audio": {"data": data, "format": sound}}
