@@ -4,8 +4,9 @@ The SDK sends a call's requests in tasks of its own, with the context variables 
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from types import TracebackType
 
 
 class SessionLost(Exception):
@@ -45,28 +46,15 @@ class Attempt:
         """Whether nobody waits for it any more."""
         return self._until is not None
 
-    def bounded(self) -> "Bounded":
+    @asynccontextmanager
+    async def bounded(self) -> AsyncIterator[None]:
         """A block that is broken off with TimeoutError once the attempt is abandoned."""
-        return Bounded(self)
-
-
-class Bounded:
-    """See Attempt.bounded."""
-
-    __slots__ = ("_attempt", "_bound")
-
-    def __init__(self, attempt: Attempt) -> None:
-        self._attempt = attempt
-
-    async def __aenter__(self) -> None:
-        self._bound = asyncio.timeout_at(self._attempt._until)
-        await self._bound.__aenter__()
-        self._attempt._bounds.add(self._bound)
-
-    async def __aexit__(self, cls: type[BaseException] | None, exc: BaseException | None,
-                        trace: TracebackType | None) -> None:
-        self._attempt._bounds.discard(self._bound)
-        await self._bound.__aexit__(cls, exc, trace)
+        async with asyncio.timeout_at(self._until) as bound:
+            self._bounds.add(bound)
+            try:
+                yield
+            finally:
+                self._bounds.discard(bound)
 
 
 current_attempt: ContextVar[Attempt | None] = ContextVar("callsheet_mcp_attempt", default=None)

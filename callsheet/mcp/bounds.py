@@ -1,4 +1,4 @@
-"""Messages of a server, piece by piece, none of them larger than allowed.
+"""Messages of a server, a line each, none of them larger than allowed.
 
 One that is too large is thrown away while it comes in, and an error in its place says so: a JSON-RPC error with the
 message's id, which stands at its beginning or at its end.
@@ -15,8 +15,6 @@ _KEPT = 4096  # bytes of its beginning and of its end
 _ID = rb'"id"\s*:\s*("(?:[^"\\]|\\.){0,256}"|-?\d{1,18})'
 _FIRST = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?' + _ID)
 _LAST = re.compile(_ID + rb'\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*$')
-_BLANK = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
-_EDGE = 3  # bytes at the end of a piece, in which a blank line may have begun
 
 
 def too_large(limit: int) -> str:
@@ -40,92 +38,46 @@ def error_for(head: bytes, tail: bytes, limit: int) -> bytes:
                        "error": {"code": TOO_LARGE, "message": too_large(limit)}}).encode()
 
 
-class _Growing:
-    """What there is of a message so far; of one that is too large, its beginning and its end."""
+class Lines:
+    """Lines of a server's standard output, or of a stream of events, whose messages are a line each.
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    Args:
+        limit: bytes of a line.
+        before: what stands before a message, e.g. b"data:".
+    """
+
+    def __init__(self, limit: int, before: bytes = b"") -> None:
+        self._limit = limit
+        self._before = before
         self._clear()
 
     def _clear(self) -> None:
         self._pieces: list[bytes] = []
         self._size = 0
-        self._head = self._tail = b""
-
-    def add(self, piece: bytes) -> None:
-        """One more piece."""
-        self._pieces.append(piece)
-        self._size += len(piece)
-        if self._size > self.limit:
-            pieces = self._pieces
-            if not self._head:
-                self._head = b"".join(pieces)[:_KEPT]
-            self._tail = b"".join([self._tail, *pieces])[-_KEPT:]
-            self._pieces = []
-
-    def end(self) -> bytes:
-        """The message, or the error in its place."""
-        whole = error_for(self._head, self._tail, self.limit) if self._size > self.limit else b"".join(self._pieces)
-        self._clear()
-        return whole
-
-
-class Lines:
-    """Lines of a server's standard output, without empty ones.
-
-    Args:
-        limit: bytes of a line.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._line = _Growing(limit)
+        self._head = self._tail = b""  # of a line that is too large
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The lines that are complete with this piece."""
         *ended, rest = data.split(b"\n")
         for piece in ended:
-            self._line.add(piece)
-            line = self._line.end()
-            if line:
-                yield line
-        self._line.add(rest)
+            self._add(piece)
+            yield self.rest()
+        self._add(rest)
 
-
-class Events:
-    """Server-sent events.
-
-    Args:
-        limit: bytes of an event.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._event = _GrowingEvent(limit)
-        self._edge = b""
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """The events that are complete with this piece."""
-        data = self._edge + data
-        at = 0
-        # Most of a large event has no line's end in it, and looking for one byte is much faster.
-        for blank in _BLANK.finditer(data) if b"\n" in data or b"\r" in data else ():
-            self._event.add(data[at:blank.end()])
-            at = blank.end()
-            event = self._event.end()
-            if event:
-                yield event
-        keep = max(at, len(data) - _EDGE)
-        self._event.add(data[at:keep])
-        self._edge = data[keep:]
+    def _add(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > self._limit:
+            if not self._head:
+                self._head = b"".join(self._pieces)[:_KEPT]
+            self._tail = b"".join([self._tail, *self._pieces])[-_KEPT:]
+            self._pieces = []
 
     def rest(self) -> bytes:
-        """What there is of an event without an end."""
-        self._event.add(self._edge)
-        self._edge = b""
-        return self._event.end()
-
-
-class _GrowingEvent(_Growing):
-    def end(self) -> bytes:
-        large, self._head = self._size > self.limit, self._head.partition(b"data:")[2]
-        event = super().end()
-        return b"event: message\ndata: " + event + b"\n\n" if large and event else event
+        """What there is of a line without an end; the error in its place, or b"", where it is too large."""
+        line = b"".join(self._pieces)
+        if self._size > self._limit:
+            error = error_for(self._head.removeprefix(self._before), self._tail, self._limit)
+            line = self._before + error if error else b""
+        self._clear()
+        return line

@@ -6,12 +6,12 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any, Literal
 
-from callsheet.errors import McpMisused, ToolError, ToolFailed, UsageError
-from callsheet.mcp.function import MCPToolFunction, fitting
+from callsheet.errors import McpMisused, ModuleNotAllowed, ToolError, ToolFailed, UsageError
+from callsheet.mcp.function import MCPToolFunction
 from callsheet.mcp.home import at_home, sessions
+from callsheet.mcp.results import fitting
 from callsheet.mcp.sdk import sdk_module
-from callsheet.mcp.specs import LISTED, TRANSPORTS, HttpSpec, Spec, StdioSpec
-from callsheet.mcp.travel import refuse_program
+from callsheet.mcp.specs import LISTED, TRANSPORTS, HttpSpec, Spec, StdioSpec, declaration
 from callsheet.messages import Recorded
 from callsheet.settings import get_settings
 
@@ -62,14 +62,18 @@ class MCPClientBase(Recorded):
         return MCPToolFunction(self, _found(tools, func_name, self.spec), wrap_tool_result, execution_timeout)
 
     def leaving(self, local: bool) -> None:
-        """What a worker may start its settings say."""
-        if not local:
-            refuse_program(self.spec, get_settings())
+        """See that it is nothing that a message could have a worker start, other than its settings say.
 
-    def arrived(self, local: bool) -> None:
-        """A message starts only what the settings here say."""
-        if not local:
-            refuse_program(self.spec, get_settings())
+        Raises:
+            ModuleNotAllowed: the settings do not say the same of a server of that name.
+        """
+        spec = self.spec
+        if not local and isinstance(spec, StdioSpec) and not spec.is_declared(get_settings()):
+            raise ModuleNotAllowed(f"{spec.shown} is a program, and a worker starts none that its settings do not "
+                                   "name, with the same arguments, env and cwd. "
+                                   f"{declaration(spec.name, spec.command or 'program', spec.args)}")
+
+    arrived = leaving
 
 
 class StatefulClientBase(MCPClientBase):
@@ -148,7 +152,7 @@ class StatefulClientBase(MCPClientBase):
             except ToolError as exc:
                 raise ToolFailed(f"{exc}") from None
             fitting(current, arguments)
-            return await session.request(sdk_module("calls").call_of(current.name, arguments), timeout), current
+            return await session.call(current.name, arguments, timeout), current
 
         async def work() -> tuple[Any, Any]:
             found: tuple[Any, Any] = await self._session().within(timeout, steps)  # others may hold up the list
@@ -247,7 +251,7 @@ class HttpStatelessClient(MCPClientBase):
             fitting(tool, arguments)
             session = sdk_module("session").Session(self.spec, get_settings())
             try:
-                return await session.request(sdk_module("calls").call_of(tool.name, arguments), timeout), tool
+                return await session.call(tool.name, arguments, timeout), tool
             finally:
                 await session.close()
 

@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from callsheet.errors import ToolFailed
-from callsheet.mcp.results import checked, response_of, unfit
+from callsheet.mcp.results import checked, response_of
 from callsheet.tools.clients import schema_of
 
 if TYPE_CHECKING:
@@ -48,15 +47,3 @@ class MCPToolFunction:
         self._tool = tool
         result = checked(result, tool)
         return response_of(result) if self.wrap_tool_result else result
-
-
-def fitting(tool: Any, arguments: dict[str, Any]) -> None:
-    """See that arguments fit what the server announced.
-
-    Raises:
-        ToolFailed: names those that do not.
-    """
-    problems = unfit(tool, arguments)
-    if problems:
-        listed = "".join(f"\n  {line}" for line in problems)
-        raise ToolFailed(f"the arguments of {tool.name} do not fit what its server announces:{listed}")

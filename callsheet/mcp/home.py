@@ -28,8 +28,7 @@ async def loaded() -> None:
         UsageError: the SDK is not installed.
     """
     if not _loaded:
-        for name in ("session", "calls"):
-            await asyncio.to_thread(sdk_module, name)
+        await asyncio.to_thread(sdk_module, "session")
         _loaded.append(True)
 
 

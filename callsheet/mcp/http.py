@@ -16,7 +16,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from callsheet.errors import CallsheetError, McpError, McpUnavailable
 from callsheet.mcp.attempt import Attempt, SessionLost, current_attempt
-from callsheet.mcp.bounds import Events, too_large
+from callsheet.mcp.bounds import Lines, too_large
 from callsheet.mcp.specs import HttpSpec
 from callsheet.resources.endpoints import Signature
 from callsheet.resources.httpx2 import Httpx2Transport
@@ -153,7 +153,7 @@ class Isolating(Httpx2Transport):
         if held and (status == 404 or (status == 400 and b"session" in body.lower())):
             raise SessionLost
         text = scrubbed(body.decode("utf-8", "replace").strip(), 300)
-        if self._spec.transport == "streamable_http" and _is_error(body):
+        if self._spec.transport == "streamable_http" and isinstance(_object(body).get("error"), dict):
             return
         remedy = {401: " Give the endpoint in the settings the key that it asks for.",
                   403: " See whether the endpoint's key may do this.",
@@ -168,7 +168,7 @@ class Isolating(Httpx2Transport):
             return httpx2.Response(405)  # a server need not offer that stream
         if request.method == "DELETE":
             return httpx2.Response(200)
-        if not _is_request(request):
+        if not {"id", "method"} <= _object(request.content).keys():  # nobody waits for an answer
             return httpx2.Response(202)
         attempt.fail(exc)
         if self._spec.transport == "sse":
@@ -177,21 +177,13 @@ class Isolating(Httpx2Transport):
         return httpx2.Response(502, headers=_JSON, content=json.dumps(error).encode())
 
 
-def _is_request(request: httpx2.Request) -> bool:
-    """Whether an answer is waited for."""
-    try:
-        data = json.loads(request.content)
-    except ValueError:
-        return False
-    return isinstance(data, dict) and "id" in data and "method" in data
-
-
-def _is_error(body: bytes) -> bool:
+def _object(body: bytes) -> dict[str, Any]:
+    """A JSON object; {} where it is none."""
     try:
         data = json.loads(body)
-    except ValueError:
-        return False
-    return isinstance(data, dict) and isinstance(data.get("error"), dict)
+    except (ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 async def _bounded(response: httpx2.Response, limit: int) -> tuple[bytes, bool]:
@@ -206,11 +198,11 @@ async def _bounded(response: httpx2.Response, limit: int) -> tuple[bytes, bool]:
 
 
 class _Events(httpx2.AsyncByteStream):
-    """The events of a body, none too large, until nobody waits for them any more.
+    """The events of a body, no message in them too large, until nobody waits for them any more.
 
     Args:
         stream: the body.
-        limit: bytes of an event.
+        limit: bytes of a message.
         attempt: whose it is.
         quiet: whether silence that lasts too long is a plain end, after which the SDK opens the stream again.
     """
@@ -223,7 +215,7 @@ class _Events(httpx2.AsyncByteStream):
         self._pieces: AsyncIterator[bytes] | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        events, self._pieces = Events(self._limit), aiter(self._stream)
+        lines, self._pieces = Lines(self._limit, b"data:"), aiter(self._stream)
         while True:
             try:
                 async with self._attempt.bounded():
@@ -238,9 +230,9 @@ class _Events(httpx2.AsyncByteStream):
             if piece is None:
                 self._pieces = None
                 break
-            for event in events.feed(piece):
-                yield event
-        if rest := events.rest():
+            if whole := b"".join(line + b"\n" for line in lines.feed(piece)):
+                yield whole
+        if rest := lines.rest():
             yield rest
 
     async def aclose(self) -> None:

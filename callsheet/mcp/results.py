@@ -71,10 +71,17 @@ def checked(result: Any, tool: Any) -> Any:
     schema = tool.output_schema
     if result.is_error or not isinstance(schema, dict):
         return result
+    problems: list[str] = []
     if result.structured_content is None:
-        problems = ["there is no structured content"]
+        problems.append("there is no structured content")
     else:
-        problems = _problems(schema, result.structured_content)
+        try:
+            for problem in itertools.islice(misfits(schema, result.structured_content), _MOST_PROBLEMS):
+                problems.append(str(problem))
+        except TooMuch as exc:  # nothing more is known against it
+            logger.info("mcp_answer_unchecked: %s", exc)
+        except Exception as exc:  # whatever a broken schema leads to
+            problems.append(f"the schema itself is broken: {type(exc).__name__}")
     if problems:
         listed = "".join(f"\n  {line}" for line in problems)
         raise ToolFailed(f"the answer of {tool.name} does not fit the schema that its server announced for it, "
@@ -82,23 +89,16 @@ def checked(result: Any, tool: Any) -> Any:
     return result
 
 
-def _problems(schema: dict[str, Any], data: Any) -> list[str]:
-    found = []
-    try:
-        for problem in misfits(schema, data):
-            found.append(str(problem))
-            if len(found) == _MOST_PROBLEMS:
-                break
-    except TooMuch as exc:  # nothing is known against it
-        logger.info("mcp_answer_unchecked: %s", exc)
-    except Exception as exc:  # whatever a broken schema leads to
-        found.append(f"the schema itself is broken: {type(exc).__name__}")
-    return found
+def fitting(tool: Any, arguments: dict[str, Any]) -> None:
+    """See that arguments fit what the server announced.
 
-
-def unfit(tool: Any, arguments: dict[str, Any]) -> list[str]:
-    """What of the arguments does not fit what the server announced; [] also where that is no schema."""
+    Raises:
+        ToolFailed: names those that do not.
+    """
     try:
-        return list(map(str, itertools.islice(misfits(tool.input_schema, arguments), _MOST_PROBLEMS)))
+        problems = list(map(str, itertools.islice(misfits(tool.input_schema, arguments), _MOST_PROBLEMS)))
     except Exception:  # whatever a broken schema leads to: the server then says what is wrong
-        return []
+        return
+    if problems:
+        listed = "".join(f"\n  {line}" for line in problems)
+        raise ToolFailed(f"the arguments of {tool.name} do not fit what its server announces:{listed}")

@@ -18,6 +18,9 @@ from mcp_types import (
     CONNECTION_CLOSED,
     METHOD_NOT_FOUND,
     UNSUPPORTED_PROTOCOL_VERSION,
+    CallToolRequest,
+    CallToolRequestParams,
+    CallToolResult,
     Implementation,
     PaginatedRequestParams,
     ServerNotification,
@@ -27,11 +30,10 @@ from mcp_types import (
 
 from callsheet.errors import McpError, McpTimeout
 from callsheet.mcp.attempt import Attempt, SessionLost, current_attempt
-from callsheet.mcp.fate import Fate
 from callsheet.mcp.http import connected
 from callsheet.mcp.pipe import piped
 from callsheet.mcp.specs import LISTED, HttpSpec, Spec
-from callsheet.mcp.streams import Watched
+from callsheet.mcp.streams import Fate, Watched
 from callsheet.mcp.words import in_words, silent
 from callsheet.settings import Settings
 
@@ -134,6 +136,15 @@ class Session:
             return await self.within(timeout, tried)
         except SessionLost:
             raise McpError(f"{self.spec.shown} does not know the session that it has just opened.") from None
+
+    async def call(self, name: str, arguments: dict[str, Any], timeout: float | None) -> CallToolResult:
+        """Call a tool; see `request`.
+
+        Not with the SDK's `call_tool`: it checks the answer with the regular expressions of the server's schema, by
+        which a server could keep the loop busy for ever. `results.checked` does without.
+        """
+        asked = CallToolRequest(params=CallToolRequestParams(name=name, arguments=arguments))
+        return await self.request(lambda session: session.send_request(asked, CallToolResult), timeout)
 
     async def within(self, timeout: float | None, steps: Callable[[], Awaitable[T]]) -> T:
         """Take some steps in so many seconds; in the settings' without.

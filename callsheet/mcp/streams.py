@@ -1,5 +1,6 @@
-"""The stream of a server's messages, with an eye on its end."""
+"""The stream of a server's messages, with an eye on its end, and what became of the session."""
 
+import asyncio
 import contextvars
 from types import TracebackType
 from typing import Any, Self
@@ -7,7 +8,32 @@ from typing import Any, Self
 import anyio
 import httpx2
 
-from callsheet.mcp.fate import Fate
+
+class Fate:
+    """Why a session ended.
+
+    Attributes:
+        ended: set when it has, or is to.
+        reason: why, in words; "" while it goes on.
+        silent: whether its stream was given up, since nothing came for too long.
+        last_words: the last line that a program wrote to its standard error.
+    """
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+        self.reason = ""
+        self.silent = False
+        self.last_words = ""
+
+    def tell(self, reason: str) -> None:
+        """It has ended, or is to; the first reason counts."""
+        self.reason = self.reason or reason
+        self.ended.set()
+
+    def __str__(self) -> str:
+        reason = self.reason or "it closed the connection"
+        return f"{reason}; its last words: {self.last_words}" if self.last_words else reason
+
 
 
 class Watched:
