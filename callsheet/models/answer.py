@@ -1,98 +1,122 @@
-"""An answer of the chat completions API, put together from its parts."""
+"""Answers, put together from their parts, at a cost that does not grow with what is there already."""
 
 import json
 import logging
 import time
+from abc import ABC, abstractmethod
 from typing import Any
 
 from pydantic_core import from_json
 
 from callsheet.messages.names import new_call_id
-from callsheet.models.base import ChatResponse, ChatUsage, Content
+from callsheet.models.base import ChatResponse, ChatUsage
 from callsheet.models.ending import reason
-from callsheet.models.growing import Pace, Text
 from callsheet.resources.tokens import numbers_in, tokens_of
 
 log = logging.getLogger(__name__)
 
 MOST_CALLS = 1000
-"""Tool calls in one answer."""
+"""Tool calls, or other parts, in one answer."""
 
 _OF_CALLS = ("index", "id", "type", "function")
 _LOOKS = 64  # times that the arguments of one call are looked at, whether they are complete
+_SMALL = 16 * 1024  # characters up to which each piece of an answer is shown
+_STEP = 64  # beyond, it is shown anew when it has grown by this part
 
 
 class TooManyCalls(Exception):
-    """An answer has over MOST_CALLS tool calls; never leaves the models."""
+    """An answer has over MOST_CALLS parts; never leaves the models."""
 
 
-class Answer:
+class Text:
+    """A text that grows.
+
+    Attributes:
+        size: its characters.
+    """
+
+    __slots__ = ("_half", "_parts", "size")
+
+    def __init__(self, text: str = "") -> None:
+        self._parts = [""]
+        self._half = ""  # of a character, whose other half may follow
+        self.size = 0
+        self.add(text)
+
+    def add(self, piece: str) -> int:
+        """One more piece: how many characters that makes more.
+
+        Half a character waits for its other half; one that stays alone becomes U+FFFD.
+        """
+        if self._half or not piece.isascii():
+            piece = self._half + piece
+            self._half = piece[-1] if "\ud800" <= piece[-1:] <= "\udbff" else ""
+            piece = piece[:len(piece) - len(self._half)].encode("utf-16-le", "surrogatepass").decode(
+                "utf-16-le", "replace")
+        if piece:
+            self._parts.append(piece)
+            self.size += len(piece)
+        return len(piece)
+
+    def ends(self, mark: str) -> bool:
+        """Whether its last piece ends with `mark`, but for blanks."""
+        return self._parts[-1].rstrip().endswith(mark)
+
+    def __bool__(self) -> bool:
+        return self.size > 0
+
+    def __str__(self) -> str:
+        if len(self._parts) > 1:
+            self._parts = ["".join(self._parts)]
+        return self._parts[0]
+
+
+class Draft(ABC):
     """What has come of one answer so far.
 
     Args:
         started: `time.monotonic()` of the call.
-        audio_format: of the sound asked for, e.g. "wav".
         tool_parsing: whether a tool call's input is shown while it grows.
+
+    Attributes:
+        ended: the provider's word for why it ended, or None.
+        refusal: how the model, or its provider, refuses to answer.
+        usage: None until it has been told.
     """
 
-    def __init__(self, started: float, audio_format: str = "wav", tool_parsing: bool = True) -> None:
-        self.ended: str | None = None  # the provider's word for why
+    def __init__(self, started: float, tool_parsing: bool = True) -> None:
+        self.ended: str | None = None
         self.refusal = ""
         self.usage: ChatUsage | None = None
         self._started = started
-        self._audio_format = audio_format
         self._tool_parsing = tool_parsing
         self._id: str | None = None
-        self._text, self._thinking, self._audio = Text(), Text(), Text()
-        self._details: list[Any] = []  # of the thinking, which the server wants back as they came
-        self._tools: list[ToolCall] = []
-        self._slots: dict[int, ToolCall] = {}
-        self._pace = Pace()
+        self._told: dict[str, Any] = {}  # of its usage
+        self._parts: list[dict[str, Any]] = []
+        self._size = 0
+        self._next = 0  # size from which it is shown again
 
-    def add(self, event: dict[str, Any]) -> bool:
-        """Take one event of a stream, or a whole completion; says whether there is news.
+    @abstractmethod
+    def add(self, event: Any) -> bool:
+        """Take one event of a stream, or a whole answer; says whether there is news.
 
-        Only the first choice counts. Raises TooManyCalls, and what a wrongly shaped event makes Python raise.
+        Raises TooManyCalls, and what a wrongly shaped event makes Python raise.
         """
-        self._id = self._id or event.get("id")
-        news = False
-        if event.get("usage"):
-            self._take_usage(event["usage"])
-            news = True
-        for choice in event.get("choices") or ():
-            if choice.get("index", 0) == 0:
-                delta = choice.get("delta")
-                news = self._take(delta or choice.get("message") or {}, whole=not delta) or news
-                self.ended = choice.get("finish_reason") or self.ended
-        return news
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """Its blocks: texts in them may be Text, a ToolCall stands under "call"."""
+        return self._parts
 
     @property
     def text(self) -> str:
         """All text."""
-        return str(self._text)
+        return "".join(str(part["text"]) for part in self.parts if part["type"] == "text")
 
     @property
-    def due(self) -> bool:
-        """Whether a response is worth its while: of a long answer, each would take as long as the answer."""
-        size = self._text.size + self._thinking.size + self._audio.size
-        return self._pace.due(size + sum(tool.size for tool in self._tools))
-
-    def response(self, *, final: bool = False, metadata: dict[str, Any] | None = None) -> ChatResponse:
-        """The answer so far; when `final`, the arguments of tool calls are complete."""
-        content: list[Content] = []
-        if self._thinking or self._details:
-            kept = {"details": list(self._details)} if self._details else {}
-            content.append(block("thinking", thinking=str(self._thinking), **kept))
-        if self._audio:
-            source = {"type": "base64", "media_type": f"audio/{self._audio_format}", "data": str(self._audio)}
-            content.append(block("audio", source=source))
-        if self._text:
-            content.append(block("text", text=self.text))
-        content += tool_blocks(self._tools, final, self._tool_parsing)
-        response = ChatResponse(content=content, usage=self.usage, metadata=metadata, finish_reason=self.finish)
-        if self._id:
-            response.id = str(self._id)
-        return response
+    def data(self) -> str:
+        """Where data in a given form are: the first tool call's arguments, or all text."""
+        return next((str(part["call"].arguments) for part in self.parts if "call" in part), "") or self.text
 
     @property
     def finish(self) -> str | None:
@@ -102,29 +126,99 @@ class Answer:
     @property
     def said(self) -> bool:
         """Whether there is more than thoughts."""
-        return bool(self._text or self._audio or self._tools)
+        return any(part["type"] != "thinking" for part in self.parts)
 
     @property
-    def tool_arguments(self) -> str | None:
-        """The first tool call's arguments as they came, or None."""
-        return str(self._tools[0].arguments) if self._tools else None
+    def due(self) -> bool:
+        """Whether a response is worth its while: of a long answer, each would take as long as the answer."""
+        if self._size > _SMALL and self._size < self._next:
+            return False
+        self._next = self._size + self._size // _STEP
+        return True
+
+    def response(self, *, final: bool = False, metadata: dict[str, Any] | None = None) -> ChatResponse:
+        """The answer so far; when `final`, the arguments of tool calls are complete."""
+        parts = self.parts
+        calls = iter(tool_blocks([part["call"] for part in parts if "call" in part], final, self._tool_parsing))
+        content: Any = [next(calls) if "call" in part else {
+            name: str(value) if isinstance(value, Text) else value for name, value in part.items()}
+            for part in parts if part.get("text", True)]
+        response = ChatResponse(content=content, usage=self.usage, metadata=metadata, finish_reason=self.finish)
+        response.id = str(self._id or response.id)
+        return response
+
+    def _part(self, part: dict[str, Any]) -> None:
+        """One more block, of a weight that bounds how often many small ones are shown."""
+        if len(self._parts) == MOST_CALLS:
+            raise TooManyCalls
+        self._parts.append(part)
+        self._size += 256
+
+    def _grow(self, text: Text, piece: str) -> None:
+        self._size += text.add(piece)
+
+    def _count(self, usage: dict[str, Any]) -> None:
+        self._told = {**self._told, **{name: value for name, value in usage.items() if value is not None}}
+        found = tokens_of(numbers_in(self._told))
+        if found.input is not None or found.output is not None:
+            self.usage = ChatUsage(found.input or 0, found.output or 0, time.monotonic() - self._started,
+                                   metadata=self._told)
+
+
+class Answer(Draft):
+    """An answer of the chat completions API. Only the first choice counts.
+
+    Args:
+        started: `time.monotonic()` of the call.
+        audio_format: of the sound asked for, e.g. "wav".
+        tool_parsing: whether a tool call's input is shown while it grows.
+    """
+
+    def __init__(self, started: float, audio_format: str = "wav", tool_parsing: bool = True) -> None:
+        super().__init__(started, tool_parsing)
+        self._audio_format = audio_format
+        self._text, self._thinking, self._audio = Text(), Text(), Text()
+        self._details: list[Any] = []  # of the thinking, which the server wants back as they came
+        self._slots: dict[int, ToolCall] = {}
+
+    def add(self, event: dict[str, Any]) -> bool:
+        """One event, or a whole completion."""
+        self._id = self._id or event.get("id")
+        news = False
+        if event.get("usage"):
+            self._count(event["usage"])
+            news = True
+        for choice in event.get("choices") or ():
+            if choice.get("index", 0) == 0:
+                delta = choice.get("delta")
+                news = self._take(delta or choice.get("message") or {}, whole=not delta) or news
+                self.ended = choice.get("finish_reason") or self.ended
+        return news
 
     @property
-    def empty(self) -> bool:
-        """Whether nothing has come, not even an end."""
-        return not (self.finish or self.said or self._thinking or self.refusal)
+    def parts(self) -> list[dict[str, Any]]:
+        """Thoughts, sound, text, then tool calls."""
+        found: list[dict[str, Any]] = []
+        if self._thinking or self._details:
+            kept = {"details": list(self._details)} if self._details else {}
+            found.append({"type": "thinking", "thinking": self._thinking, **kept})
+        if self._audio:
+            source = {"type": "base64", "media_type": f"audio/{self._audio_format}", "data": str(self._audio)}
+            found.append({"type": "audio", "source": source})
+        if self._text:
+            found.append({"type": "text", "text": self._text})
+        return found + self._parts
 
     def _take(self, delta: dict[str, Any], *, whole: bool) -> bool:
-        parts = (self._text, self._thinking, self._audio)
-        before = sum(part.size for part in parts)
-        self._thinking.add(next((part for name in ("reasoning_content", "reasoning")
-                                 if isinstance(part := delta.get(name), str)), ""))
+        before = self._size
+        self._grow(self._thinking, next((part for name in ("reasoning_content", "reasoning")
+                                         if isinstance(part := delta.get(name), str)), ""))
         self._details += delta.get("reasoning_details") or ()
-        self._text.add(_text(delta.get("content")))
+        self._grow(self._text, _text(delta.get("content")))
         self.refusal += delta.get("refusal") or ""
         audio = delta.get("audio") or {}
-        self._audio.add(audio.get("data") or "")
-        self._text.add(audio.get("transcript") or "")
+        self._grow(self._audio, audio.get("data") or "")
+        self._grow(self._text, audio.get("transcript") or "")
         calls = delta.get("tool_calls") or ()
         for position, call in enumerate(calls):
             function = call.get("function") or {}
@@ -132,12 +226,13 @@ class Answer:
             arguments = json.dumps(given) if isinstance(given, dict) else given or ""
             tool = None if whole else self._slot(call, position if len(calls) > 1 else None, arguments)
             if tool is None:
-                tool = self._new_call(call.get("index", position))
+                tool = self._slots[call.get("index", position)] = ToolCall()
+                self._part({"type": "tool_use", "call": tool})
             tool.id = tool.id or str(call.get("id") or "")
             tool.name = tool.name or str(function.get("name") or "")
-            tool.arguments.add(arguments)
+            self._grow(tool.arguments, arguments)
             tool.extra.update((key, value) for key, value in call.items() if key not in _OF_CALLS)
-        return bool(calls) or before != sum(part.size for part in parts)
+        return bool(calls) or self._size > before
 
     def _slot(self, call: dict[str, Any], position: int | None, arguments: str) -> "ToolCall | None":
         """The call that a piece of one belongs to; None: it begins another.
@@ -147,29 +242,18 @@ class Answer:
         """
         index, given, name = call.get("index"), call.get("id"), (call.get("function") or {}).get("name")
         if index is None and given:
-            known = next((tool for tool in reversed(self._tools) if tool.id == given), None)
-            if known is not None:
-                return known
+            for one in reversed(self._parts):
+                if one["call"].id == given:
+                    return one["call"]  # type: ignore[no-any-return]
         at = position if index is None else index
-        tool = (self._tools[-1] if self._tools else None) if at is None else self._slots.get(at)
+        last = self._parts[-1]["call"] if self._parts else None
+        tool: ToolCall | None = last if at is None else self._slots.get(at)
         if tool is None or not name or (given and given == tool.id):
             return tool
         if given and tool.id and name != tool.name:
             return None
         another = (arguments or name != tool.name) if not given or not tool.id else True
         return None if another and tool.complete() else tool
-
-    def _new_call(self, index: int) -> "ToolCall":
-        if len(self._tools) == MOST_CALLS:
-            raise TooManyCalls
-        made = self._slots[index] = ToolCall()
-        self._tools.append(made)
-        return made
-
-    def _take_usage(self, usage: dict[str, Any]) -> None:
-        found = tokens_of(numbers_in(usage))
-        self.usage = ChatUsage(input_tokens=found.input or 0, output_tokens=found.output or 0,
-                               time=time.monotonic() - self._started, metadata=usage)
 
 
 class ToolCall:
@@ -191,11 +275,6 @@ class ToolCall:
         self.made = new_call_id()
         self._looks = _LOOKS
 
-    @property
-    def size(self) -> int:
-        """Characters, and something for the call itself."""
-        return self.arguments.size + 256
-
     def complete(self) -> bool:
         """Whether the arguments are an object with its end."""
         if not self._looks or not self.arguments.ends("}"):
@@ -209,11 +288,6 @@ def _text(content: Any) -> str:
     if isinstance(content, list):
         return "".join(part.get("text") or "" for part in content if part.get("type") in ("text", None))
     return content or ""
-
-
-def block(kind: str, **fields: Any) -> Any:
-    """A content block."""
-    return {"type": kind, **fields}
 
 
 def tool_blocks(tools: list[ToolCall], final: bool, parsing: bool = True) -> list[Any]:
@@ -234,10 +308,12 @@ def tool_blocks(tools: list[ToolCall], final: bool, parsing: bool = True) -> lis
 
 def _tool_block(tool: ToolCall, ident: str, final: bool, parsing: bool) -> Any:
     arguments = str(tool.arguments)
+    found: dict[str, Any] = {"type": "tool_use", "id": ident, "name": tool.name}
     if not final and not parsing:
-        return block("tool_use", id=ident, name=tool.name, input={}, raw_input=arguments)
-    value, whole = _arguments(arguments)
-    found = block("tool_use", id=ident, name=tool.name, input=value, **({"extra": tool.extra} if tool.extra else {}))
+        return {**found, "input": {}, "raw_input": arguments}
+    found["input"], whole = _arguments(arguments)
+    if tool.extra:
+        found["extra"] = tool.extra
     if final and not whole:
         log.warning("model_tool_arguments_malformed tool=%s: the call goes on with what can be read", tool.name)
         found["raw_input"] = arguments

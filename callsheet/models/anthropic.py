@@ -4,24 +4,19 @@ import importlib
 import inspect
 import json
 import logging
-import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import httpx
 from pydantic import BaseModel, SecretStr
 
-from callsheet.models.answer import MOST_CALLS, ToolCall, TooManyCalls, tool_blocks
-from callsheet.models.base import ChatResponse, ChatUsage
-from callsheet.models.ending import ended, reason
-from callsheet.models.exchange import fitting
-from callsheet.models.growing import Pace, Text
+from callsheet.models.answer import Draft, Text, ToolCall
+from callsheet.models.base import ChatResponse
 from callsheet.models.remote import Messages, check_messages, ended_by_user, one_of, opened_by_user
 from callsheet.models.schema import as_tool
-from callsheet.models.sdk import HEADER, SdkCall, SdkChatModel, no_cookies, unusable
+from callsheet.models.sdk import HEADER, SdkCall, SdkChatModel, no_cookies
 from callsheet.resources.endpoints import STAND_IN, shown_url
-from callsheet.resources.tokens import numbers_in, tokens_of
 from callsheet.settings import Endpoint
 
 log = logging.getLogger(__name__)
@@ -145,135 +140,70 @@ class AnthropicChatModel(SdkChatModel):
     def _status_error(self, exc: BaseException) -> int | None:
         return int(exc.status_code) if isinstance(exc, self.sdk().APIStatusError) else None
 
-    def _whole(self, call: SdkCall, answer: Any) -> ChatResponse:
-        message = _Message(call.started, self.stream_tool_parsing)
-        message.begin(answer)
-        for index, part in enumerate(answer.content):
-            message.part(index, part)
-        if not message.blocks and not message.finish:
-            raise unusable(call)
-        return self._finished(call, message)
-
-    async def _responses(self, call: SdkCall, events: AsyncIterator[Any]) -> AsyncGenerator[ChatResponse, None]:
-        message = _Message(call.started, self.stream_tool_parsing)
-        async for event in events:
-            if message.take(event) and message.due:
-                yield message.response()
-        if not message.finish:
-            raise call.failures.cut_off(call.seen.status) if message.blocks else unusable(call)
-        yield self._finished(call, message)
-
-    def _finished(self, call: SdkCall, message: "_Message") -> ChatResponse:
-        response = message.response(final=True)
-        ended(message.finish, bool(response.content), call.failures, call.seen.status)
-        if call.structured is not None:
-            response.metadata = fitting(call.structured, message.form or message.text, call.failures, call.seen.status,
-                                        cut=response.finish_reason == "length", usage=response.usage)
-        return response
+    def _draft(self, call: SdkCall) -> Draft:
+        return _Message(call.started, self.stream_tool_parsing)
 
 
-class _Message:
-    """What has come of one answer so far."""
+class _Message(Draft):
+    """An answer of Claude's."""
 
     def __init__(self, started: float, tool_parsing: bool) -> None:
-        self.blocks: dict[int, dict[str, Any]] = {}
-        self.finish: str | None = None
-        self._tool_parsing = tool_parsing
-        self._started = started
-        self._id: str | None = None
-        self._usage: dict[str, Any] = {}
-        self._pace = Pace()
-        self._size = 0
+        super().__init__(started, tool_parsing)
+        self._open: dict[int, dict[str, Any]] = {}  # parts that may grow, by their number
 
-    @property
-    def text(self) -> str:
-        """All text."""
-        return "".join(str(part["text"]) for part in self.blocks.values() if part["type"] == "text")
-
-    @property
-    def form(self) -> str | None:
-        """The first tool call's arguments, or None."""
-        return next((str(part["call"].arguments) for part in self.blocks.values() if part["type"] == "tool_use"), None)
-
-    @property
-    def due(self) -> bool:
-        """Whether a response is worth its while."""
-        return self._pace.due(self._size)
-
-    def begin(self, message: Any) -> None:
-        """The head of an answer."""
-        self._id = message.id
-        self.finish = message.stop_reason or self.finish
-        self._count(message.usage)
-
-    def part(self, index: int, part: Any) -> None:
-        """A part of an answer, whole or at its beginning."""
-        kind = part.type
-        if len(self.blocks) == MOST_CALLS:
-            raise TooManyCalls
-        self._size += 256
-        if kind == "text":
-            self.blocks[index] = {"type": kind, "text": Text(part.text)}
-        elif kind == "thinking":
-            self.blocks[index] = {"type": kind, "thinking": Text(part.thinking), "signature": Text(part.signature)}
-        elif kind == "redacted_thinking":
-            self.blocks[index] = {"type": "thinking", "thinking": "", "redacted": part.data}
-        elif kind == "tool_use":
-            call = ToolCall(part.id, part.name)
-            call.arguments.add(json.dumps(part.input) if part.input else "")
-            self.blocks[index] = {"type": kind, "call": call}
-        else:
-            log.warning("model_part_left_out kind=%s: only text, thinking and tool calls are kept", kind)
-
-    def take(self, event: Any) -> bool:
-        """One event of a stream; says whether there is news."""
-        if event.type == "message_start":
-            self.begin(event.message)
-        elif event.type == "content_block_start":
-            self.part(event.index, event.content_block)
+    def add(self, event: Any) -> bool:
+        """One event, or a whole message."""
+        kind = getattr(event, "type", "message")
+        if kind == "message":
+            self._begin(event)
+            for index, part in enumerate(event.content):
+                self._block(index, part)
+        elif kind == "message_start":
+            self._begin(event.message)
+        elif kind == "content_block_start":
+            self._block(event.index, event.content_block)
             return str(event.content_block.type) == "tool_use"
-        elif event.type == "content_block_delta":
-            return self._grow(self.blocks.get(event.index), event.delta)
-        elif event.type == "message_delta":
-            self.finish = event.delta.stop_reason or self.finish
-            self._count(event.usage)
+        elif kind == "content_block_delta":
+            return self._more(self._open.get(event.index), event.delta)
+        elif kind == "message_delta":
+            self.ended = event.delta.stop_reason or self.ended
+            self._count_of(event.usage)
         return False
 
-    def _grow(self, part: dict[str, Any] | None, delta: Any) -> bool:
+    def _begin(self, message: Any) -> None:
+        self._id = message.id
+        self.ended = message.stop_reason or self.ended
+        self._count_of(message.usage)
+
+    def _count_of(self, usage: Any) -> None:
+        if hasattr(usage, "to_dict"):
+            self._count(usage.to_dict())
+
+    def _block(self, index: int, part: Any) -> None:
+        """A part of an answer, whole or at its beginning."""
+        kind = part.type
+        if kind == "text":
+            made = {"type": kind, "text": Text(part.text)}
+        elif kind == "thinking":
+            made = {"type": kind, "thinking": Text(part.thinking), "signature": Text(part.signature)}
+        elif kind == "redacted_thinking":
+            made = {"type": "thinking", "thinking": "", "redacted": part.data}
+        elif kind == "tool_use":
+            made = {"type": kind, "call": ToolCall(part.id, part.name)}
+            made["call"].arguments.add(json.dumps(part.input) if part.input else "")
+        else:
+            log.warning("model_part_left_out kind=%s: only text, thinking and tool calls are kept", kind)
+            return
+        self._open[index] = made
+        self._part(made)
+
+    def _more(self, part: dict[str, Any] | None, delta: Any) -> bool:
         name = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json",
                 "signature_delta": "signature"}.get(str(delta.type))
         if part is None or name is None:
             return False
-        piece = getattr(delta, name) or ""
-        (part["call"].arguments if name == "partial_json" else part[name]).add(piece)
-        self._size += len(piece)
+        self._grow(part["call"].arguments if name == "partial_json" else part[name], getattr(delta, name) or "")
         return name != "signature"
-
-    def response(self, *, final: bool = False) -> ChatResponse:
-        """The answer so far."""
-        content: list[Any] = []
-        parts = [part for _, part in sorted(self.blocks.items())]
-        calls = iter(tool_blocks([part["call"] for part in parts if part["type"] == "tool_use"], final,
-                                 self._tool_parsing))
-        for part in parts:
-            if part["type"] == "tool_use":
-                content.append(next(calls))
-            elif part.get("text") or part["type"] == "thinking":
-                content.append({name: str(value) for name, value in part.items()})
-        response = ChatResponse(content=content, usage=self._told(), finish_reason=reason(self.finish))
-        response.id = self._id or response.id
-        return response
-
-    def _count(self, usage: Any) -> None:
-        found = usage.to_dict() if hasattr(usage, "to_dict") else {}
-        self._usage.update({name: value for name, value in found.items() if value is not None})
-
-    def _told(self) -> ChatUsage | None:
-        found = tokens_of(numbers_in(self._usage))
-        if found.input is None and found.output is None:
-            return None
-        return ChatUsage(found.input or 0, found.output or 0, time.monotonic() - self._started,
-                         metadata=dict(self._usage))
 
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:

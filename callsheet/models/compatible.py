@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, SecretStr
 
 from callsheet.models.base import ChatResponse
-from callsheet.models.call import Call
+from callsheet.models.exchange import Call
 from callsheet.models.openai import OpenAIChatModel, Options
 from callsheet.models.remote import Messages
 

@@ -19,8 +19,9 @@ _WORDS = {word: known for known, words in _KNOWN.items() for word in words.split
 
 
 def reason(word: Any) -> str | None:
-    """A provider's word in those of `ChatResponse.finish_reason`; one that is not known stays as it is."""
-    return _WORDS.get(str(word).lower(), str(word)) or None if word else None
+    """A provider's word in those of `ChatResponse.finish_reason`; one that is not known stays, in small letters."""
+    small = str(word or "").lower()
+    return _WORDS.get(small, small) or None
 
 
 def ended(word: Any, said: bool, failures: Failures, status: int | None, why: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Reads the endpoint's side of a call: one JSON text, or a stream of events."""
+"""One call of an endpoint's chat API: the request, and the answer: one JSON text, or a stream of events."""
 
 import asyncio
 import contextlib
@@ -6,17 +6,26 @@ import itertools
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from callsheet.models.answer import MOST_CALLS, Answer, TooManyCalls
-from callsheet.models.base import ChatResponse, ChatUsage
+from callsheet.models.answer import MOST_CALLS, Answer, Draft, TooManyCalls
+from callsheet.models.base import ChatResponse
 from callsheet.models.ending import ended
 from callsheet.models.errors import Failures, error_in
 from callsheet.models.sse import Event, EventStream, EventTooLong, LineStream
 from callsheet.models.structured import Misfit, problems_of, read_fitting
+from callsheet.resources import transport
+from callsheet.resources.post import post
+from callsheet.settings import Endpoint
+from callsheet.settings.secrets import clean_cause
+
+ERROR_READ = 256 * 1024
+"""Bytes of a refusal that are read."""
 
 MAX_BODY = 64 * 1024 * 1024
 """Bytes of an answer."""
@@ -29,30 +38,92 @@ _TURN = 0.02  # seconds of work on a stream after which the loop does others'
 DRAIN = 0.5
 """Seconds to wait for a stream's end after its last event, so that the connection can be used again."""
 
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
-class Exchange(Protocol):
-    """What reading an answer takes to know of its call.
+
+@dataclass(slots=True)
+class Call:
+    """One call under way.
 
     Attributes:
+        target: whom it goes to: an endpoint's name in the settings, or an endpoint.
+        path: under the endpoint's address, or an address of its own.
+        key: that it is signed with, or None.
+        body: of the request; JSON data.
+        headers: beside the endpoint's own.
         timeout: seconds for the whole answer; in a stream, between two chunks.
         structured: what the answer must be, if anything.
-        by_tool: the structure is asked for as a tool's arguments.
         speaks: the name of the API.
         lines: a stream is a JSON text a line, rather than server-sent events.
         translate: makes an event one of OpenAI's API.
+        key_header: that takes the key.
+        own: whether the key is the model's, rather than the endpoint's.
     """
 
+    target: str | Endpoint
+    path: str
+    key: str | None
+    body: dict[str, Any]
+    headers: dict[str, str]
     timeout: float
     failures: Failures
     answer: Answer
-    structured: type[BaseModel] | None
-    by_tool: bool
-    speaks: str
-    lines: bool
-    translate: Callable[[dict[str, Any]], dict[str, Any]] | None
+    structured: type[BaseModel] | None = None
+    speaks: str = "OpenAI's chat completions API"
+    lines: bool = False
+    translate: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    key_header: str = "Authorization"
+    own: bool = False
 
 
-async def read_body(response: httpx.Response, call: Exchange, cut: int | None = None) -> bytes:
+class Opened:
+    """`async with Opened(call) as response`: the response of an accepted request.
+
+    What goes wrong until it is closed becomes an EndpointError.
+
+    Raises:
+        ValueError: the request is not JSON.
+    """
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._response: httpx.Response | None = None
+
+    async def __aenter__(self) -> httpx.Response:
+        call = self._call
+        try:
+            content = _encode(call.body).encode()
+        except (TypeError, ValueError) as exc:
+            raise ValueError(f"The call of {call.body['model']!r} is not JSON: {exc}. Give strings, numbers, lists and "
+                             "dictionaries.") from exc
+        shared = transport(call.target)
+        request = post(shared, call.path, call.key, call.headers, content, call.timeout, call.key_header, call.own)
+        try:
+            self._response = response = await shared.handle_async_request(request)
+            response.request = request
+            if response.is_success:
+                return response
+            raise call.failures.refused(response.status_code, await read_body(response, call, ERROR_READ),
+                                        response.headers)
+        except (httpx.HTTPError, TimeoutError) as exc:
+            await self._close()
+            raise call.failures.transport(exc, self._response is not None) from clean_cause(exc)
+        except BaseException:
+            await self._close()
+            raise
+
+    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None,
+                        trace: TracebackType | None) -> None:
+        await self._close()
+        if isinstance(exc, httpx.HTTPError | TimeoutError):
+            raise self._call.failures.transport(exc, True) from clean_cause(exc)
+
+    async def _close(self) -> None:
+        if self._response is not None and not self._response.is_closed:
+            await self._response.aclose()
+
+
+async def read_body(response: httpx.Response, call: Call, cut: int | None = None) -> bytes:
     """The whole body, or its first `cut` bytes; TimeoutError after `call.timeout` seconds, an EndpointError over
     MAX_BODY bytes."""
     parts: list[bytes] = []
@@ -68,7 +139,7 @@ async def read_body(response: httpx.Response, call: Exchange, cut: int | None = 
     return b"".join(parts)
 
 
-def _too_large(call: Exchange, status: int) -> Exception:
+def _too_large(call: Call, status: int) -> Exception:
     return call.failures.broken(f"The answer has over {MAX_BODY} bytes", "Ask for less.", status)
 
 
@@ -78,14 +149,14 @@ def pieces_of(response: httpx.Response) -> AsyncIterator[bytes]:
     return aiter(response.stream)  # without httpx's buffers and counts
 
 
-async def read_whole(response: httpx.Response, call: Exchange) -> ChatResponse:
+async def read_whole(response: httpx.Response, call: Call) -> ChatResponse:
     """The response of an answer that comes in one piece."""
     body = await read_body(response, call)
     _add(call, _parsed(body, response, call), response.status_code)
-    return _finished(call, response.status_code)
+    return _whole(call, response.status_code)
 
 
-async def stream_answer(response: httpx.Response, call: Exchange) -> AsyncGenerator[ChatResponse, None]:
+async def stream_answer(response: httpx.Response, call: Call) -> AsyncGenerator[ChatResponse, None]:
     """Growing responses; the last is complete.
 
     Raises:
@@ -117,13 +188,13 @@ async def stream_answer(response: httpx.Response, call: Exchange) -> AsyncGenera
                     pass
     if call.answer.finish is None:
         raise call.failures.cut_off(response.status_code)
-    last = _finished(call, response.status_code)
+    last = _whole(call, response.status_code)
     if (shown is None or behind or shown.finish_reason != last.finish_reason or last.metadata is not None
-            or call.answer.tool_arguments is not None):
+            or any("call" in part for part in call.answer.parts)):
         yield last
 
 
-async def _events(pieces: AsyncIterator[bytes], call: Exchange, status: int) -> AsyncGenerator[Event, None]:
+async def _events(pieces: AsyncIterator[bytes], call: Call, status: int) -> AsyncGenerator[Event, None]:
     stream = LineStream() if call.lines else EventStream()
     size, began = 0, time.monotonic()
     try:
@@ -143,7 +214,7 @@ async def _events(pieces: AsyncIterator[bytes], call: Exchange, status: int) -> 
         yield event
 
 
-def _is_meant(event: Event, call: Exchange, status: int) -> bool:
+def _is_meant(event: Event, call: Call, status: int) -> bool:
     """Whether an event is a part of the answer: not the signs of life that servers give names of their own.
 
     Raises:
@@ -160,7 +231,7 @@ def _is_meant(event: Event, call: Exchange, status: int) -> bool:
     return event.data.lstrip().startswith("{")
 
 
-def _parsed(data: bytes | str, response: httpx.Response, call: Exchange) -> dict[str, Any]:
+def _parsed(data: bytes | str, response: httpx.Response, call: Call) -> dict[str, Any]:
     try:
         marks = (b"{", b"[", b",") if isinstance(data, bytes) else ("{", "[", ",")
         if len(data) > MOST_VALUES and sum(map(data.count, marks)) > MOST_VALUES:  # type: ignore[arg-type]
@@ -181,7 +252,7 @@ def _parsed(data: bytes | str, response: httpx.Response, call: Exchange) -> dict
     return value
 
 
-def _add(call: Exchange, event: dict[str, Any], status: int) -> bool:
+def _add(call: Call, event: dict[str, Any], status: int) -> bool:
     error = error_in(event)
     if error is not None:
         raise call.failures.told(error, status)
@@ -193,51 +264,45 @@ def _add(call: Exchange, event: dict[str, Any], status: int) -> bool:
         raise _shapeless(call, event, status) from exc
 
 
-def _shapeless(call: Exchange, value: Any, status: int) -> Exception:
+def _shapeless(call: Call, value: Any, status: int) -> Exception:
     shown = "".join(itertools.islice(json.JSONEncoder().iterencode(value), 200))  # no more than is shown
     return call.failures.broken(f"The answer is no chat completion: {shown[:200]}",
                                 f"Check that the endpoint speaks {call.speaks}.", status)
 
 
-def _finished(call: Exchange, status: int) -> ChatResponse:
-    """The complete answer, checked."""
+def _whole(call: Call, status: int) -> ChatResponse:
     answer = call.answer
-    if answer.empty:
+    if not (answer.finish or answer.parts or answer.refusal):
         raise call.failures.broken("The answer holds no choice", f"Check that the endpoint speaks {call.speaks}.",
                                    status)
-    refused = bool(answer.refusal) and not answer.text
-    ended("refusal" if refused else answer.ended, answer.said, call.failures, status, answer.refusal)
-    return answer.response(final=True, metadata=_structured(call, status))
+    return finished(answer, call.structured, call.failures, status)
 
 
-def _structured(call: Exchange, status: int) -> dict[str, Any] | None:
-    if call.structured is None:
-        return None
-    answer = call.answer
-    text = (answer.tool_arguments if call.by_tool else None) or answer.text
-    return fitting(call.structured, text, call.failures, status, cut=answer.finish == "length", usage=answer.usage)
-
-
-def fitting(model: type[BaseModel], text: str, failures: Failures, status: int | None, *, cut: bool,
-            usage: ChatUsage | None) -> dict[str, Any]:
-    """The data of an answer in the form asked for.
+def finished(answer: Draft, form: type[BaseModel] | None, failures: Failures, status: int | None,
+             why: str = "") -> ChatResponse:
+    """The complete answer, checked.
 
     Args:
-        model: the form.
-        text: the answer: JSON.
-        cut: whether the answer ended at a limit of tokens.
-        usage: of the call so far.
+        answer: all of it.
+        form: that it must have, if any.
+        status: of the response.
+        why: what the provider said of why it ended.
 
     Raises:
-        Misfit: it does not fit.
-        EndpointError: it does not, being cut, so that asking again is of no use.
+        Misfit: it has not that form.
+        EndpointError: it is none; or has not that form, being cut, so that asking again is of no use.
     """
-    try:
-        return read_fitting(model, text)
-    except ValidationError as exc:
-        wrong = problems_of(exc)
-        error = failures.broken(
-            f"The answer does not fit {model.__name__}{', being cut at max_tokens' if cut else ''}: {wrong}",
-            "Raise max_tokens." if cut else "Describe the fields to the model, or take another model.", status,
-            retryable=not cut)
-        raise (error if cut else Misfit(text, wrong, error, usage)) from exc
+    word = "refusal" if answer.refusal and not answer.text else answer.ended
+    ended(word, answer.said, failures, status, answer.refusal or why)
+    data = None
+    if form is not None:
+        try:
+            data = read_fitting(form, answer.data)
+        except ValidationError as exc:
+            wrong, cut = problems_of(exc), answer.finish == "length"
+            error = failures.broken(
+                f"The answer does not fit {form.__name__}{', being cut at max_tokens' if cut else ''}: {wrong}",
+                "Raise max_tokens." if cut else "Describe the fields to the model, or take another model.", status,
+                retryable=not cut)
+            raise (error if cut else Misfit(answer.data, wrong, error, answer.usage)) from exc
+    return answer.response(final=True, metadata=data)

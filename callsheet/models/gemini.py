@@ -4,7 +4,6 @@ import base64
 import importlib
 import json
 import re
-import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,16 +14,12 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from callsheet.errors import UsageError
 from callsheet.messages.forms import form_of
 from callsheet.messages.names import new_call_id
-from callsheet.models.answer import MOST_CALLS, TooManyCalls
-from callsheet.models.base import ChatResponse, ChatUsage
-from callsheet.models.ending import ended, reason
-from callsheet.models.exchange import fitting
-from callsheet.models.growing import Pace, Text
+from callsheet.models.answer import Draft, Text
+from callsheet.models.base import ChatResponse
 from callsheet.models.remote import Messages, check_messages, one_of, opened_by_user
-from callsheet.models.sdk import HEADER, SdkCall, SdkChatModel, no_cookies, unusable
+from callsheet.models.sdk import HEADER, SdkCall, SdkChatModel, no_cookies
 from callsheet.models.structured import Misfit, problems_of
 from callsheet.resources.endpoints import STAND_IN, shown_url
-from callsheet.resources.tokens import numbers_in, tokens_of
 from callsheet.settings import Endpoint
 
 _REASON = re.compile(rb'"finishMessage":\s*("(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*")')
@@ -157,31 +152,12 @@ class GeminiChatModel(SdkChatModel):
         errors = importlib.import_module("google.genai.errors")
         return int(exc.code or 0) if isinstance(exc, errors.APIError) else None
 
-    def _whole(self, call: SdkCall, answer: Any) -> ChatResponse:
-        found = _Answer(call.started)
-        found.take(answer)
-        return self._finished(call, found)
+    def _draft(self, call: SdkCall) -> Draft:
+        return _Answer(call.started)
 
-    async def _responses(self, call: SdkCall, events: AsyncIterator[Any]) -> AsyncGenerator[ChatResponse, None]:
-        found = _Answer(call.started)
-        async for event in events:
-            if found.take(event) and found.due:
-                yield found.response()
-        if not found.finish and found.content:
-            raise call.failures.cut_off(call.seen.status)
-        yield self._finished(call, found)
-
-    def _finished(self, call: SdkCall, found: "_Answer") -> ChatResponse:
-        if not found.finish and not found.content:
-            raise unusable(call)
+    def _why(self, call: SdkCall) -> str:
         said = _REASON.search(call.seen.head)  # which the SDK leaves out
-        ended(found.finish, bool(found.content), call.failures, call.seen.status,
-              found.why or (str(json.loads(said[1])) if said else ""))
-        response = found.response()
-        if call.structured is not None:
-            response.metadata = fitting(call.structured, found.text, call.failures, call.seen.status,
-                                        cut=response.finish_reason == "length", usage=response.usage)
-        return response
+        return str(json.loads(said[1])) if said else ""
 
     def _correction(self, misfit: Misfit) -> Messages:
         return [{"role": "model", "parts": [{"text": misfit.answer}]},
@@ -195,53 +171,37 @@ async def _from(first: Any, rest: AsyncIterator[Any]) -> AsyncGenerator[Any, Non
         yield event
 
 
-class _Answer:
-    """What has come of one answer so far."""
+class _Answer(Draft):
+    """An answer of Gemini's."""
 
     def __init__(self, started: float) -> None:
-        self.content: list[dict[str, Any]] = []
-        self.finish: str | None = None
-        self.why = ""
-        self._started = started
-        self._id: str | None = None
-        self._usage: dict[str, Any] = {}
+        super().__init__(started)
         self._ids: set[str] = set()
-        self._pace = Pace()
-        self._size = 0
 
-    @property
-    def text(self) -> str:
-        """All text."""
-        return "".join(str(part["text"]) for part in self.content if part["type"] == "text")
-
-    @property
-    def due(self) -> bool:
-        """Whether a response is worth its while."""
-        return self._pace.due(self._size)
-
-    def take(self, answer: Any) -> bool:
-        """One event of a stream, or a whole answer; says whether there is news."""
-        self._id = self._id or answer.response_id
-        if answer.usage_metadata is not None:
-            self._usage = answer.usage_metadata.model_dump(mode="json", exclude_none=True)
-        feedback = answer.prompt_feedback
+    def add(self, event: Any) -> bool:
+        """One event, or a whole answer."""
+        self._id = self._id or event.response_id
+        if event.usage_metadata is not None:
+            self._count(event.usage_metadata.model_dump(mode="json", exclude_none=True))
+        feedback = event.prompt_feedback
         if feedback is not None and feedback.block_reason:
-            self.finish, self.why = "SAFETY", f"the prompt was blocked: {_word(feedback.block_reason)}"
-        if not answer.candidates:
+            self.ended, self.refusal = "SAFETY", f"the prompt was blocked: {_word(feedback.block_reason)}"
+        if not event.candidates:
             return False
-        candidate = answer.candidates[0]
+        candidate = event.candidates[0]
         if candidate.finish_reason:
-            self.finish = _word(candidate.finish_reason)
+            self.ended = _word(candidate.finish_reason)
         parts = (candidate.content.parts if candidate.content else None) or ()
-        news = False
-        for part in parts:
-            news = self._part(part) or news
-        return news
+        news = [self._piece(part) for part in parts]
+        return any(news)
 
-    def _part(self, part: Any) -> bool:
-        if len(self.content) == MOST_CALLS:
-            raise TooManyCalls
-        self._size += 256 + len(part.text or "")
+    @property
+    def finish(self) -> str | None:
+        """Why it ended: Gemini has no word for tool calls."""
+        finish = super().finish
+        return "tool_calls" if finish == "stop" and self._ids else finish
+
+    def _piece(self, part: Any) -> bool:
         signature = base64.b64encode(part.thought_signature).decode() if part.thought_signature else None
         if part.function_call is not None:
             call = part.function_call
@@ -253,39 +213,17 @@ class _Answer:
             source = {"type": "base64", "media_type": part.inline_data.mime_type,
                       "data": base64.b64encode(part.inline_data.data).decode()}
             made = {"type": (part.inline_data.mime_type or "audio/").partition("/")[0], "source": source}
-        elif part.text or signature:
-            return self._text(part, signature)
         else:
-            return False
-        self.content.append({**made, "thought_signature": signature} if signature else made)
+            kind = "thinking" if part.thought else "text"
+            if part.text:
+                if not self._parts or self._parts[-1]["type"] != kind:
+                    self._part({"type": kind, kind: Text()})
+                self._grow(self._parts[-1][kind], part.text)
+            if signature and self._parts:
+                self._parts[-1]["thought_signature"] = signature
+            return bool(part.text)
+        self._part({**made, "thought_signature": signature} if signature else made)
         return True
-
-    def _text(self, part: Any, signature: str | None) -> bool:
-        kind = "thinking" if part.thought else "text"
-        if part.text:
-            if not self.content or self.content[-1]["type"] != kind:
-                self.content.append({"type": kind, kind: Text()})
-            self.content[-1][kind].add(part.text)
-        if signature and self.content:
-            self.content[-1]["thought_signature"] = signature
-        return bool(part.text)
-
-    def response(self) -> ChatResponse:
-        """The answer so far."""
-        finish = reason(self.finish and self.finish.lower())
-        if finish == "stop" and any(part["type"] == "tool_use" for part in self.content):
-            finish = "tool_calls"
-        content: Any = [{name: str(value) if isinstance(value, Text) else value for name, value in part.items()}
-                        for part in self.content]
-        response = ChatResponse(content=content, usage=self._told(), finish_reason=finish)
-        response.id = self._id or response.id
-        return response
-
-    def _told(self) -> ChatUsage | None:
-        found = tokens_of(numbers_in(self._usage))
-        if found.input is None:
-            return None
-        return ChatUsage(found.input, found.output or 0, time.monotonic() - self._started, metadata=self._usage)
 
 
 def _word(value: Any) -> str:

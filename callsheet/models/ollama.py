@@ -12,7 +12,7 @@ from callsheet.messages.forms import form_of
 from callsheet.messages.names import new_call_id
 from callsheet.models.answer import Answer
 from callsheet.models.base import ChatResponse
-from callsheet.models.call import Call
+from callsheet.models.exchange import Call
 from callsheet.models.openai import OpenAIChatModel, Options
 from callsheet.models.remote import Messages
 from callsheet.settings.providers import ollama_url

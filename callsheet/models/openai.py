@@ -10,9 +10,8 @@ from pydantic import BaseModel, SecretStr
 from callsheet.errors import UsageError
 from callsheet.models.answer import Answer
 from callsheet.models.base import ChatResponse
-from callsheet.models.call import Call, Opened
 from callsheet.models.errors import Failures
-from callsheet.models.exchange import read_whole, stream_answer
+from callsheet.models.exchange import Call, Opened, read_whole, stream_answer
 from callsheet.models.remote import Chunks, Messages, RemoteChatModel, check_messages, ended_by_user, is_mode, one_of
 from callsheet.models.schema import as_tool, response_format
 from callsheet.resources import find_endpoint
@@ -116,15 +115,13 @@ class OpenAIChatModel(RemoteChatModel):
             body.setdefault("stream_options", {"include_usage": True})
         return await self._run(messages, Options(body, structured_model))
 
-    async def _once(self, messages: Messages, options: Options) -> ChatResponse:
-        call = self._call(messages, options)
-        async with Opened(call) as response:
-            return await read_whole(response, call)
-
     async def _attempt(self, messages: Messages, options: Options) -> Chunks:
         call = self._call(messages, options)
         async with Opened(call) as response:
             yield None
+            if not self.stream:
+                yield await read_whole(response, call)
+                return
             async for chunk in stream_answer(response, call):
                 yield chunk
 
@@ -141,16 +138,15 @@ class OpenAIChatModel(RemoteChatModel):
         if not key and failures.needs_key():
             raise failures.missing_key()
         refused = self._refused(options)
-        by_tool = self.forms_by_tool or "response_format" in refused
         if options.structured:
-            _ask_for(options.structured, body, by_tool)
+            _ask_for(options.structured, body, self.forms_by_tool or "response_format" in refused)
         body = _fitting(body, refused)
         failures.asked = body
         audio = body.get("audio") or {}
         answer = Answer(time.monotonic(), str(audio.get("format") or "wav"), self.stream_tool_parsing)
         target = self.endpoint if find_endpoint(self.endpoint) is endpoint else endpoint
         return Call(target, self._path(endpoint), key, body, headers, timeout, failures, answer, options.structured,
-                    by_tool, key_header="api-key" if self.client_type == "azure" else "Authorization",
+                    key_header="api-key" if self.client_type == "azure" else "Authorization",
                     own=self._api_key is not None)
 
     def _base_url(self) -> str | None:

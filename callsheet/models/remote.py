@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 Messages = list[dict[str, Any]]
 Chunks = AsyncGenerator[ChatResponse | None, None]
-"""Of one attempt: None once the endpoint has accepted the request, then growing responses, the last one complete."""
+"""Of one attempt: None once the endpoint has accepted the request, then growing responses, the last one complete.
+Where answers do not stream, that is the only one."""
 
 _ADDRESSES = ("base_url", "azure_endpoint")
 
@@ -70,16 +71,8 @@ class RemoteChatModel(ChatModelBase):
         return f"{type(self).__name__}({self.model_name!r}, endpoint={self.endpoint!r})"
 
     @abstractmethod
-    async def _once(self, messages: Messages, options: Any) -> ChatResponse:
-        """Ask once, where answers do not stream. `options` is what `_run` was given.
-
-        Raises:
-            Misfit: the answer does not have the form asked for.
-        """
-
-    @abstractmethod
     def _attempt(self, messages: Messages, options: Any) -> Chunks:
-        """Ask once, where answers stream.
+        """Ask once. `options` is what `_run` was given.
 
         Raises:
             Misfit: the complete answer does not have the form asked for.
@@ -103,13 +96,6 @@ class RemoteChatModel(ChatModelBase):
         other = copy.copy(self)
         other.endpoint, other._api_key = endpoint, None
         return other
-
-    async def _whole_answer(self, messages: Messages, options: Any) -> ChatResponse:
-        while True:
-            try:
-                return await self._once(messages, options)
-            except EndpointError as exc:
-                options = await self._without(exc, options)
 
     async def _chunks(self, messages: Messages, options: Any) -> Chunks:
         begun = False
@@ -147,46 +133,32 @@ class RemoteChatModel(ChatModelBase):
 
     async def _ask(self, messages: Messages, options: Any) -> ChatResponse | AsyncGenerator[ChatResponse, None]:
         await learned.look(self._endpoint().base_url, self.model_name)
+        # The generator's first step sends the request and yields None: its errors are raised here, and a stream that
+        # nobody reads is closed by the loop like any begun generator.
+        chunks = self._repaired(messages, options)
+        await anext(chunks)
         if self.stream:
-            # The generator's first step sends the request and yields None: its errors are raised here, and a stream
-            # that nobody reads is closed by the loop like any begun generator.
-            chunks = self._repaired(messages, options)
-            await anext(chunks)
             return cast("AsyncGenerator[ChatResponse, None]", chunks)
-        try:
-            return await self._whole_answer(messages, options)
-        except Misfit as exc:
-            misfit = exc
-        try:
-            response = await self._whole_answer([*messages, *self._told(misfit)], options)
-        except Misfit as again:
-            raise again.error from again
-        response.usage = added(misfit.usage, response.usage)
-        return response
+        return [chunk async for chunk in chunks if chunk is not None][-1]
 
     async def _repaired(self, messages: Messages, options: Any) -> Chunks:
+        """The chunks of an answer, or of a second one where the first has not the form asked for."""
         accepted = False
         misfit: Misfit | None = None
-        try:
-            async with aclosing(self._chunks(messages, options)) as chunks:
-                async for chunk in chunks:
-                    if chunk is not None or not accepted:
-                        yield chunk
-                    accepted = True
-        except Misfit as exc:
-            misfit = exc
-        if misfit is None:
-            return
-        try:
-            async with aclosing(self._chunks([*messages, *self._told(misfit)], options)) as chunks:
-                async for chunk in chunks:
-                    if chunk is not None:
-                        chunk.usage = added(misfit.usage, chunk.usage)
-                    if chunk is not None or not accepted:
-                        yield chunk
-                    accepted = True
-        except Misfit as again:
-            raise again.error from again
+        while True:
+            try:
+                async with aclosing(self._chunks(messages, options)) as chunks:
+                    async for chunk in chunks:
+                        if chunk is not None and misfit is not None:
+                            chunk.usage = added(misfit.usage, chunk.usage)
+                        if chunk is not None or not accepted:
+                            yield chunk
+                        accepted = True
+                return
+            except Misfit as exc:
+                if misfit is not None:
+                    raise exc.error from exc
+                misfit, messages = exc, [*messages, *self._told(exc)]
 
     def _base_url(self) -> str | None:
         """The address that `client_kwargs` give, or None."""

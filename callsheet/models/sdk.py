@@ -17,10 +17,9 @@ import httpx
 from pydantic import BaseModel
 
 from callsheet.errors import CallsheetError, UsageError
-from callsheet.models.answer import MOST_CALLS, TooManyCalls
-from callsheet.models.base import ChatResponse
+from callsheet.models.answer import MOST_CALLS, Draft, TooManyCalls
 from callsheet.models.errors import EndpointError, Failures, error_in
-from callsheet.models.exchange import MAX_BODY
+from callsheet.models.exchange import MAX_BODY, finished
 from callsheet.models.remote import Chunks, Messages, RemoteChatModel
 from callsheet.models.sse import EventStream, EventTooLong
 from callsheet.models.structured import Misfit
@@ -123,12 +122,12 @@ class SdkChatModel(RemoteChatModel):
         """
 
     @abstractmethod
-    def _whole(self, call: SdkCall, answer: Any) -> ChatResponse:
-        """The response of a whole answer."""
+    def _draft(self, call: SdkCall) -> Draft:
+        """What the SDK's events, or its whole answer, are added to."""
 
-    @abstractmethod
-    def _responses(self, call: SdkCall, events: AsyncIterator[Any]) -> AsyncGenerator[ChatResponse, None]:
-        """Growing responses to the events of a stream; the last is complete."""
+    def _why(self, call: SdkCall) -> str:
+        """What the provider said of why the answer ended, beside its word for it."""
+        return ""
 
     @abstractmethod
     async def _send(self, call: SdkCall) -> Any:
@@ -162,20 +161,23 @@ class SdkChatModel(RemoteChatModel):
         _seen[call.ident] = call.seen
         return call
 
-    async def _once(self, messages: Messages, options: Any) -> ChatResponse:
-        call = self._call(messages, options)
-        async with self._in_our_words(call), _from_the_answer_on(call):
-            return self._whole(call, await self._send(call))
-
     async def _attempt(self, messages: Messages, options: Any) -> Chunks:
         call = self._call(messages, options)
         async with self._in_our_words(call):
             async with _from_the_answer_on(call):
                 answer = await self._send(call)
             yield None
-            async with aclosing(self._responses(call, _patiently(answer, call.timeout))) as responses:
-                async for response in responses:
-                    yield response
+            draft = self._draft(call)
+            if self.stream:
+                async with aclosing(_patiently(answer, call.timeout)) as events:
+                    async for event in events:
+                        if draft.add(event) and draft.due:
+                            yield draft.response()
+            else:
+                draft.add(answer)
+            if draft.finish is None and (self.stream or not draft.parts):
+                raise call.failures.cut_off(call.seen.status) if draft.parts else unusable(call)
+            yield finished(draft, call.structured, call.failures, call.seen.status, self._why(call))
 
     @asynccontextmanager
     async def _in_our_words(self, call: SdkCall) -> AsyncGenerator[None, None]:
