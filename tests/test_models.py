@@ -27,7 +27,7 @@ from callsheet.models import (
     OllamaChatModel,
     OpenAIChatModel,
 )
-from callsheet.models.ending import reason
+from callsheet.models.answer import reason
 from callsheet.models.schema import response_format
 from callsheet.models.sse import LIMIT, Event, EventStream, EventTooLong, LineStream
 from callsheet.settings import Settings, use_settings

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 import httpx
 
 from callsheet.errors import MessageError
-from callsheet.resources.outside import fetched
+from callsheet.resources.outbound import fetched
 from callsheet.settings import get_settings
 
 MOST = 64 * 1024 * 1024

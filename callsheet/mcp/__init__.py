@@ -7,7 +7,7 @@ from callsheet.mcp.clients import (
     StatefulClientBase,
     StdIOStatefulClient,
 )
-from callsheet.mcp.function import MCPToolFunction
+from callsheet.mcp.results import MCPToolFunction
 
 __all__ = ["HttpStatefulClient", "HttpStatelessClient", "MCPClientBase", "MCPToolFunction", "StatefulClientBase",
            "StdIOStatefulClient"]

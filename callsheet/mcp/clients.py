@@ -7,10 +7,8 @@ from collections.abc import Hashable
 from typing import Any, Literal
 
 from callsheet.errors import McpMisused, ModuleNotAllowed, ToolError, ToolFailed, UsageError
-from callsheet.mcp.function import MCPToolFunction
-from callsheet.mcp.home import at_home, sessions
-from callsheet.mcp.results import fitting
-from callsheet.mcp.sdk import sdk_module
+from callsheet.mcp.home import at_home, sdk_module, sessions
+from callsheet.mcp.results import MCPToolFunction, fitting
 from callsheet.mcp.specs import LISTED, TRANSPORTS, HttpSpec, Spec, StdioSpec, declaration
 from callsheet.messages import Recorded
 from callsheet.settings import get_settings

@@ -6,11 +6,12 @@ Not on the loop of whoever calls: that of a cpu worker's process, or of `asyncio
 import asyncio
 import atexit
 import contextlib
+import importlib
 import logging
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, TypeVar
 
-from callsheet.mcp.sdk import sdk_module
+from callsheet.errors import UsageError
 from callsheet.mcp.specs import Spec
 from callsheet.resources.loops import PerLoop, lasting_loop
 from callsheet.settings import get_settings
@@ -19,6 +20,22 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _loaded: list[bool] = []
 _CLOSE = 5.0  # seconds that all sessions together may take to close when the process ends
+
+
+def sdk_module(name: str) -> Any:
+    """A module of this package that imports the SDK.
+
+    Args:
+        name: of the module, e.g. "session".
+
+    Raises:
+        UsageError: the SDK is not installed; names the extra.
+    """
+    try:
+        return importlib.import_module(f"callsheet.mcp.{name}")
+    except ImportError as exc:
+        raise UsageError(f"MCP clients need the MCP SDK, which cannot be imported here ({exc}). Install it where they "
+                         "connect, in programs and on workers: pip install 'callsheet[mcp]'.") from exc
 
 
 async def loaded() -> None:

@@ -1,19 +1,63 @@
-"""What a server answered to a call, as a ToolResponse."""
+"""A tool of a server as an async function, and what the server answered to a call as a ToolResponse."""
 
 import itertools
 import json
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from callsheet.errors import ToolFailed
 from callsheet.settings import get_settings
 from callsheet.tools import ToolResponse
+from callsheet.tools.clients import schema_of
 from callsheet.tools.response import NOTHING, Block, cut, text_block
 from callsheet.tools.schemas import TooMuch, misfits
+
+if TYPE_CHECKING:
+    from callsheet.mcp.clients import MCPClientBase
 
 logger = logging.getLogger(__name__)
 _MOST_PROBLEMS = 5
 _MEDIA = ("image", "audio", "video")
+
+
+class MCPToolFunction:
+    """A tool of an MCP server: an async function of its arguments.
+
+    Attributes:
+        client: whose tool.
+        mcp_name: the client's name.
+        name: the tool's.
+        description: the server's, for the model.
+        json_schema: as models are given it.
+        wrap_tool_result: whether it gives a ToolResponse, or the SDK's own result.
+        timeout: seconds for a call, or None: the settings'.
+    """
+
+    def __init__(self, client: "MCPClientBase", tool: Any, wrap_tool_result: bool = True,
+                 timeout: float | None = None) -> None:
+        self.client = client
+        self.mcp_name = client.name
+        self.name: str = tool.name
+        self.description: str = tool.description or ""
+        self.json_schema = schema_of(tool)
+        self.wrap_tool_result = wrap_tool_result
+        self.timeout = timeout
+        self._tool = tool
+
+    async def __call__(self, **kwargs: Any) -> Any:
+        """Call the tool.
+
+        Returns:
+            A ToolResponse; or the SDK's `CallToolResult`, where results are not wrapped.
+
+        Raises:
+            ToolFailed: the tool failed, the arguments do not fit what the server announced, or the answer does not.
+            McpError: the server refused, is not there, was lost, did not answer in time, or answered too much.
+        """
+        result, tool = await self.client.call(self._tool, kwargs, self.timeout)
+        self._tool = tool
+        result = checked(result, tool)
+        return response_of(result) if self.wrap_tool_result else result
 
 
 def response_of(result: Any) -> ToolResponse:

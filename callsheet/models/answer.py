@@ -10,7 +10,6 @@ from pydantic_core import from_json
 
 from callsheet.messages.names import new_call_id
 from callsheet.models.base import ChatResponse, ChatUsage
-from callsheet.models.ending import reason
 from callsheet.resources.tokens import numbers_in, tokens_of
 
 log = logging.getLogger(__name__)
@@ -23,9 +22,29 @@ _LOOKS = 64  # times that the arguments of one call are looked at, whether they 
 _SMALL = 16 * 1024  # characters up to which each piece of an answer is shown
 _STEP = 64  # beyond, it is shown anew when it has grown by this part
 
+#: Providers' words for how an answer ended.
+_KNOWN = {
+    "stop": "stop end_turn stop_sequence eos eos_token",
+    "tool_calls": "tool_calls tool_use function_call",
+    "length": "length max_tokens max_output_tokens model_length model_context_window_exceeded",
+    "content_filter": "content_filter refusal safety recitation blocklist prohibited_content spii language sensitive "
+                      "image_safety image_prohibited_content image_recitation model_armor guardrail_intervened",
+    "error": "error other malformed_function_call unexpected_tool_call too_many_tool_calls malformed_response "
+             "missing_thought_signature image_other no_image insufficient_system_resource network_error abort aborted "
+             "cancelled failed timeout repetition",
+    "": "finish_reason_unspecified null none",
+}
+_WORDS = {word: known for known, words in _KNOWN.items() for word in words.split()}
+
 
 class TooManyCalls(Exception):
     """An answer has over MOST_CALLS parts; never leaves the models."""
+
+
+def reason(word: Any) -> str | None:
+    """A provider's word in those of `ChatResponse.finish_reason`; one that is not known stays, in small letters."""
+    small = str(word or "").lower()
+    return _WORDS.get(small, small) or None
 
 
 class Text:

@@ -5,7 +5,6 @@ import inspect
 import json
 import logging
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import httpx
@@ -13,7 +12,7 @@ from pydantic import BaseModel, SecretStr
 
 from callsheet.models.answer import Draft, Text, ToolCall
 from callsheet.models.base import ChatResponse
-from callsheet.models.remote import Messages, check_messages, ended_by_user, one_of, opened_by_user
+from callsheet.models.remote import Messages, Options, check_messages, ended_by_user, one_of, opened_by_user
 from callsheet.models.schema import as_tool
 from callsheet.models.sdk import HEADER, SdkCall, SdkChatModel, no_cookies
 from callsheet.resources.endpoints import STAND_IN, shown_url
@@ -22,13 +21,6 @@ from callsheet.settings import Endpoint
 log = logging.getLogger(__name__)
 
 _MODES = {"auto": {"type": "auto"}, "none": {"type": "none"}, "required": {"type": "any"}}
-
-
-@dataclass(frozen=True)
-class _Options:
-    parameters: dict[str, Any]
-    structured: type[BaseModel] | None
-    without: frozenset[str] = frozenset()
 
 
 class AnthropicChatModel(SdkChatModel):
@@ -87,8 +79,7 @@ class AnthropicChatModel(SdkChatModel):
             SettingsError: the settings know no such endpoint.
         """
         check_messages(messages)
-        self._warn_of_tools(tools, tool_choice, structured_model)
-        choice = self._choice(tool_choice, tools)
+        choice = self._choice(tool_choice, tools, structured_model)
         parameters = {"max_tokens": self.max_tokens, **self.generate_kwargs, **generate_kwargs}
         if self.thinking:
             parameters.setdefault("thinking", self.thinking)
@@ -100,9 +91,9 @@ class AnthropicChatModel(SdkChatModel):
             parameters["tools"] = [_tool(tool) for tool in tools]
             if choice:
                 parameters["tool_choice"] = _MODES.get(choice, {"type": "tool", "name": choice})
-        return await self._run(messages, _Options(parameters, structured_model))
+        return await self._run(messages, Options(parameters, structured_model))
 
-    def _call(self, messages: Messages, options: _Options) -> SdkCall:
+    def _call(self, messages: Messages, options: Options) -> SdkCall:
         refused = self._refused(options)
         parameters = {"model": self.model_name, "messages": messages, "stream": self.stream, **{
             name: value for name, value in options.parameters.items() if name not in refused - {"tool_choice"}}}

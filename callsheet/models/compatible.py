@@ -8,8 +8,8 @@ from pydantic import BaseModel, SecretStr
 
 from callsheet.models.base import ChatResponse
 from callsheet.models.exchange import Call
-from callsheet.models.openai import OpenAIChatModel, Options
-from callsheet.models.remote import Messages
+from callsheet.models.openai import OpenAIChatModel
+from callsheet.models.remote import Messages, Options
 
 log = logging.getLogger(__name__)
 

@@ -90,6 +90,15 @@ class Failures:
         return EndpointError(f"{self.clean(what)} ({self.where}, model {self.model!r}). {remedy}", self.name,
                              status, retryable)
 
+    def unreadable(self, text: str, status: int | None, why: str = "") -> EndpointError:
+        """An answer that is no JSON."""
+        text = text.strip()
+        if text[:1] == "<":
+            return self.broken(f"The answer is an HTML page: {text[:200]!r}",
+                               "Check that the endpoint's base_url is an API's.", status)
+        return self.broken(f"The answer is not JSON, or half of it: {text[:200]!r}{why}",
+                           "Try again; if it stays so, look at the server.", status, retryable=text[:1] in "{[")
+
     def cut_off(self, status: int | None) -> EndpointError:
         """A stream that ended before the provider said why the answer ends."""
         return self.broken("The stream broke off before the answer was complete", "Try again.", status, retryable=True)

@@ -13,14 +13,12 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from callsheet.models.answer import MOST_CALLS, Answer, Draft, TooManyCalls
+from callsheet.models.answer import MOST_CALLS, Answer, Draft, TooManyCalls, reason
 from callsheet.models.base import ChatResponse
-from callsheet.models.ending import ended
 from callsheet.models.errors import Failures, error_in
 from callsheet.models.sse import Event, EventStream, EventTooLong, LineStream
 from callsheet.models.structured import Misfit, problems_of, read_fitting
-from callsheet.resources import transport
-from callsheet.resources.post import post
+from callsheet.resources.stack import post, transport
 from callsheet.settings import Endpoint
 from callsheet.settings.secrets import clean_cause
 
@@ -240,13 +238,7 @@ def _parsed(data: bytes | str, response: httpx.Response, call: Call) -> dict[str
         value = json.loads(data)
     except (ValueError, RecursionError) as exc:
         text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
-        if text.lstrip()[:1] == "<":
-            what, remedy = "The answer is an HTML page", "Check that the endpoint's base_url is an API's, up to /v1."
-        else:
-            what, remedy = "The answer is not JSON, or half of it", "Try again; if it stays so, look at the server."
-        shown = text.strip()[:200]
-        raise call.failures.broken(f"{what}: {shown!r}", remedy, response.status_code,
-                                   retryable=text.lstrip()[:1] in "{[") from exc
+        raise call.failures.unreadable(text, response.status_code) from exc
     if not isinstance(value, dict):
         raise _shapeless(call, value, response.status_code)
     return value
@@ -290,10 +282,15 @@ def finished(answer: Draft, form: type[BaseModel] | None, failures: Failures, st
 
     Raises:
         Misfit: it has not that form.
-        EndpointError: it is none; or has not that form, being cut, so that asking again is of no use.
+        EndpointError: the model failed, or refused and said nothing; or the answer has not that form, being cut, so
+            that asking again is of no use.
     """
-    word = "refusal" if answer.refusal and not answer.text else answer.ended
-    ended(word, answer.said, failures, status, answer.refusal or why)
+    word, why = "refusal" if answer.refusal and not answer.text else answer.ended, answer.refusal or why
+    if reason(word) == "error":
+        raise failures.broken(f"The model failed amid its answer ({': '.join(filter(None, (word, why)))})",
+                              "Try again, or ask another model.", status, retryable=True)
+    if reason(word) == "content_filter" and not answer.said:
+        raise failures.broken(f"The model refused: {why or word}", "Ask for something else.", status)
     data = None
     if form is not None:
         try:

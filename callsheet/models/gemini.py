@@ -5,7 +5,6 @@ import importlib
 import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import httpx
@@ -16,7 +15,7 @@ from callsheet.messages.forms import form_of
 from callsheet.messages.names import new_call_id
 from callsheet.models.answer import Draft, Text
 from callsheet.models.base import ChatResponse
-from callsheet.models.remote import Messages, check_messages, one_of, opened_by_user
+from callsheet.models.remote import Messages, Options, check_messages, one_of, opened_by_user
 from callsheet.models.sdk import HEADER, SdkCall, SdkChatModel, no_cookies
 from callsheet.models.structured import Misfit, problems_of
 from callsheet.resources.endpoints import STAND_IN, shown_url
@@ -24,14 +23,6 @@ from callsheet.settings import Endpoint
 
 _REASON = re.compile(rb'"finishMessage":\s*("(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*")')
 _MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
-
-
-@dataclass(frozen=True)
-class _Options:
-    config: dict[str, Any]
-    structured: type[BaseModel] | None
-    timeout: float | None
-    without: frozenset[str] = frozenset()
 
 
 class GeminiChatModel(SdkChatModel):
@@ -87,10 +78,8 @@ class GeminiChatModel(SdkChatModel):
             SettingsError: the settings know no such endpoint.
         """
         check_messages(messages, "parts", "content")
-        self._warn_of_tools(tools, tool_choice, structured_model)
-        choice = self._choice(tool_choice, tools)
+        choice = self._choice(tool_choice, tools, structured_model)
         config = {**self.generate_kwargs, **config_kwargs}
-        timeout = config.pop("timeout", None)
         if self.thinking_config:
             config.setdefault("thinking_config", self.thinking_config)
         if structured_model is not None:
@@ -101,16 +90,16 @@ class GeminiChatModel(SdkChatModel):
             if choice:
                 named = {} if choice in _MODES else {"allowed_function_names": [choice]}
                 config["tool_config"] = {"function_calling_config": {"mode": _MODES.get(choice, "ANY"), **named}}
-        return await self._run(messages, _Options(config, structured_model, timeout))
+        return await self._run(messages, Options(config, structured_model))
 
-    def _call(self, messages: Messages, options: _Options) -> SdkCall:
+    def _call(self, messages: Messages, options: Options) -> SdkCall:
         contents = [_content(message) for message in messages]
-        config = {**options.config, "automatic_function_calling": {"disable": True}}
+        config = {**options.parameters, "automatic_function_calling": {"disable": True}}
         if messages[0]["role"] == "system":
             config["system_instruction"] = {"parts": contents.pop(0)["parts"]}
         contents = opened_by_user(contents, parts=[{"text": "(no text)"}])
         arguments: dict[str, Any] = {"model": self.model_name, "contents": contents}
-        call = self._begin(arguments, options.structured, options.timeout)
+        call = self._begin(arguments, options.structured, config.pop("timeout", None))
         if config.get("tool_config"):
             calling = config["tool_config"]["function_calling_config"]
             call.failures.asked = {"tool_choice": calling["mode"].lower()}

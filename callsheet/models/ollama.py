@@ -13,8 +13,8 @@ from callsheet.messages.names import new_call_id
 from callsheet.models.answer import Answer
 from callsheet.models.base import ChatResponse
 from callsheet.models.exchange import Call
-from callsheet.models.openai import OpenAIChatModel, Options
-from callsheet.models.remote import Messages
+from callsheet.models.openai import OpenAIChatModel
+from callsheet.models.remote import Messages, Options
 from callsheet.settings.providers import ollama_url
 
 log = logging.getLogger(__name__)

@@ -2,36 +2,20 @@
 
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, SecretStr
 
 from callsheet.errors import UsageError
 from callsheet.models.answer import Answer
-from callsheet.models.base import ChatResponse
+from callsheet.models.base import TOOL_CHOICES, ChatResponse
 from callsheet.models.errors import Failures
 from callsheet.models.exchange import Call, Opened, read_whole, stream_answer
-from callsheet.models.remote import Chunks, Messages, RemoteChatModel, check_messages, ended_by_user, is_mode, one_of
+from callsheet.models.remote import Chunks, Messages, Options, RemoteChatModel, check_messages, ended_by_user, one_of
 from callsheet.models.schema import as_tool, response_format
 from callsheet.resources import find_endpoint
 from callsheet.resources.refusals import OF_MESSAGES, WANTS_REASONING
 from callsheet.settings import Endpoint
-
-
-@dataclass(frozen=True)
-class Options:
-    """What one call asks for.
-
-    Attributes:
-        body: of the request, without messages.
-        structured: the answer's form, if one is asked for.
-        without: parameters that the endpoint has refused.
-    """
-
-    body: dict[str, Any]
-    structured: type[BaseModel] | None
-    without: frozenset[str] = frozenset()
 
 
 class OpenAIChatModel(RemoteChatModel):
@@ -102,15 +86,14 @@ class OpenAIChatModel(RemoteChatModel):
             SettingsError: the settings know no such endpoint.
         """
         check_messages(messages)
-        self._warn_of_tools(tools, tool_choice, structured_model)
-        choice = self._choice(tool_choice, tools)
+        choice = self._choice(tool_choice, tools, structured_model)
         body = {"stream": self.stream, **self.generate_kwargs, **kwargs}
         if self.reasoning_effort:
             body.setdefault("reasoning_effort", self.reasoning_effort)
         if tools and not structured_model:
             body["tools"] = tools
             if choice:
-                body["tool_choice"] = choice if is_mode(choice) else _named(choice)
+                body["tool_choice"] = choice if choice in TOOL_CHOICES else _named(choice)
         if self.stream:
             body.setdefault("stream_options", {"include_usage": True})
         return await self._run(messages, Options(body, structured_model))
@@ -126,7 +109,7 @@ class OpenAIChatModel(RemoteChatModel):
                 yield chunk
 
     def _call(self, messages: Messages, options: Options) -> Call:
-        body = {"model": self.model_name, "messages": [_plain(message) for message in messages], **options.body}
+        body = {"model": self.model_name, "messages": [_plain(message) for message in messages], **options.parameters}
         endpoint = self._endpoint()
         headers = self._headers(body.pop("extra_headers", None))
         if self.organization:

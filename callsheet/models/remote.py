@@ -1,18 +1,18 @@
 """What the chat models behind an endpoint share: keys that stay where they are, streams, answers in a given form."""
 
 import copy
-import dataclasses
 import functools
 import logging
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, cast
 
 from pydantic import BaseModel, SecretStr
 
 from callsheet.errors import UsageError
-from callsheet.models.base import TOOL_CHOICES, ChatModelBase, ChatResponse
+from callsheet.models.base import ChatModelBase, ChatResponse
 from callsheet.models.errors import EndpointError
 from callsheet.models.fallback import Candidate, first_that_answers
 from callsheet.models.structured import Misfit, added
@@ -29,6 +29,21 @@ Chunks = AsyncGenerator[ChatResponse | None, None]
 Where answers do not stream, that is the only one."""
 
 _ADDRESSES = ("base_url", "azure_endpoint")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one call asks for.
+
+    Attributes:
+        parameters: of the request, without messages.
+        structured: the answer's form, if one is asked for.
+        without: parameters that the endpoint has refused.
+    """
+
+    parameters: dict[str, Any]
+    structured: type[BaseModel] | None
+    without: frozenset[str] = frozenset()
 
 
 class RemoteChatModel(ChatModelBase):
@@ -71,14 +86,14 @@ class RemoteChatModel(ChatModelBase):
         return f"{type(self).__name__}({self.model_name!r}, endpoint={self.endpoint!r})"
 
     @abstractmethod
-    def _attempt(self, messages: Messages, options: Any) -> Chunks:
-        """Ask once. `options` is what `_run` was given.
+    def _attempt(self, messages: Messages, options: Options) -> Chunks:
+        """Ask once.
 
         Raises:
             Misfit: the complete answer does not have the form asked for.
         """
 
-    async def _run(self, messages: Messages, options: Any) -> ChatResponse | AsyncGenerator[ChatResponse, None]:
+    async def _run(self, messages: Messages, options: Options) -> ChatResponse | AsyncGenerator[ChatResponse, None]:
         """Ask, and once more where the answer has not the form asked for; then the endpoint's fallbacks."""
         others = () if self._elsewhere() else find_endpoint(self.endpoint).fallback
         if not others:
@@ -97,7 +112,7 @@ class RemoteChatModel(ChatModelBase):
         other.endpoint, other._api_key = endpoint, None
         return other
 
-    async def _chunks(self, messages: Messages, options: Any) -> Chunks:
+    async def _chunks(self, messages: Messages, options: Options) -> Chunks:
         begun = False
         while True:
             try:
@@ -111,7 +126,7 @@ class RemoteChatModel(ChatModelBase):
                     raise
                 options = await self._without(exc, options)
 
-    async def _without(self, exc: EndpointError, options: Any) -> Any:
+    async def _without(self, exc: EndpointError, options: Options) -> Options:
         """The options without what the endpoint does not take; learned for later calls of the model there.
 
         Raises:
@@ -124,14 +139,13 @@ class RemoteChatModel(ChatModelBase):
                     self.model_name, self.endpoint, name)
         if exc.lasting:
             await learned.learn(self._endpoint().base_url, self.model_name, name)
-        return dataclasses.replace(options, without=options.without | {name})
+        return replace(options, without=options.without | {name})
 
-    def _refused(self, options: Any) -> frozenset[str]:
+    def _refused(self, options: Options) -> frozenset[str]:
         """What the endpoint does not take of this model's calls, or did not take of this one."""
-        without: frozenset[str] = options.without
-        return learned.refused(self._endpoint().base_url, self.model_name) | without
+        return learned.refused(self._endpoint().base_url, self.model_name) | options.without
 
-    async def _ask(self, messages: Messages, options: Any) -> ChatResponse | AsyncGenerator[ChatResponse, None]:
+    async def _ask(self, messages: Messages, options: Options) -> ChatResponse | AsyncGenerator[ChatResponse, None]:
         await learned.look(self._endpoint().base_url, self.model_name)
         # The generator's first step sends the request and yields None: its errors are raised here, and a stream that
         # nobody reads is closed by the loop like any begun generator.
@@ -141,7 +155,7 @@ class RemoteChatModel(ChatModelBase):
             return cast("AsyncGenerator[ChatResponse, None]", chunks)
         return [chunk async for chunk in chunks if chunk is not None][-1]
 
-    async def _repaired(self, messages: Messages, options: Any) -> Chunks:
+    async def _repaired(self, messages: Messages, options: Options) -> Chunks:
         """The chunks of an answer, or of a second one where the first has not the form asked for."""
         accepted = False
         misfit: Misfit | None = None
@@ -183,21 +197,20 @@ class RemoteChatModel(ChatModelBase):
         """The answer as the model's, and what it is told."""
         return [{"role": "assistant", "content": misfit.answer}, {"role": "user", "content": misfit.request()}]
 
-    def _choice(self, tool_choice: str | None, tools: Sequence[dict[str, Any]] | None) -> str | None:
+    def _choice(self, tool_choice: str | None, tools: Sequence[dict[str, Any]] | None,
+                structured: type[BaseModel] | None = None) -> str | None:
         """`tool_choice`, checked; the old name "any" is "required".
 
         Raises:
             TypeError, ValueError: as `_validate_tool_choice`.
         """
+        if structured is not None and (tools or tool_choice):
+            log.warning("model_tools_ignored model=%s: an answer in a given form calls no tools", self.model_name)
         if not tool_choice:
             return None
         choice = "required" if tool_choice == "any" else tool_choice
         self._validate_tool_choice(choice, list(tools) if tools else None)
         return choice
-
-    def _warn_of_tools(self, tools: Any, tool_choice: Any, structured: type[BaseModel] | None) -> None:
-        if structured is not None and (tools or tool_choice):
-            log.warning("model_tools_ignored model=%s: an answer in a given form calls no tools", self.model_name)
 
     def _checked(self, client_kwargs: dict[str, Any]) -> dict[str, Any]:
         prefix = f"CALLSHEET_ENDPOINTS__{self.endpoint.upper()}__"
@@ -248,11 +261,6 @@ def ended_by_user(messages: Messages, refused: frozenset[str]) -> Messages:
     if WANTS_LAST_WORD not in refused or not messages or messages[-1]["role"] != "assistant":
         return messages
     return [*messages, {"role": "user", "content": "Go on."}]
-
-
-def is_mode(choice: str) -> bool:
-    """Whether a tool choice is a mode, not a tool's name."""
-    return choice in TOOL_CHOICES
 
 
 def check_messages(messages: Any, *needed: str) -> None:

@@ -20,7 +20,7 @@ from callsheet.errors import CallsheetError, UsageError
 from callsheet.models.answer import MOST_CALLS, Draft, TooManyCalls
 from callsheet.models.errors import EndpointError, Failures, error_in
 from callsheet.models.exchange import MAX_BODY, finished
-from callsheet.models.remote import Chunks, Messages, RemoteChatModel
+from callsheet.models.remote import Chunks, Messages, Options, RemoteChatModel
 from callsheet.models.sse import EventStream, EventTooLong
 from callsheet.models.structured import Misfit
 from callsheet.resources import transport
@@ -161,7 +161,7 @@ class SdkChatModel(RemoteChatModel):
         _seen[call.ident] = call.seen
         return call
 
-    async def _attempt(self, messages: Messages, options: Any) -> Chunks:
+    async def _attempt(self, messages: Messages, options: Options) -> Chunks:
         call = self._call(messages, options)
         async with self._in_our_words(call):
             async with _from_the_answer_on(call):
@@ -214,7 +214,7 @@ class SdkChatModel(RemoteChatModel):
         return unusable(call, exc)
 
     @abstractmethod
-    def _call(self, messages: Messages, options: Any) -> SdkCall:
+    def _call(self, messages: Messages, options: Options) -> SdkCall:
         """The call of these messages."""
 
 
@@ -345,9 +345,6 @@ def unusable(call: SdkCall, exc: BaseException | None = None) -> EndpointError:
     """What is wrong with an answer that the SDK could not read, or that holds nothing."""
     status = call.seen.status
     text = call.seen.head.decode("utf-8", "replace").strip()
-    if text[:1] == "<":
-        return call.failures.broken(f"The answer is an HTML page: {text[:200]!r}",
-                                    "Check that the endpoint's base_url is an API's.", status)
     for line in text.split("\n"):
         with suppress(ValueError, RecursionError):
             event = json.loads(line.removeprefix("data:"))
@@ -358,11 +355,7 @@ def unusable(call: SdkCall, exc: BaseException | None = None) -> EndpointError:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
-        half = isinstance(exc, ValueError) or text[:1] in "{["
-        why = f" ({type(exc).__name__}: {str(exc)[:200]})" if exc is not None else ""
-        return call.failures.broken(
-            f"The answer {'is not JSON, or half of it' if half else 'cannot be read'}: {text[-200:]!r}{why}",
-            "Try again; if it stays so, look at the server.", status, retryable=half)
+        return call.failures.unreadable(text, status, f" ({type(exc).__name__}: {str(exc)[:200]})" if exc else "")
     error = error_in(data) if isinstance(data, dict) else None
     if error is not None:
         return call.failures.told(error, status or 0)

@@ -1,5 +1,8 @@
-"""Which addresses are called, since messages name some: models', MCP servers', those of media."""
+"""Which addresses are called, since messages name some: models', MCP servers', those of media, which are fetched."""
 
+import asyncio
+import errno
+import functools
 import ipaddress
 import socket
 from collections.abc import Hashable, Sequence
@@ -10,13 +13,19 @@ import httpx
 
 from callsheet.errors import UsageError
 from callsheet.resources.endpoints import origin
+from callsheet.resources.transport import Pooled, proxy_at, proxy_in_environment
 from callsheet.settings import Settings
 
 PUBLIC = "public"
 """Stands for all addresses that the whole internet reaches."""
 
+SILENT, WHOLE = 60.0, 300.0
+"""Seconds that a download may be silent, and that it may take."""
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+_HOPS = 5  # redirects that are followed
+_certificates = functools.cache(httpx.create_ssl_context)
 _GLOBAL = ipaddress.ip_network("2000::/3")
 _TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0/96")))  # IPv4 in IPv6
 _METADATA = frozenset(map(ipaddress.ip_address, ("168.63.129.16", "100.100.100.200", "fd00:ec2::254")))
@@ -102,3 +111,61 @@ def _refused(host: str) -> UsageError:
     return UsageError(f"{host!r} may not be called: no endpoint of the settings is there, and CALLSHEET_OUTBOUND_HOSTS "
                       "does not let it. Declare an endpoint with this address where the call is made, or add the host "
                       "to that list; a cloud's own services and link-local addresses by number, e.g. 169.254.0.0/16.")
+
+
+async def fetched(url: str, most: int, allowed: Sequence[str]) -> bytes | None:
+    """What is at an address of the web.
+
+    Args:
+        url: of http or https.
+        most: bytes at most.
+        allowed: see `admitted`; redirects are held to it too.
+
+    Returns:
+        None where it has more bytes.
+
+    Raises:
+        httpx.HTTPError, httpx.InvalidURL, TimeoutError: it cannot be had.
+    """
+    body, plain = bytearray(), {"accept-encoding": "identity"}
+    async with asyncio.timeout(WHOLE):
+        for _ in range(_HOPS + 1):
+            async with (httpx.AsyncClient(transport=_outside(url, allowed), timeout=SILENT, headers=plain) as http,
+                        http.stream("GET", url) as response):
+                if response.next_request is not None:
+                    url = str(response.next_request.url)
+                    continue
+                response.raise_for_status()
+                if response.headers.get("content-encoding", "identity") != "identity":
+                    raise httpx.DecodingError("it is compressed, which was not asked for")
+                async for part in response.aiter_raw():
+                    body += part
+                    if len(body) > most:
+                        return None
+                return bytes(body)
+    raise httpx.TooManyRedirects(f"more than {_HOPS} redirects")
+
+
+def _outside(url: str, allowed: Sequence[str]) -> Pooled:
+    """Connections to one address: each is looked at when it is connected to, however it was found.
+
+    Through a proxy of the environment it is the proxy that looks names up, and that must refuse its own inside.
+    """
+    host, proxy = httpx.URL(url).host, proxy_in_environment(url)
+
+    def look(where: str) -> None:
+        if not admitted(ipaddress.ip_address(where), host, allowed):
+            raise PermissionError(errno.EACCES, f"{where} is no address that CALLSHEET_MEDIA_HOSTS allows")
+
+    def opening(info: Any) -> socket.socket:
+        look(info[4][0])
+        return socket.socket(*info[:3])
+
+    if proxy:
+        try:
+            look(host)
+        except PermissionError as exc:
+            raise httpx.ConnectError(str(exc)) from exc
+        except ValueError:  # a name
+            pass
+    return Pooled(0, _certificates(), proxy_at(proxy), None if proxy else opening)

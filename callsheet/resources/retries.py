@@ -3,10 +3,10 @@
 import asyncio
 import functools
 import logging
+import random
 import time
 
 import httpx
-from tenacity import AsyncRetrying, RetryCallState, stop_after_attempt, wait_random_exponential
 
 from callsheet.resources.context import parking
 from callsheet.resources.counters import count
@@ -40,8 +40,6 @@ class Retrying(httpx.AsyncBaseTransport):
         self._name = name
         self._policy = policy
         self._budget = budget
-        self._rules = AsyncRetrying(stop=stop_after_attempt(policy.attempts),
-                                    wait=wait_random_exponential(multiplier=policy.backoff, max=policy.backoff_max))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request, and again if need be."""
@@ -73,14 +71,14 @@ class Retrying(httpx.AsyncBaseTransport):
         repeated = request.headers.get("x-stainless-retry-count", "0") != "0"  # by an SDK, where nobody answered
         if again is None or repeated or not isinstance(request.stream, httpx.ByteStream):
             return None
-        state = RetryCallState(self._rules, None, (), {})
-        state.attempt_number = attempt
-        if self._rules.stop(state):
-            if self._policy.attempts > 1:
+        policy = self._policy
+        if attempt >= policy.attempts:
+            if policy.attempts > 1:
                 self._refused(attempt, again, "attempts")
             return None
+        longest = min(policy.backoff * 2 ** min(attempt - 1, 100), policy.backoff_max)
         # Callers that were sent away together come back apart.
-        delay = float(self._rules.wait(state)) + (again.after or 0.0)
+        delay = random.uniform(0, longest) + (again.after or 0.0)  # noqa: S311 - spreads load
         record = record_of(request)
         bound = self._bound(again, delay, record.context.deadline if record is not None else None)
         if bound:
@@ -90,7 +88,7 @@ class Retrying(httpx.AsyncBaseTransport):
         if record is not None:
             record.retries += 1
         log.warning("outbound_retry endpoint=%s attempt=%d/%d reason=%r delay=%.2f agent=%s", self._name, attempt,
-                    self._policy.attempts, again.reason, delay, (record.context.agent if record else None) or "-")
+                    policy.attempts, again.reason, delay, (record.context.agent if record else None) or "-")
         return delay
 
     def _bound(self, again: Again, delay: float, deadline: float | None) -> str:

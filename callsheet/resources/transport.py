@@ -16,7 +16,6 @@ import aiohttp
 import httpx
 
 from callsheet.errors import SettingsError
-from callsheet.resources.outbound import Outbound
 from callsheet.settings import Endpoint
 from callsheet.settings.endpoints import address_of
 
@@ -26,20 +25,20 @@ KEEPALIVE = 15.0
 _CHUNK = 64 * 1024  # bytes of a body that are handed on at once, at most
 
 
-def pooled_transport(endpoint: Endpoint, outbound: Outbound | None = None) -> httpx.AsyncBaseTransport:
+def pooled_transport(endpoint: Endpoint,
+                     opening: Callable[[Any], socket.socket] | None = None) -> httpx.AsyncBaseTransport:
     """A transport that keeps at most `endpoint.max_connections` connections; a call beyond waits for one.
 
     Args:
         endpoint: its settings.
-        outbound: which hosts may be called; any without.
+        opening: makes the socket for an address, unless a proxy opens the connections.
 
     Raises:
         SettingsError: the endpoint's file of certificates cannot be read.
     """
     address = endpoint.proxy.get_secret_value() if endpoint.proxy else proxy_in_environment(endpoint.base_url)
     trusted = httpx.create_ssl_context(_trusted(endpoint))
-    opening = outbound.connecting if outbound and not address else None  # else the proxy opens them
-    return Pooled(endpoint.max_connections or 0, trusted, _proxy(address), opening)
+    return Pooled(endpoint.max_connections or 0, trusted, proxy_at(address), None if address else opening)
 
 
 class Pooled(httpx.AsyncBaseTransport):
@@ -61,12 +60,9 @@ class Pooled(httpx.AsyncBaseTransport):
         self._opening = opening
         self._opened: aiohttp.ClientSession | None = None
 
-    def _connector(self) -> aiohttp.TCPConnector:
-        return aiohttp.TCPConnector(limit=self._limit, keepalive_timeout=KEEPALIVE, ssl=self._trusted,
-                                    socket_factory=self._opening)
-
     def _open(self) -> aiohttp.ClientSession:
-        connector = self._connector()
+        connector = aiohttp.TCPConnector(limit=self._limit, keepalive_timeout=KEEPALIVE, ssl=self._trusted,
+                                         socket_factory=self._opening)
         # A jar would carry one agent's cookies into another's calls.
         self._opened = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         return self._opened
@@ -168,7 +164,7 @@ def _trusted(endpoint: Endpoint) -> ssl.SSLContext | bool:
                             "ca_file.") from None
 
 
-def _proxy(address: str | None) -> httpx.Proxy | None:
+def proxy_at(address: str | None) -> httpx.Proxy | None:
     """A proxy, signed in to with the user and password of its address.
 
     aiohttp makes Proxy-Authorization of this header, for tunnels and plain requests alike.

@@ -40,14 +40,9 @@ class GeminiWire(Wire):
 
     def events(self, exchange: Exchange, step: int) -> Iterator[tuple[int, bytes]]:
         """A stream, event by event; a tool call comes in one piece."""
-        before = 0
-        for part in exchange.done.parts:
-            size = max(len(part.tokens), 1) if part.kind == "tool" else step
-            for start in range(0, len(part.tokens), size):
-                piece = part.tokens[start:start + size]
-                yield before + start + len(piece), sse(self._body(exchange, [_part(part, "".join(piece))], False))
-            before += len(part.tokens)
-        yield before, sse(self._body(exchange, [{"text": ""}], True))
+        for tokens, _, part, text, _ in exchange.done.pieces(step, whole_calls=True):
+            yield tokens, sse(self._body(exchange, [_part(part, text)], False))
+        yield exchange.done.output_tokens, sse(self._body(exchange, [{"text": ""}], True))
 
     def error(self, status: int, message: str, param: str | None = None) -> dict[str, Any]:
         """The body of an error."""

@@ -35,10 +35,8 @@ class OllamaWire(Wire):
     def whole(self, exchange: Exchange) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
         done = exchange.done
-        message: dict[str, Any] = {
-            "role": "assistant", "content": "".join(part.text for part in done.parts if part.kind == "text")}
-        thinking = "".join(part.text for part in done.parts if part.kind == "thinking")
-        if thinking:
+        message: dict[str, Any] = {"role": "assistant", "content": done.said("text")}
+        if thinking := done.said("thinking"):
             message["thinking"] = thinking
         calls = [_call(part) for part in done.parts if part.kind == "tool"]
         if calls:
@@ -47,14 +45,9 @@ class OllamaWire(Wire):
 
     def events(self, exchange: Exchange, step: int) -> Iterator[tuple[int, bytes]]:
         """A stream, line by line; a tool call comes in one piece."""
-        before = 0
-        for part in exchange.done.parts:
-            size = max(len(part.tokens), 1) if part.kind == "tool" else step
-            for start in range(0, len(part.tokens), size):
-                piece = part.tokens[start:start + size]
-                yield before + start + len(piece), _line(self._body(exchange, _delta(part, "".join(piece)), False))
-            before += len(part.tokens)
-        yield before, _line(self._body(exchange, {"role": "assistant", "content": ""}, True))
+        for tokens, _, part, text, _ in exchange.done.pieces(step, whole_calls=True):
+            yield tokens, _line(self._body(exchange, _delta(part, text), False))
+        yield exchange.done.output_tokens, _line(self._body(exchange, {"role": "assistant", "content": ""}, True))
 
     def error(self, status: int, message: str, param: str | None = None) -> dict[str, Any]:
         """The body of an error."""

@@ -44,12 +44,11 @@ class OpenAIWire(Wire):
         """The body of an answer that is not streamed."""
         done = exchange.done
         calls = [_call(exchange, number, part) for number, part in enumerate(done.parts) if part.kind == "tool"]
-        text = "".join(part.text for part in done.parts if part.kind == "text")
+        text = done.said("text")
         message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
         if calls:
             message["tool_calls"] = calls
-        thinking = "".join(part.text for part in done.parts if part.kind == "thinking")
-        if thinking:
+        if thinking := done.said("thinking"):
             message["reasoning_content"] = thinking
         choices = [{"index": index, "message": message, "logprobs": None, "finish_reason": done.finish}
                    for index in range(exchange.request.choices)]

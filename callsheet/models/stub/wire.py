@@ -89,15 +89,21 @@ class Completion:
     output_tokens: int
     cached_tokens: int = 0
 
-    def pieces(self, step: int) -> Iterator[tuple[int, int, Part, str, bool]]:
-        """The answer in pieces of `step` tokens: tokens up to the piece's end, its part's number, the part, the
-        piece's text, and whether it is the part's first."""
+    def pieces(self, step: int, whole_calls: bool = False) -> Iterator[tuple[int, int, Part, str, bool]]:
+        """The answer in pieces of `step` tokens, tool calls perhaps in one: tokens up to the piece's end, its part's
+        number, the part, the piece's text, and whether it is the part's first."""
         before = 0
         for number, part in enumerate(self.parts):
-            for start in range(0, len(part.tokens) or 1, step):
-                piece = part.tokens[start:start + step]
+            size = len(part.tokens) or 1
+            stride = size if whole_calls and part.kind == "tool" else step
+            for start in range(0, size, stride):
+                piece = part.tokens[start:start + stride]
                 yield before + start + len(piece), number, part, "".join(piece), start == 0
             before += len(part.tokens)
+
+    def said(self, kind: Kind) -> str:
+        """All text of one kind."""
+        return "".join(part.text for part in self.parts if part.kind == kind)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 -- One exchange of a gate (a process's queue for one endpoint) with the fleet's limiter. messages.py describes what is
--- said, local.py is the twin of this for one process. All three limits are decided here, in one step.
+-- said, local.py has the same rules for one process. All three limits are decided here, in one step.
 --
 -- KEYS  1 state   hash: tat_r, tat_t (when the paced budget is used up to), sum_r, sum_t (in the window), r<k>, t<k> (of
 --                 bucket k), first (oldest bucket counted), seq (arrivals), grants, fixed (grant number of the last
@@ -399,5 +399,4 @@ for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, keep) end
 
 answer.paused = math.max(0, s.pause - now)
 answer.waiting = waiting
-answer.r, answer.t = NR < INF and NR or -1, NT < INF and NT or -1
 return cjson.encode(answer)

@@ -138,7 +138,7 @@ class Gate:
         """Listen for turns and pauses."""
         if not self._attached:
             self._attached = True
-            self._store.attach(self.id, lambda: self.call(self.look), self.paused)
+            self._store.attach(self.id, lambda _: self.call(self.look), self.paused)
 
     def ask(self, ticket: Ticket) -> None:
         """Queue a call."""

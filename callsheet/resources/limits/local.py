@@ -1,366 +1,264 @@
-"""The limiter of one process, for inline runs: what exchange.lua does, step by step the same, on plain objects."""
+"""The limiter of one process, for inline runs: the rules of exchange.lua for one gate, on plain objects."""
 
 import bisect
 import math
-import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
 
-from callsheet.resources.limits.messages import Answer, Message
+from callsheet.resources.limits.messages import Answer, Ask, Grant, Limits, Message
 
 BUCKETS, SPARE = 200, 3
-STALE, LEASE = 3.0, 15.0
 LEARNED = 600.0
 EPS = 1e-6
 INF = math.inf
 
 
-def _six(value: float) -> float:
-    return float(f"{value:.6f}")  # what Redis keeps of a number
+class _Entry(NamedTuple):
+    """A waiting call; in the order of the queue."""
 
-
-class _Level:
-    """How far the limits are used up."""
-
-    def __init__(self, tat_r: float = 0.0, tat_t: float = 0.0, sum_r: int = 0, sum_t: int = 0, held: int = 0) -> None:
-        self.tat_r, self.tat_t, self.sum_r, self.sum_t, self.held = tat_r, tat_t, sum_r, sum_t, held
-
-    def copy(self) -> "_Level":
-        return _Level(self.tat_r, self.tat_t, self.sum_r, self.sum_t, self.held)
-
-
-class _Entry:
-    """A waiting call."""
-
-    def __init__(self, score: float, member: str, gate: str, call: int, tokens: int) -> None:
-        self.score, self.member, self.gate, self.call, self.tokens = score, member, gate, call, tokens
-
-    def __lt__(self, other: "_Entry") -> bool:
-        return (self.score, self.member) < (other.score, other.member)
+    score: float
+    member: str
+    id: int
+    tokens: int
 
 
 class LocalLimiter:
-    """The state of one endpoint's limits. Not safe across threads: its store sees to that."""
+    """One endpoint's limits, for one gate at a time: another one means that the last one's loop has ended.
 
-    def __init__(self) -> None:
-        self.level = _Level()
-        self.buckets: dict[int, list[int]] = {}
-        self.first = 0
-        self.seq = self.grants = self.fixed = 0
-        self.pause = 0.0
-        self.learned = [0, 0]
-        self.learned_at = [0.0, 0.0]
-        self.queue: list[_Entry] = []
-        self.seen: dict[str, float] = {}
-        self.held: dict[str, int] = {}
-        self.woken: dict[str, float] = {}
-        self.shares: dict[str, float] = {}
-        self.place: dict[int, float] = {}
+    Args:
+        limits: of the endpoint's settings.
+    """
 
-    def exchange(self, message: Message, now: float) -> "_Exchange":
-        """One exchange at this time."""
-        done = _Exchange(self, message, now)
-        done.run()
-        return done
+    def __init__(self, limits: Limits) -> None:
+        self._limits, self._width = limits, limits.window / BUCKETS
+        self._gate = ""
+        self._tat_r = self._tat_t = self._pause = 0.0
+        self._sum_r = self._sum_t = self._held = 0
+        self._buckets: dict[int, list[int]] = {}
+        self._first = self._seq = self._number = self._fixed = 0
+        self._learned, self._learned_at = [0, 0], [0.0, 0.0]
+        self._queue: list[_Entry] = []
+        self._shares: dict[str, float] = {}
+        self._place: dict[int, float] = {}
 
-
-class _Exchange:
-    """One exchange; see exchange.lua for why."""
-
-    def __init__(self, state: LocalLimiter, message: Message, now: float) -> None:
-        self.s, self.m, self.now = state, message, now
-        self.wakes: list[str] = []
-        self.pauses: list[tuple[str, float]] = []
-        self.answer: dict[str, Any] = {"grants": [], "queued": [], "refused": []}
-        limits = message.limits
-        self.window = limits.window
-        self.width = limits.window / BUCKETS
-        self.bucket = math.floor(now / self.width)
+    def exchange(self, message: Message, now: float) -> Answer:
+        """One exchange at this time; see exchange.lua for why."""
+        self._now, self._bucket = now, math.floor(now / self._width)
+        self._grants: list[Grant] = []
+        self._refused: list[tuple[int, str, float]] = []
         self._learn(message.learned or (0, 0))
-        self.most_r = min(limits.requests or INF, state.learned[0] or INF)
-        self.most_t = min(limits.tokens or INF, state.learned[1] or INF)
-        self.most_c = limits.calls or INF
-        self.rate_r, self.rate_t = self.most_r / self.window, self.most_t / self.window
-        self.tol_r = max(0, math.floor(self.most_r * limits.burst) - 1) / self.rate_r if self.most_r < INF else 0.0
-        self.tol_t = self.window * limits.burst
+        self._move_window()
+        self._held = message.held
+        self._settle(message)
+        if message.gate != self._gate:
+            self._gate = message.gate
+            self._queue.clear()
+        lost = not message.resync and len(self._queue) != message.queued
+        if lost or message.resync:
+            self._queue.clear()
+        self._count_foreign(message.foreign)
+        if message.pause > 0:
+            self._pause = max(self._pause, now + message.pause)
+            self._no_credit_before(self._pause)
+        fresh = self._ask([] if lost else message.asks)
+        self._serve()
+        queued = self._told(fresh)
+        turn, limit = self._turn(self._queue[0]) if self._queue else (None, "")
+        self._keep()
+        return Answer(grants=self._grants, queued=queued, refused=self._refused, turn=turn, limit=limit,
+                      paused=max(0.0, self._pause - now), waiting=len(self._queue), resync=lost)
 
     def _learn(self, told: tuple[int, int]) -> None:
-        learned, at = self.s.learned, self.s.learned_at
+        learned, at, limits = self._learned, self._learned_at, self._limits
         for i in (0, 1):
-            if at[i] + LEARNED < self.now:
+            if at[i] + LEARNED < self._now:
                 learned[i] = 0
             if told[i] > 0 and (learned[i] == 0 or told[i] <= learned[i]):
-                learned[i], at[i] = told[i], _six(self.now)
-
-    def run(self) -> None:
-        self._move_window()
-        self._reap()
-        self._settle()
-        asks = self._resync()
-        self._foreign()
-        self._pause()
-        fresh = self._ask(asks)
-        gone = self._serve()
-        self._tell(fresh, gone)
-        self._keep()
+                learned[i], at[i] = told[i], _six(self._now)
+        self._most_r = min(limits.requests or INF, learned[0] or INF)
+        self._most_t = min(limits.tokens or INF, learned[1] or INF)
+        self._most_c = limits.calls or INF
+        self._rate_r, self._rate_t = self._most_r / limits.window, self._most_t / limits.window
+        self._tol_r = max(0, math.floor(self._most_r * limits.burst) - 1) / self._rate_r if self._most_r < INF else 0.0
+        self._tol_t = limits.window * limits.burst
 
     def _add(self, bucket: int, requests: int, tokens: int) -> None:
-        if bucket < self.s.first:
-            return
-        level = self.s.level
-        level.sum_r += requests
-        level.sum_t += tokens
-        counted = self.s.buckets.setdefault(bucket, [0, 0])
-        counted[0] += requests
-        counted[1] += tokens
+        if bucket >= self._first:
+            self._sum_r += requests
+            self._sum_t += tokens
+            counted = self._buckets.setdefault(bucket, [0, 0])
+            counted[0] += requests
+            counted[1] += tokens
 
     def _move_window(self) -> None:
-        state, oldest = self.s, self.bucket - BUCKETS - SPARE
-        if state.first == 0:
-            state.first = oldest
-        elif self.bucket < state.first:
-            state.buckets.clear()
-            state.first, state.pause = oldest, 0.0
-            state.level.sum_r = state.level.sum_t = 0
-            state.level.tat_r, state.level.tat_t = self.now + self.tol_r, self.now + self.tol_t
-        elif state.first < oldest:
-            for old in [known for known in state.buckets if known < oldest]:
-                requests, tokens = state.buckets.pop(old)
-                state.level.sum_r -= requests
-                state.level.sum_t -= tokens
-            state.first = oldest
+        oldest = self._bucket - BUCKETS - SPARE
+        if self._first and self._bucket < self._first:  # the clock was set back by more than the window
+            self._buckets.clear()
+            self._sum_r = self._sum_t = 0
+            self._pause = 0.0
+            self._tat_r, self._tat_t = self._now + self._tol_r, self._now + self._tol_t
+            self._first = oldest
+        for old in [known for known in self._buckets if known < oldest]:
+            requests, tokens = self._buckets.pop(old)
+            self._sum_r -= requests
+            self._sum_t -= tokens
+        self._first = max(self._first, oldest) if self._first else oldest
 
-    def _reap(self) -> None:
-        state, gate = self.s, self.m.gate
-        for silent in [name for name, at in state.seen.items() if at < _six(self.now - LEASE)]:
-            state.level.held -= state.held.pop(silent, 0)
-            state.woken.pop(silent, None)
-            del state.seen[silent]
-        self.others = state.level.held - state.held.get(gate, 0)
-        state.level.held = self.others + self.m.held
-        self.heard = {**state.seen, gate: self.now}
-
-    def _settle(self) -> None:
-        level = self.s.level
-        for bucket, requests, tokens in self.m.settles:
+    def _settle(self, message: Message) -> None:
+        for bucket, requests, tokens in message.settles:
             self._add(bucket, requests, tokens)
-            if requests and self.most_r < INF:
-                level.tat_r += requests / self.rate_r
-            if tokens and self.most_t < INF:
-                level.tat_t += tokens / self.rate_t
-        for member in self.m.cancels:
-            self._strike(member)
+            if self._most_r < INF:
+                self._tat_r += requests / self._rate_r
+            if self._most_t < INF:
+                self._tat_t += tokens / self._rate_t
+        if message.cancels:
+            self._queue = [entry for entry in self._queue if entry.member not in message.cancels]
 
-    def _strike(self, member: str) -> None:
-        self.s.queue = [entry for entry in self.s.queue if entry.member != member]
-
-    def _resync(self) -> list[Any]:
-        mine = [entry for entry in self.s.queue if entry.gate == self.m.gate]
-        if not self.m.resync and len(mine) == self.m.queued:
-            return self.m.asks
-        self.s.queue = [entry for entry in self.s.queue if entry.gate != self.m.gate]
-        if self.m.resync:
-            return self.m.asks
-        self.answer["resync"] = True
-        return []
-
-    def _foreign(self) -> None:
-        foreign, parts = self.m.foreign, 20
-        if foreign is None or foreign[0] < self.s.fixed:
+    def _count_foreign(self, foreign: tuple[int, int, int] | None) -> None:
+        if foreign is None or foreign[0] < self._fixed:
             return
-        _, requests, tokens = foreign
+        (_, requests, tokens), parts = foreign, 20
         for i in range(parts):
-            self._add(self.bucket - i * BUCKETS // parts, requests * (i + 1) // parts - requests * i // parts,
+            self._add(self._bucket - i * BUCKETS // parts, requests * (i + 1) // parts - requests * i // parts,
                       tokens * (i + 1) // parts - tokens * i // parts)
-        self.s.fixed = self.s.grants + 1
+        self._fixed = self._number + 1
 
-    def _pause(self) -> None:
-        state = self.s
-        if self.m.pause <= 0:
-            return
-        until = self.now + self.m.pause
-        if until > state.pause:
-            state.pause = until
-            self.pauses.append((self.m.name, self.m.pause))
-        if self.most_r < INF:
-            state.level.tat_r = max(state.level.tat_r, state.pause + self.tol_r)
-        if self.most_t < INF:
-            state.level.tat_t = max(state.level.tat_t, state.pause + self.tol_t)
+    def _no_credit_before(self, moment: float, limit: str = "") -> None:
+        if self._most_r < INF and limit != "tpm":
+            self._tat_r = max(self._tat_r, moment + self._tol_r)
+        if self._most_t < INF and limit != "rpm":
+            self._tat_t = max(self._tat_t, moment + self._tol_t)
 
-    def _blocked(self, x: _Level, tokens: int) -> tuple[str, bool]:
+    def _blocked(self, tokens: int) -> tuple[str, bool]:
         """What keeps a call from going, or "", and whether it is the window."""
-        if self.s.pause > self.now + EPS:
+        if self._pause > self._now + EPS:
             return "pause", False
-        if x.held + 1 > self.most_c:
+        if self._held + 1 > self._most_c:
             return "max_concurrency", False
-        if self.most_r < INF:
-            if x.sum_r + 1 > self.most_r:
+        if self._most_r < INF:
+            if self._sum_r + 1 > self._most_r:
                 return "rpm", True
-            if x.tat_r > self.now + self.tol_r + EPS:
+            if self._tat_r > self._now + self._tol_r + EPS:
                 return "rpm", False
-        if self.most_t < INF:
-            if x.sum_t + tokens > self.most_t:
+        if self._most_t < INF:
+            if self._sum_t + tokens > self._most_t:
                 return "tpm", True
-            if x.tat_t > self.now + self.tol_t + EPS:
+            if self._tat_t > self._now + self._tol_t + EPS:
                 return "tpm", False
         return "", False
 
-    def _charge(self, x: _Level, tokens: int, sums: bool) -> None:
-        x.held += 1
-        if self.most_r < INF:
-            x.tat_r = max(x.tat_r, self.now) + 1 / self.rate_r
-        if self.most_t < INF:
-            x.tat_t = max(x.tat_t, self.now) + tokens / self.rate_t
-        if sums:
-            x.sum_r += 1
-            x.sum_t += tokens
-
     def _grant(self, call: int, tokens: int) -> None:
-        level = self.s.level
-        self._charge(level, tokens, False)
-        self._add(self.bucket, 1, tokens)
-        self.s.grants += 1
-        self.answer["grants"].append([call, self.bucket, self.s.grants, level.sum_r, level.sum_t])
+        self._held += 1
+        if self._most_r < INF:
+            self._tat_r = max(self._tat_r, self._now) + 1 / self._rate_r
+        if self._most_t < INF:
+            self._tat_t = max(self._tat_t, self._now) + tokens / self._rate_t
+        self._add(self._bucket, 1, tokens)
+        self._number += 1
+        self._grants.append(Grant(call, self._bucket, self._number, self._sum_r, self._sum_t))
 
-    def _share(self, tokens: int) -> float:
-        return max(1 / self.most_r, tokens / self.most_t) or 1e-4
-
-    def _ask(self, asks: list[Any]) -> list[tuple[Any, _Entry]]:
-        state, fresh = self.s, []
+    def _ask(self, asks: list[Ask]) -> list[tuple[Ask, _Entry]]:
+        fresh = []
         for ask in asks:
-            if ask.tokens > self.most_t:
-                self.answer["refused"].append([ask.id, "size", self.most_t])
+            if ask.tokens > self._most_t:
+                self._refused.append((ask.id, "size", self._most_t))
                 continue
-            if not state.queue and not self._blocked(state.level, ask.tokens)[0]:
+            if not self._queue and not self._blocked(ask.tokens)[0]:
                 self._grant(ask.id, ask.tokens)
                 continue
             if ask.place:
                 score = float(ask.place)
             else:
                 share = f"{ask.priority}:{ask.tenant}"
-                start = max(state.shares.get(share, 0.0), state.place.get(ask.priority, 0.0))
-                state.shares[share] = float(f"{start + self._share(ask.tokens) / ask.weight:.9f}")
+                start = max(self._shares.get(share, 0.0), self._place.get(ask.priority, 0.0))
+                part = max(1 / self._most_r, ask.tokens / self._most_t) or 1e-4
+                self._shares[share] = float(f"{start + part / ask.weight:.9f}")
                 score = ask.priority * 1e7 + start
-            state.seq += 1
-            entry = _Entry(float(f"{score:.9f}"), f"{state.seq:012d}:{self.m.gate}:{ask.id}:{ask.tokens}",
-                           self.m.gate, ask.id, ask.tokens)
-            bisect.insort(state.queue, entry)
+            self._seq += 1
+            entry = _Entry(float(f"{score:.9f}"), f"{self._seq:012d}:{self._gate}:{ask.id}:{ask.tokens}", ask.id,
+                           ask.tokens)
+            bisect.insort(self._queue, entry)
             fresh.append((ask, entry))
         return fresh
 
-    def _serve(self) -> set[str]:
-        state, x, gone, stay = self.s, self.s.level.copy(), set(), []
-        wake, stopped, others = "", len(state.queue), 0
-        for index, entry in enumerate(state.queue):
-            if self.heard.get(entry.gate, 0.0) < self.now - STALE:
-                continue
-            if entry.tokens > self.most_t:
-                if entry.gate == self.m.gate:
-                    gone.add(entry.member)
-                    self.answer["refused"].append([entry.call, "size", self.most_t])
-                else:
-                    stay.append(entry)
-                    others += 1
-                continue
-            reason, by_window = self._blocked(x, entry.tokens)
-            if reason:
-                if by_window and not others:
-                    self._no_credit(reason)
-                stopped = index
-                break
-            self._charge(x, entry.tokens, True)
-            if entry.gate == self.m.gate:
-                gone.add(entry.member)
-                self._grant(entry.call, entry.tokens)
-                priority = math.floor(entry.score / 1e7)
-                state.place[priority] = float(f"{entry.score - priority * 1e7:.9f}")
+    def _serve(self) -> None:
+        while self._queue:
+            entry = self._queue[0]
+            if entry.tokens > self._most_t:
+                self._refused.append((entry.id, "size", self._most_t))
             else:
-                wake = wake or entry.gate
-                stay.append(entry)
-                others += 1
-        state.queue = stay + state.queue[stopped:]
-        if wake and state.woken.get(wake, 0.0) + 0.05 < self.now:
-            state.woken[wake] = _six(self.now)
-            self.wakes.append(wake)
-        return gone
+                reason, by_window = self._blocked(entry.tokens)
+                if reason:
+                    if by_window:  # no credit for a time in which nothing was left either
+                        self._no_credit_before(self._now, reason)
+                    return
+                self._grant(entry.id, entry.tokens)
+                priority = math.floor(entry.score / 1e7)
+                self._place[priority] = float(f"{entry.score - priority * 1e7:.9f}")
+            del self._queue[0]
 
-    def _no_credit(self, reason: str) -> None:
-        level = self.s.level
-        if reason == "rpm":
-            level.tat_r = max(level.tat_r, self.now + self.tol_r)
-        else:
-            level.tat_t = max(level.tat_t, self.now + self.tol_t)
-
-    def _until_freed(self, which: int, need: float) -> float:
-        if need <= 0:
-            return 0.0
-        for bucket in range(self.s.first, self.bucket + 1):
-            need -= self.s.buckets.get(bucket, (0, 0))[which]
-            if need <= 0:
-                return (bucket + BUCKETS + SPARE + 1) * self.width - self.now
-        return self.window
-
-    def _tokens_ahead(self, rank: int) -> float:
-        queue = self.s.queue
-        if rank > 50:
-            return rank * sum(entry.tokens for entry in queue) / max(1, len(queue))
-        return sum(entry.tokens for entry in queue[:rank])
-
-    def _turn(self, entry: _Entry) -> tuple[float, str]:
-        level, now = self.s.level, self.now
-        rank = bisect.bisect_left(self.s.queue, entry)
-        wait, limit = max(0.0, self.s.pause - now), "pause"
-        if self.most_r < INF:
-            paced = level.tat_r - self.tol_r + rank / self.rate_r - now
-            longest = max(paced, self._until_freed(0, level.sum_r + rank + 1 - self.most_r))
-            if longest > wait:
-                wait, limit = longest, "rpm"
-        if self.most_t < INF:
-            ahead = self._tokens_ahead(rank)
-            paced = level.tat_t - self.tol_t + ahead / self.rate_t - now
-            longest = max(paced, self._until_freed(1, level.sum_t + ahead + entry.tokens - self.most_t))
-            if longest > wait:
-                wait, limit = longest, "tpm"
-        if wait <= 0 and level.held + 1 > self.most_c:
-            limit = "max_concurrency"
-        return wait, limit
-
-    def _tell(self, fresh: list[tuple[Any, _Entry]], gone: set[str]) -> None:
+    def _told(self, fresh: list[tuple[Ask, _Entry]]) -> list[tuple[int, str, str]]:
+        """What new calls are told that wait; those that cannot wait so long are refused."""
+        queued = []
         for ask, entry in fresh:
-            if entry.member in gone:
+            if not self._queue or entry < self._queue[0]:  # it was served
                 continue
             if ask.longest >= 0:
                 wait, limit = self._turn(entry)
                 if wait > ask.longest:
-                    self._strike(entry.member)
-                    self.answer["refused"].append([ask.id, limit, wait])
+                    self._queue.remove(entry)
+                    self._refused.append((ask.id, limit, wait))
                     continue
-            self.answer["queued"].append([ask.id, entry.member, f"{entry.score:.9f}"])
-        mine = next((entry for entry in self.s.queue if entry.gate == self.m.gate), None)
-        if mine is not None:
-            self.answer["turn"], self.answer["limit"] = self._turn(mine)
+            queued.append((ask.id, entry.member, f"{entry.score:.9f}"))
+        return queued
+
+    def _until_freed(self, which: int, need: float) -> float:
+        if need <= 0:
+            return 0.0
+        for bucket in range(self._first, self._bucket + 1):
+            need -= self._buckets.get(bucket, (0, 0))[which]
+            if need <= 0:
+                return (bucket + BUCKETS + SPARE + 1) * self._width - self._now
+        return self._limits.window
+
+    def _tokens_ahead(self, rank: int) -> float:
+        if rank > 50:
+            return rank * sum(entry.tokens for entry in self._queue) / len(self._queue)
+        return sum(entry.tokens for entry in self._queue[:rank])
+
+    def _turn(self, entry: _Entry) -> tuple[float, str]:
+        """Seconds until a waiting call may go, as far as can be told, and what it waits for."""
+        now, rank = self._now, bisect.bisect_left(self._queue, entry)
+        wait, limit = max(0.0, self._pause - now), "pause"
+        if self._most_r < INF:
+            paced = self._tat_r - self._tol_r + rank / self._rate_r - now
+            longest = max(paced, self._until_freed(0, self._sum_r + rank + 1 - self._most_r))
+            if longest > wait:
+                wait, limit = longest, "rpm"
+        if self._most_t < INF:
+            ahead = self._tokens_ahead(rank)
+            paced = self._tat_t - self._tol_t + ahead / self._rate_t - now
+            longest = max(paced, self._until_freed(1, self._sum_t + ahead + entry.tokens - self._most_t))
+            if longest > wait:
+                wait, limit = longest, "tpm"
+        if wait <= 0 and self._held + 1 > self._most_c:
+            limit = "max_concurrency"
+        return wait, limit
 
     def _keep(self) -> None:
-        state, gate = self.s, self.m.gate
-        held = self.m.held + len(self.answer["grants"]) if self.most_c < INF else 0
-        state.level.held = self.others + held
-        if held or "turn" in self.answer:
-            state.seen[gate], state.held[gate] = _six(self.now), held
-        else:
-            state.seen.pop(gate, None)
-            state.held.pop(gate, None)
-        if not state.queue:
-            state.shares.clear()
-            state.place.clear()
-        state.level.tat_r, state.level.tat_t = _six(state.level.tat_r), _six(state.level.tat_t)
-        state.pause = _six(state.pause)
-        self.answer |= {"paused": max(0.0, state.pause - self.now), "waiting": len(state.queue),
-                        "r": self.most_r if self.most_r < INF else -1, "t": self.most_t if self.most_t < INF else -1}
+        if not self._queue:
+            self._shares.clear()
+            self._place.clear()
+        self._tat_r, self._tat_t, self._pause = _six(self._tat_r), _six(self._tat_t), _six(self._pause)
+
+
+def _six(value: float) -> float:
+    return float(f"{value:.6f}")  # what Redis keeps of a number
 
 
 class LocalStore:
-    """The limits of one process, for all its event loops.
+    """The limits of one process, for the gates of all its loops.
 
     Args:
         clock: gives the time in seconds.
@@ -368,30 +266,13 @@ class LocalStore:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
-        self._limiters: dict[tuple[str, float], LocalLimiter] = {}
-        self._gates: dict[str, tuple[Callable[[], None], Callable[[str, float], None]]] = {}
+        self._limiters: dict[Hashable, LocalLimiter] = {}
 
     async def exchange(self, message: Message) -> Answer:
         """One exchange."""
-        with self._lock:
-            key = message.name, message.limits.window
-            limiter = self._limiters.setdefault(key, LocalLimiter())
-            done = limiter.exchange(message, self._clock())
-            gates = list(self._gates.items())
-        for gate, (wake, paused) in gates:
-            if gate in done.wakes:
-                wake()
-            for name, seconds in done.pauses:
-                paused(name, seconds)
-        return Answer.from_data(done.answer)
+        key = message.name, message.limits
+        limiter = self._limiters.get(key) or self._limiters.setdefault(key, LocalLimiter(message.limits))
+        return limiter.exchange(message, self._clock())
 
-    def attach(self, gate: str, wake: Callable[[], None], paused: Callable[[str, float], None]) -> None:
-        """Call `wake` when the gate's turn may have come, `paused` when an endpoint is paused; from any thread."""
-        with self._lock:
-            self._gates[gate] = wake, paused
-
-    def detach(self, gate: str) -> None:
-        """The gate is gone."""
-        with self._lock:
-            self._gates.pop(gate, None)
+    def attach(self, gate: str, wake: Callable[[bytes], None], paused: Callable[[str, float], None]) -> None:
+        """Nobody else takes turns that a gate would have to hear of."""

@@ -151,8 +151,6 @@ class Answer:
         limit: what it waits for: "rpm", "tpm", "max_concurrency" or "pause".
         paused: seconds that nobody may send.
         waiting: calls that wait in the whole fleet.
-        requests: the limit that holds, learned ones included, or -1.
-        tokens: likewise.
         resync: the queue was lost: ask again for every call.
     """
 
@@ -163,8 +161,6 @@ class Answer:
     limit: str
     paused: float
     waiting: int
-    requests: int
-    tokens: int
     resync: bool
 
     @classmethod
@@ -175,7 +171,7 @@ class Answer:
             queued=[(int(one[0]), one[1], one[2]) for one in data["queued"] or ()],
             refused=[(int(one[0]), one[1], float(one[2])) for one in data["refused"] or ()],
             turn=data.get("turn"), limit=data.get("limit", ""), paused=data["paused"], waiting=int(data["waiting"]),
-            requests=int(data["r"]), tokens=int(data["t"]), resync=bool(data.get("resync")))
+            resync=bool(data.get("resync")))
 
 
 class Store(Protocol):
@@ -184,6 +180,6 @@ class Store(Protocol):
     async def exchange(self, message: Message) -> Answer:
         """One exchange."""
 
-    def attach(self, gate: str, wake: Callable[[], None], paused: Callable[[str, float], None]) -> None:
+    def attach(self, gate: str, wake: Callable[[bytes], None], paused: Callable[[str, float], None]) -> None:
         """Call `wake` when the gate's turn may have come, and `paused` with name and seconds of a paused endpoint."""
 

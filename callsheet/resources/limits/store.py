@@ -26,7 +26,7 @@ class RedisStore:
         self._settings = settings
         self._keys = Keys(settings.key_prefix)
         self._clock = clock
-        self._gates: dict[str, tuple[Callable[[bytes], None], Callable[[str, float], None]]] = {}
+        self._told: list[Callable[[str, float], None]] = []  # of pauses
 
     async def exchange(self, message: Message) -> Answer:
         """One exchange, one round trip.
@@ -43,25 +43,15 @@ class RedisStore:
             text = await _SCRIPT.arun(async_client(self._settings), keys, args)
         return Answer.from_data(json.loads(text))
 
-    def attach(self, gate: str, wake: Callable[[], None], paused: Callable[[str, float], None]) -> None:
+    def attach(self, gate: str, wake: Callable[[bytes], None], paused: Callable[[str, float], None]) -> None:
         """Call `wake` when the gate's turn may have come, `paused` when an endpoint is paused."""
         listening = subscriptions(self._settings)
         listening.add(self._keys.limits_pause(), self._paused, quiet=True)
-
-        def heard(_: bytes) -> None:
-            wake()
-
-        self._gates[gate] = heard, paused
-        listening.add(self._keys.limits_wake(gate), heard, quiet=True)
-
-    def detach(self, gate: str) -> None:
-        """The gate is gone."""
-        found = self._gates.pop(gate, None)
-        if found is not None:
-            subscriptions(self._settings).remove(self._keys.limits_wake(gate), found[0])
+        self._told.append(paused)
+        listening.add(self._keys.limits_wake(gate), wake, quiet=True)
 
     def _paused(self, data: bytes) -> None:
         if data:
             name, seconds = json.loads(data)
-            for _, paused in list(self._gates.values()):
+            for paused in self._told:
                 paused(name, seconds)
