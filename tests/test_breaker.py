@@ -20,7 +20,7 @@ from callsheet.errors import CallsheetError, CircuitOpen
 from callsheet.resources import boards, client
 from callsheet.resources import breaker as breaker_module
 from callsheet.resources.accounts import snapshot
-from callsheet.resources.boards import Board, FleetBoard, LocalBoard
+from callsheet.resources.boards import FleetBoard, LocalBoard
 from callsheet.resources.breaker import Breaker, Breaking
 from callsheet.resources.context import CallContext, call_context
 from callsheet.resources.record import record_of
@@ -206,7 +206,7 @@ def endpoint(url: str, timeout: float = 0.5, **breaker: Any) -> Endpoint:
 def own_breaker(at: Endpoint) -> tuple[Breaker, LocalBoard]:
     """This process's own, of an endpoint that has been called."""
     found = next(found for found in breaker_module._kept.values() if found._policy == at.breaker
-                 and isinstance(found._board, LocalBoard) and found.name == at.base_url)
+                 and type(found._board) is LocalBoard and found.name == at.base_url)
     assert isinstance(found._board, LocalBoard)
     return found, found._board
 
@@ -562,7 +562,7 @@ _names = itertools.count()
 @hypothesis.settings(deadline=None, max_examples=40)
 @given(steps=STEPS)
 def test_both_boards_say_the_same(redis_server: RedisServer, cooldown: float, steps: list[str]) -> None:
-    async def play(board: Board) -> list[str]:
+    async def play(board: LocalBoard) -> list[str]:
         said, token = [], "none"
         for number, step in enumerate(steps):
             await asyncio.sleep(0.002 if cooldown < 1 else 0)

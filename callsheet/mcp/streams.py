@@ -2,11 +2,11 @@
 
 import asyncio
 import contextvars
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import anyio
 import httpx2
+from anyio.abc import ObjectReceiveStream
 
 
 class Fate:
@@ -36,7 +36,7 @@ class Fate:
 
 
 
-class Watched:
+class Watched(ObjectReceiveStream[Any]):
     """A stream of the SDK's that tells when the server has closed it.
 
     Args:
@@ -72,19 +72,3 @@ class Watched:
     async def aclose(self) -> None:
         """Close it."""
         await self._stream.aclose()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Any:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, cls: type[BaseException] | None, exc: BaseException | None,
-                        trace: TracebackType | None) -> None:
-        await self.aclose()

@@ -3,6 +3,7 @@
 What has no end yet is kept in pieces, so that a server that sends byte by byte costs no more than one that does not.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 LIMIT = 16 * 1024 * 1024
@@ -32,29 +33,39 @@ class Event(NamedTuple):
         return f"{name}data: {self.data.replace(chr(10), ' ')}\n\n".encode()
 
 
-class _Growing:
-    """What has come of a line, or of an event, that has no end yet."""
+class LineStream:
+    """Turns chunks of bytes, cut anywhere, into lines that are not empty."""
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes] = []  # of a line that has no end yet
         self._size = 0
+        self._begun = False
 
-    def _keep(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        self._size += len(piece)
-        if self._size > LIMIT:
-            raise EventTooLong(f"one event has over {LIMIT} bytes")
+    def feed(self, chunk: bytes) -> list[Event]:
+        """The lines that `chunk` completes.
 
-    def _joined(self, piece: bytes) -> bytes:
-        """The line that ends with this piece."""
-        if not self._pieces:
-            return piece
-        kept, self._pieces = b"".join(self._pieces), []
-        self._size -= len(kept)
-        return kept + piece
+        Raises:
+            EventTooLong: a line has more than LIMIT bytes.
+        """
+        return [Event("", line.decode("utf-8", "replace")) for line in self._lines(chunk) if line.strip()]
+
+    def close(self) -> list[Event]:
+        """What is left when the stream ends."""
+        return self.feed(b"\n")
+
+    def _lines(self, chunk: bytes) -> Iterator[bytes]:
+        *ended, rest = chunk.split(b"\n")
+        for piece in ended:
+            line, self._pieces, self._size = b"".join([*self._pieces, piece]), [], 0
+            if not self._begun:
+                line, self._begun = line.removeprefix(_MARK), True
+            yield line
+        if rest:
+            self._pieces.append(rest)
+            self._size = _bounded(self._size + len(rest))
 
 
-class EventStream(_Growing):
+class EventStream(LineStream):
     """Turns chunks of bytes, cut anywhere, into events, by the standard of server-sent events.
 
     Lines end in LF, CRLF or CR. Not str.splitlines: that also splits at U+2028 and others, which JSON may hold. An
@@ -65,7 +76,8 @@ class EventStream(_Growing):
         super().__init__()
         self._name = ""
         self._data: list[bytes] = []
-        self._begun = self._after_cr = False
+        self._held = 0  # bytes of an event's lines so far
+        self._after_cr = False
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that `chunk` completes.
@@ -76,59 +88,29 @@ class EventStream(_Growing):
         if self._after_cr and chunk:
             chunk, self._after_cr = chunk.removeprefix(b"\n"), False  # the other half of CRLF
         self._after_cr = chunk[-1:] == b"\r" or (self._after_cr and not chunk)
-        lines = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        rest, events = lines.pop(), []
-        for line in lines:
-            event = self._line(self._joined(line))
-            if event is not None:
-                events.append(event)
-        if rest:
-            self._keep(rest)
-        return events
+        lines = self._lines(chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
+        return [event for line in lines if (event := self._event(line)) is not None]
 
     def close(self) -> list[Event]:
         """What is left when the stream ends: servers forget the last blank line."""
         self._after_cr = False
         return self.feed(b"\n\n") if self._pieces or self._data else []
 
-    def _line(self, line: bytes) -> Event | None:
-        if not self._begun:
-            line, self._begun = line.removeprefix(_MARK), True
+    def _event(self, line: bytes) -> Event | None:
         if not line:
             data, name = b"\n".join(self._data), self._name
-            self._data, self._name, self._size = [], "", 0
+            self._data, self._name, self._held = [], "", 0
             return Event(name, data.decode("utf-8", "replace")) if data.strip() else None
         field, _, value = line.partition(b":")
         if field == b"data":
             self._data.append(value.removeprefix(b" "))
         elif field == b"event":
             self._name = value.removeprefix(b" ").decode("utf-8", "replace")
-        self._size += len(line)
-        if self._size > LIMIT:
-            raise EventTooLong(f"one event has over {LIMIT} bytes")
+        self._held = _bounded(self._held + len(line))
         return None
 
 
-class LineStream(_Growing):
-    """Turns chunks of bytes, cut anywhere, into lines that are not empty."""
-
-    def feed(self, chunk: bytes) -> list[Event]:
-        """The lines that `chunk` completes.
-
-        Raises:
-            EventTooLong: a line has more than LIMIT bytes.
-        """
-        lines = chunk.split(b"\n")
-        rest, events = lines.pop(), []
-        for line in lines:
-            whole = self._joined(line).removeprefix(_MARK)
-            self._size = 0
-            if whole.strip():
-                events.append(Event("", whole.decode("utf-8", "replace")))
-        if rest:
-            self._keep(rest)
-        return events
-
-    def close(self) -> list[Event]:
-        """What is left when the stream ends."""
-        return self.feed(b"\n")
+def _bounded(size: int) -> int:
+    if size > LIMIT:
+        raise EventTooLong(f"one event has over {LIMIT} bytes")
+    return size

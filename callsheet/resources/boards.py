@@ -5,7 +5,7 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from redis.exceptions import RedisError
 
@@ -45,24 +45,8 @@ class Answer:
     seconds: float = 0.0
 
 
-class Board(Protocol):
-    """A breaker's state."""
-
-    async def report(self, failures: int, successes: int) -> Answer:
-        """Count requests that ended; says whether the endpoint is to be left alone from now on."""
-
-    async def ask(self, token: str) -> Answer:
-        """May the endpoint be called, or probed by whoever has this token?"""
-
-    async def renew(self, token: str) -> Answer:
-        """The probe goes on."""
-
-    async def settle(self, token: str, outcome: Outcome) -> Answer:
-        """The probe has ended."""
-
-
 class LocalBoard:
-    """State of this process alone.
+    """A breaker's state, of this process alone.
 
     Args:
         policy: when to open.
@@ -79,7 +63,7 @@ class LocalBoard:
         self._probe_until = 0.0
 
     async def report(self, failures: int, successes: int) -> Answer:
-        """See Board."""
+        """Count requests that ended; says whether the endpoint is to be left alone from now on."""
         if self._until is not None:
             return Answer("open", max(0.0, self._until - self._clock()))
         self._failures.add(failures)
@@ -91,7 +75,7 @@ class LocalBoard:
         return Answer("closed")
 
     async def ask(self, token: str) -> Answer:
-        """See Board."""
+        """May the endpoint be called, or probed by whoever has this token?"""
         now = self._clock()
         if self._until is None:
             return Answer("closed")
@@ -103,13 +87,13 @@ class LocalBoard:
         return await self.renew(token)
 
     async def renew(self, token: str) -> Answer:
-        """See Board."""
+        """The probe goes on."""
         if token == self._probe:
             self._probe_until = self._clock() + LEASE
         return Answer("probe", LEASE)
 
     async def settle(self, token: str, outcome: Outcome) -> Answer:
-        """See Board."""
+        """The probe has ended."""
         if self._until is None:
             return Answer("closed")
         if token != self._probe:
@@ -130,8 +114,8 @@ class LocalBoard:
         return Answer("open", self._policy.cooldown)
 
 
-class FleetBoard:
-    """State in Redis, which all processes share. While Redis does not answer, the process decides by itself.
+class FleetBoard(LocalBoard):
+    """A breaker's state in Redis, which all processes share. While that does not answer, a process decides by itself.
 
     Args:
         name: the endpoint's.
@@ -140,31 +124,31 @@ class FleetBoard:
     """
 
     def __init__(self, name: str, policy: BreakerPolicy, settings: Settings) -> None:
+        super().__init__(policy)
         keys = Keys(settings.key_prefix)
         self.channel = keys.breaker_channel(name)
         self._name = name
         self._key = keys.breaker(name)
         self._settings = settings
-        self._policy = [self.channel, round(policy.window * 1000), round(policy.cooldown * 1000), policy.failure_rate,
+        self._rules = [self.channel, round(policy.window * 1000), round(policy.cooldown * 1000), policy.failure_rate,
                         policy.minimum]
-        self._local = LocalBoard(policy)
         self._alone_until = 0.0
 
     async def report(self, failures: int, successes: int) -> Answer:
-        """See Board."""
-        return await self._run("report", failures, successes) or await self._local.report(failures, successes)
+        """As LocalBoard's."""
+        return await self._run("report", failures, successes) or await super().report(failures, successes)
 
     async def ask(self, token: str) -> Answer:
-        """See Board."""
-        return await self._run("ask", token, round(LEASE * 1000)) or await self._local.ask(token)
+        """As LocalBoard's."""
+        return await self._run("ask", token, round(LEASE * 1000)) or await super().ask(token)
 
     async def renew(self, token: str) -> Answer:
-        """See Board."""
-        return await self._run("renew", token, round(LEASE * 1000)) or await self._local.renew(token)
+        """As LocalBoard's."""
+        return await self._run("renew", token, round(LEASE * 1000)) or await super().renew(token)
 
     async def settle(self, token: str, outcome: Outcome) -> Answer:
-        """See Board."""
-        return await self._run("settle", token, outcome) or await self._local.settle(token, outcome)
+        """As LocalBoard's."""
+        return await self._run("settle", token, outcome) or await super().settle(token, outcome)
 
     async def _run(self, action: str, *args: Any) -> Answer | None:
         """The script's answer; None while Redis gives none."""
@@ -173,7 +157,7 @@ class FleetBoard:
         try:
             async with asyncio.timeout(ANSWERS_WITHIN):
                 state, left = await _SCRIPT.arun(async_client(self._settings), [self._key],
-                                                 [action, *self._policy, *args])
+                                                 [action, *self._rules, *args])
         except (RedisError, OSError) as exc:
             self._alone_until = time.monotonic() + ALONE
             log.warning("breaker_alone endpoint=%s: Redis at %s does not answer (%s); this process decides by itself.",

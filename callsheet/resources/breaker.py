@@ -11,7 +11,7 @@ import aiohttp
 import httpx
 
 from callsheet.errors import CircuitOpen
-from callsheet.resources.boards import LEASE, Answer, Board, FleetBoard, LocalBoard, Outcome
+from callsheet.resources.boards import LEASE, Answer, FleetBoard, LocalBoard, Outcome
 from callsheet.resources.counters import count
 from callsheet.resources.loops import on_lasting_loop
 from callsheet.resources.recent import SLOTS, Clock, Recent
@@ -46,7 +46,7 @@ class Breaker:
         listens: whether this process gets the board's notices.
     """
 
-    def __init__(self, name: str, policy: BreakerPolicy, board: Board, clock: Clock = time.monotonic) -> None:
+    def __init__(self, name: str, policy: BreakerPolicy, board: LocalBoard, clock: Clock = time.monotonic) -> None:
         self.name = name
         self._policy = policy
         self._board = board
@@ -287,7 +287,7 @@ def breaker_states() -> dict[str, bool]:
     return found
 
 
-def _breaker(key: Hashable, name: str, policy: BreakerPolicy, board: Callable[[], Board]) -> Breaker:
+def _breaker(key: Hashable, name: str, policy: BreakerPolicy, board: Callable[[], LocalBoard]) -> Breaker:
     if key not in _kept:
         if len(_kept) >= _MOST_KEPT:
             _kept.clear()

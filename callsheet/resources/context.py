@@ -1,10 +1,11 @@
 """Whose call it is that an outbound request belongs to; set by whatever runs an agent."""
 
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from callsheet.resources.notes import CallNotes
 
@@ -117,40 +118,15 @@ class call_context:
         _current.reset(self._token)
 
 
-class Parking(Protocol):
-    """How a request that waits for its turn gives back what it holds meanwhile."""
-
-    async def __aenter__(self) -> object:
-        """Give the slot back."""
-
-    async def __aexit__(self, *exc_info: object) -> object:
-        """Take a slot again."""
+_parking: list[Callable[[], AbstractAsyncContextManager[object]]] = [nullcontext]
 
 
-class _NotParked:
-    async def __aenter__(self) -> None:
-        pass
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        pass
-
-
-class ParkingPlace(Protocol):
-    """Makes a Parking for one wait."""
-
-    def __call__(self) -> Parking:
-        """The context manager around one wait."""
-
-
-_parking: list[ParkingPlace] = [_NotParked]
-
-
-def provide_parking(place: ParkingPlace) -> None:
-    """Have waits for a turn park through `place`; called once by the layer that owns the slots."""
+def provide_parking(place: Callable[[], AbstractAsyncContextManager[object]]) -> None:
+    """Have waits for a turn give back meanwhile what they hold; called once by the layer that owns the slots."""
     _parking[0] = place
 
 
-def parking() -> Parking:
+def parking() -> AbstractAsyncContextManager[object]:
     """The context manager to put around a wait of unknown length."""
     return _parking[0]()
 

@@ -7,13 +7,12 @@ counts, in JSON bodies and event streams alike, keeps no more than that, and alt
 import json
 import re
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 
 from callsheet.resources.inflate import plain
-from callsheet.resources.record import CallRecord, header, record_of
+from callsheet.resources.record import CallRecord, WatchedBody, header, record_of
 from callsheet.resources.tokens import Tokens, numbers_in, tokens_of
 
 MOST = 16 * 1024
@@ -120,34 +119,22 @@ class Sniffing(httpx.AsyncBaseTransport):
         await self._inner.aclose()
 
 
-class _Body(httpx.AsyncByteStream):
+class _Body(WatchedBody):
     def __init__(self, stream: httpx.AsyncByteStream, record: CallRecord, headers: httpx.Headers) -> None:
-        self._stream = stream
-        self._pieces: AsyncIterator[bytes] | None = None
+        super().__init__(stream)
         self._record = record
         kind = header(headers, b"content-type")
         self._reader = UsageReader() if b"json" in kind or b"event-stream" in kind else None
         # Usage of tries before this one stays counted.
         self._before = record.tokens
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        self._pieces = aiter(self._stream)
-        return self
-
     async def __anext__(self) -> bytes:
-        assert self._pieces is not None
-        chunk = await anext(self._pieces)
+        chunk = await super().__anext__()
         if self._record.first_byte is None:
             self._record.first_byte = time.time()
-        self._look(chunk)
-        return chunk
-
-    def _look(self, chunk: bytes) -> None:
         if self._reader is not None and self._reader.feed(chunk):
             self._record.tokens = Tokens(*map(_sum, self._before, self._reader.tokens))
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+        return chunk
 
 
 def _sum(before: int | None, now: int | None) -> int | None:
