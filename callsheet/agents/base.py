@@ -234,11 +234,7 @@ class AgentBase(Hooked, StateModule, Recorded):
 
     @classmethod
     def check_arguments(cls, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Refuse arguments that `reply` does not take, before they are sent.
-
-        Raises:
-            UsageError: says which.
-        """
+        """Refuse arguments that `reply` does not take, before they are sent."""
         signature = _signature(cls.reply)
         try:
             signature.bind(None, *args, **kwargs)
@@ -284,10 +280,6 @@ class _Jobs(WeakSet[Any]):
 
 def split_options(kwargs: dict[str, Any], agents: Iterable[AgentBase]) -> CallOptions:
     """The call options among `kwargs`, taken out of it.
-
-    Args:
-        kwargs: of `submit`.
-        agents: that get the rest.
 
     Raises:
         UsageError: an option that cannot be right, or that is also a parameter of an agent's `reply`.

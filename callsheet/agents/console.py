@@ -12,12 +12,7 @@ _MOST_OPEN = 256
 
 
 def print_to_console(msg: Msg, last: bool) -> None:
-    """Write what is new of `msg` since the last chunk of its id.
-
-    Args:
-        msg: the message so far.
-        last: whether no more chunks come.
-    """
+    """Write what is new of `msg` since the last chunk of its id."""
     text = _text(msg, last)
     before = _shown.pop(msg.id, "")
     new = text[len(before):] if text.startswith(before) else "\n" + text

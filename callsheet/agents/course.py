@@ -21,12 +21,6 @@ class Course:
     Whatever ends a round, `settle` leaves a history that every provider takes: a result for each tool call, after
     the message that made it.
 
-    Args:
-        owner: the agent.
-        memory: the agent's.
-        form: of the data that the reply needs, if any.
-        finish: has the tool that takes these data.
-
     Attributes:
         data: those that the model gave, once they fit.
         hints: for the model's next answer only; never remembered.
@@ -82,12 +76,7 @@ class Course:
         await self._memory.add(msg)
 
     async def result(self, position: int, msg: Msg) -> None:
-        """Remember a call's result, once those of the calls before it are there.
-
-        Args:
-            position: of the call among this round's, from 0.
-            msg: with the result.
-        """
+        """Remember a call's result, once those of the calls before it are there."""
         async with self._adding:
             self._results[position] = msg
             while self._kept in self._results:
@@ -96,9 +85,6 @@ class Course:
 
     async def settle(self, text: str) -> list[Msg]:
         """Answer the calls that have no result.
-
-        Args:
-            text: in place of a result.
 
         Returns:
             The messages that were made for that.

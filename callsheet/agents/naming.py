@@ -8,11 +8,7 @@ _LONGEST = 200
 
 
 def checked_id(agent_id: Any) -> str:
-    """`agent_id`, if a state can be kept under it.
-
-    Raises:
-        UsageError: it is no text of 1 to 200 characters that can be shown.
-    """
+    """`agent_id`, if a state can be kept under it."""
     if not isinstance(agent_id, str):
         raise UsageError(f"The agent id {agent_id!r} is no text.")
     if not 0 < len(agent_id) <= _LONGEST or not agent_id.isprintable() or agent_id != agent_id.strip():

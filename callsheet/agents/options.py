@@ -108,11 +108,6 @@ class CallOptions:
     def queue_for(self, default: str, label: str, known: Sequence[str]) -> str:
         """The queue of an agent's call.
 
-        Args:
-            default: the agent's own queue.
-            label: the agent, for people.
-            known: the queues that the settings know.
-
         Raises:
             UnknownQueue: it is none of them.
         """

@@ -427,12 +427,7 @@ class ReActAgent(AgentBase):
             return False
 
     async def _bounded(self, given: Any, calls: int) -> list[Any]:
-        """A tool's output, cut where it would fill the model's context.
-
-        Args:
-            given: text, or blocks.
-            calls: of this round.
-        """
+        """A tool's output, cut where it would fill the model's context."""
         output = [text_block(given)] if isinstance(given, str) else list(given)
         text = "".join(block["text"] for block in output if block["type"] == "text")
         most = get_settings().tool_text_max

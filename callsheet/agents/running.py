@@ -20,12 +20,6 @@ async def run_reply(agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, A
 
     A cancellation that is not an interrupt (a timeout, a shutdown) passes through.
 
-    Args:
-        agent: whose reply.
-        args: of `reply`.
-        kwargs: of `reply`.
-        in_thread: how a plain `def reply` is run off the loop.
-
     Raises:
         BadReply: what it gave is not a Msg, a list of them or None.
     """
@@ -74,11 +68,7 @@ def _none_left() -> int:
 
 
 def checked_reply(agent: AgentBase, reply: Any) -> Any:
-    """`reply` if it is a Msg, a list of them or None.
-
-    Raises:
-        BadReply: it is something else.
-    """
+    """`reply` if it is a Msg, a list of them or None."""
     if reply is None or isinstance(reply, Msg):
         return reply
     if isinstance(reply, list) and all(isinstance(item, Msg) for item in reply):

@@ -49,11 +49,7 @@ class TerminalUserInput(UserInputBase):
 
 
 class Unfit(ValueError):
-    """Data do not fit their form.
-
-    Args:
-        wrong: what is wrong, by field; "" for the whole.
-    """
+    """Data do not fit their form."""
 
     def __init__(self, wrong: dict[str, str]) -> None:
         super().__init__("; ".join(f"{name}: {why}" if name else why for name, why in wrong.items()))

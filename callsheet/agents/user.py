@@ -109,12 +109,7 @@ def _callable(method: Any) -> InputMethod:
 
 
 async def _asked(method: InputMethod, form: type[BaseModel] | None, **offered: Any) -> UserInputData:
-    """What an input method gives.
-
-    Raises:
-        UsageError: it is no answer.
-        Unfit: its data do not fit the form.
-    """
+    """What an input method gives."""
     offered["structured_model"] = form
     call = type(method).__call__ if isinstance(method, UserInputBase) else method
     parameters = inspect.signature(call).parameters.values()

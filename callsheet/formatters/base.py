@@ -122,11 +122,7 @@ class TruncatedFormatterBase(FormatterBase):
         return None if self.token_counter is None else await self.token_counter.count(msgs)
 
     async def _truncate(self, msgs: list[Msg]) -> list[Msg]:
-        """The messages without the oldest one, or, if it calls tools, without it and their results.
-
-        Raises:
-            ValueError: there is nothing left to leave out.
-        """
+        """The messages without the oldest one, or, if it calls tools, without it and their results."""
         start = 1 if msgs and msgs[0].role == "system" else 0
         if len(msgs) <= start:
             what = "The system prompt" if start else "What is always sent"

@@ -208,12 +208,7 @@ class MultiAgentFormatter(TruncatedFormatterBase):
 
     @abstractmethod
     async def _history(self, pieces: list[Any], opening: str) -> dict[str, Any]:
-        """The message of a history.
-
-        Args:
-            pieces: text, and blocks of media; at least one.
-            opening: what stands before it.
-        """
+        """The message of a history."""
 
 
 class ImagePromotingFormatter(MultiAgentFormatter):

@@ -12,12 +12,7 @@ NO_TEXT = "(no text)"
 
 
 def mended(msgs: list[Msg], ids: re.Pattern[str]) -> list[Msg]:
-    """The messages without blank texts, each tool call followed by its result alone; themselves where that is so.
-
-    Args:
-        msgs: of a conversation.
-        ids: what the provider takes for the id of a call.
-    """
+    """The messages without blank texts, each tool call followed by its result alone; themselves where that is so."""
     return paired([one for msg in msgs if (one := _filled(msg)) is not None], ids)
 
 

@@ -33,13 +33,7 @@ class HubLag:
 
 
 def hub_lags(client: Any, keys: Keys, most: int = MOST_HUBS) -> list[HubLag]:
-    """The hubs used last, in four trips to Redis however many there are; blocks.
-
-    Args:
-        client: of Redis, for plain code.
-        keys: names of keys.
-        most: hubs.
-    """
+    """The hubs used last, in four trips to Redis however many there are; blocks."""
     listed = client.zrevrange(keys.hubs(), 0, most - 1, withscores=True)
     with client.pipeline(transaction=False) as pipe:
         for name, _ in listed:

@@ -112,9 +112,6 @@ class Ledger:
     def hand_out(self, pieces: Sequence[Piece]) -> list[tuple[int, int, int]]:
         """Give work to replicas that are free.
 
-        Args:
-            pieces: all that wait, the oldest first.
-
         Returns:
             For each that is handed out: its position, its number, and the replica's.
         """
@@ -136,11 +133,7 @@ class Ledger:
         return handed
 
     def to_seat(self, wanted: Collection[int | None]) -> tuple[list[int], list[int]]:
-        """Replicas that have to join the hubs, and those that can leave.
-
-        Args:
-            wanted: those for which work waits.
-        """
+        """Replicas that have to join the hubs, and those that can leave."""
         joining = [taker for taker in range(1, self.size + 1) if taker not in self.seated]
         leaving = [taker for taker in self.seated
                    if taker > self.size and str(taker) not in self.busy and taker not in wanted]

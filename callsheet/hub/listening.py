@@ -107,13 +107,7 @@ async def _there(hubs: Hubs, work: Callable[[], Awaitable[T]]) -> T:
 
 
 class _Events:
-    """A hub's events after one, without gaps and in order; on one loop.
-
-    Args:
-        hubs: where hubs are kept.
-        name: of the hub.
-        since: "start", "now" or an event's id.
-    """
+    """A hub's events after one, without gaps and in order; on one loop."""
 
     def __init__(self, hubs: Hubs, name: str, since: str) -> None:
         self._hubs, self._name, self._since = hubs, name, since

@@ -80,11 +80,7 @@ class _Hub:
 
 
 class LocalHubs:
-    """See Hubs. Any thread and any loop.
-
-    Args:
-        length: messages that a log keeps.
-    """
+    """See Hubs. Any thread and any loop."""
 
     remote = False
 

@@ -29,10 +29,6 @@ def on_loop() -> bool:
 
 
 def refuse_on_loop(what: str, instead: str) -> None:
-    """Refuse what would block a running loop.
-
-    Raises:
-        UsageError: says what to write instead.
-    """
+    """Refuse what would block a running loop."""
     if on_loop():
         raise UsageError(f"{what} would block the running event loop. In async code write: {instead}")

@@ -27,11 +27,7 @@ _FIELDS = ("epoch", "auto", "kept", "created", "touched", "seq", "last", "opener
 
 
 class RedisHubs:
-    """Hubs in Redis; see Hubs.
-
-    Args:
-        settings: ours.
-    """
+    """Hubs in Redis; see Hubs."""
 
     remote = True
 

@@ -22,11 +22,7 @@ def differs(name: str, opened: bool) -> str:
 
 
 def checked_name(name: Any) -> str:
-    """`name`, if a hub may have it.
-
-    Raises:
-        UsageError: it is no text of 1 to 150 characters that can be shown, or has one that is reserved.
-    """
+    """`name`, if a hub may have it."""
     if not isinstance(name, str):
         raise UsageError(f"The hub's name {name!r} is no text.")
     if not 0 < len(name) <= _LONGEST or not name.isprintable() or name != name.strip() or set(name) & set(_RESERVED):

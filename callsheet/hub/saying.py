@@ -15,12 +15,7 @@ from callsheet.settings import get_settings
 
 
 def texts_of(msg: Any, what: str) -> list[str]:
-    """Messages as they stand in a hub's log.
-
-    Raises:
-        UsageError: something that is no message.
-        PayloadTooLarge: one is over the limit.
-    """
+    """Messages as they stand in a hub's log."""
     most = get_settings().payload_max
     return [written(one, most) for one in messages_of(msg, what)]
 

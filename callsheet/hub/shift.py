@@ -23,12 +23,6 @@ class Shift(AgentBase):
     """Has a replica reply to one message, and tells its group.
 
     A second run of it, after its worker died, finds the replica's reply under the same id and runs nothing twice.
-
-    Args:
-        group: the ElasticGroup.
-        taker: the replica's number.
-        number: of the piece of work.
-        ident: of the piece, over all groups.
     """
 
     def __init__(self, group: Any, taker: int, number: int, ident: str) -> None:

@@ -32,11 +32,7 @@ def spec_of(agent: AgentBase) -> str:
 
 
 class Teller(AgentBase):
-    """Has a hub's eager members observe. One call of it costs a broadcast the same, however many there are.
-
-    Args:
-        hub: its name.
-    """
+    """Has a hub's eager members observe. One call of it costs a broadcast the same, however many there are."""
 
     def __init__(self, hub: str) -> None:
         self.hub = hub
@@ -78,11 +74,7 @@ async def _tell(seat: Seat) -> BaseException | None:
 
 
 def raise_failed(hub: str, answer: Msg) -> None:
-    """Raise what went wrong.
-
-    Raises:
-        ObserveFailed: members raised.
-    """
+    """Raise what went wrong."""
     failed: Any = answer.metadata[_FAILED]
     if failed:
         raise ObserveFailed(f"{len(failed)} of the eager members of the hub {hub!r} raised when they were told a "

@@ -17,11 +17,7 @@ _MOST_CACHED = 8192  # characters of a message
 
 
 def messages_of(msg: Any, what: str) -> list[Msg]:
-    """One message or several as a list.
-
-    Raises:
-        UsageError: something else is among them (a TypeError).
-    """
+    """One message or several as a list."""
     given = [msg] if isinstance(msg, Msg) else msg
     if not isinstance(given, list):
         raise UsageError(f"{what} takes a Msg or a list of them, not {_kind(msg)}. Wrap the value: Msg(name, text, "
@@ -39,10 +35,6 @@ def _kind(value: Any) -> str:
 
 def written(msg: Msg, most: int) -> str:
     """A message as others may see it, without its thinking, as JSON text.
-
-    Args:
-        msg: the message.
-        most: bytes that it may take.
 
     Raises:
         PayloadTooLarge: it takes more.
@@ -64,15 +56,7 @@ def written(msg: Msg, most: int) -> str:
 
 
 def said(reply: Any, most: int) -> list[str]:
-    """What others hear of a reply: its messages, as JSON texts, but for those that are nothing but thinking.
-
-    Args:
-        reply: a Msg, a list of them or None.
-        most: bytes that one may take.
-
-    Raises:
-        PayloadTooLarge: one takes more.
-    """
+    """What others hear of a reply: its messages, as JSON texts, but for those that are nothing but thinking."""
     given = [reply] if isinstance(reply, Msg) else reply or []
     return [written(msg, most) for msg in given
             if isinstance(msg.content, str) or not msg.content or msg.get_content_blocks(

@@ -63,11 +63,7 @@ class MemoryBase(StateModule, Recorded):
 
 
 def messages_of(memories: Any) -> list[Msg]:
-    """One message, several or None as a list.
-
-    Raises:
-        UsageError: something else is among them (a TypeError).
-    """
+    """One message, several or None as a list."""
     if memories is None:
         return []
     given = [memories] if isinstance(memories, Msg) else memories
@@ -83,11 +79,7 @@ def messages_of(memories: Any) -> list[Msg]:
 
 
 def marks_of(marks: Any, what: str = "marks") -> list[str]:
-    """One mark, several or None as a list.
-
-    Raises:
-        UsageError: something else is among them (a TypeError).
-    """
+    """One mark, several or None as a list."""
     given = [] if marks is None else [marks] if isinstance(marks, str) else marks
     if not isinstance(given, list) or not all(isinstance(mark, str) for mark in given):
         raise UsageError(f"{what}={marks!r}: a text or a list of texts is needed.")
@@ -95,11 +87,7 @@ def marks_of(marks: Any, what: str = "marks") -> list[str]:
 
 
 def mark_of(mark: Any, what: str) -> str | None:
-    """A mark or None.
-
-    Raises:
-        UsageError: it is something else (a TypeError).
-    """
+    """A mark or None."""
     if mark is not None and not isinstance(mark, str):
         raise UsageError(f"{what}={mark!r}: a text or None is needed.")
     return mark

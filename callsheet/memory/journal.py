@@ -30,11 +30,7 @@ def written(content: Iterable[tuple[Msg, list[str]]]) -> list[list[Any]]:
 
 
 def read(data: Any) -> Content:
-    """The content that `written` gave, or a list of messages' data.
-
-    Raises:
-        StateMismatch: names the item that is no message.
-    """
+    """The content that `written` gave, or a list of messages' data."""
     if not isinstance(data, Sequence) or isinstance(data, str):
         raise StateMismatch(f"The content of a memory is a list of messages, not {type(data).__name__}.")
     found: Content = []
@@ -54,11 +50,6 @@ def _message(data: Any, number: int) -> Msg:
 
 def apply(content: Content, change: Change, number: int = 0) -> Content:
     """The content after a change; `content` itself may be changed.
-
-    Args:
-        content: before it.
-        change: what happened.
-        number: of the change, for errors.
 
     Raises:
         StateMismatch: it is no change that this version knows.

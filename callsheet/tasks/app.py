@@ -127,14 +127,7 @@ _client_apps: dict[str, App] = {}
 
 
 def make_app(settings: Settings, queue: str = "io", name: str = "callsheet", kind: type[App] = App) -> Any:
-    """A Celery app with Callsheet's configuration and tasks.
-
-    Args:
-        settings: ours.
-        queue: its default queue, the one that its workers consume without `-Q`.
-        name: of the app.
-        kind: its class.
-    """
+    """A Celery app with Callsheet's configuration and tasks."""
     app = kind(name, task_cls="callsheet.tasks.base:Task", amqp="callsheet.tasks.patience:PatientAMQP",
               set_as_current=False)
     app.conf.update(config := celery_config(settings, queue))

@@ -21,16 +21,6 @@ def ask(app: Celery, settings: Settings, command: str, patience: float = PATIENC
     """What each worker answers to a command, by the worker's name.
 
     Those that do not know the command answer with {"error": ...}.
-
-    Args:
-        app: that the workers belong to.
-        settings: which Redis.
-        command: its name.
-        patience: seconds that they are given.
-        arguments: of the command.
-
-    Raises:
-        RedisUnavailable: no Redis answers.
     """
     count = listening(app, settings)
     if not count:

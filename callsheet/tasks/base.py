@@ -104,11 +104,7 @@ class Task(celery.Task):
 
 @functools.cache
 def mixed(base: Any) -> Any:
-    """A base class for tasks of ours: `base`, with `Task` mixed in where it is not one of them yet.
-
-    Raises:
-        UsageError: it cannot be.
-    """
+    """A base class for tasks of ours: `base`, with `Task` mixed in where it is not one of them yet."""
     if issubclass(base, Task):
         return base
     # Those of Celery's are ours there; those of `base` are looked through as if they were written in this class.

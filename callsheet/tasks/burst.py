@@ -26,17 +26,7 @@ from callsheet.tasks.turns.sending import stamped
 
 
 class Burst:
-    """Calls of one agent, each with one argument.
-
-    Args:
-        app: with our tasks.
-        settings: ours.
-        agent: to call.
-        options: of each call.
-
-    Raises:
-        CannotTravel: the agent cannot be sent.
-    """
+    """Calls of one agent, each with one argument."""
 
     def __init__(self, app: Celery, settings: Settings, agent: AgentBase, options: CallOptions) -> None:
         self._app, self._settings, self._agent = app, settings, agent
@@ -50,16 +40,7 @@ class Burst:
         self._ready: list[tuple[str, list[Any]]] = []
 
     def add(self, values: Sequence[Any], ids: Sequence[str] | None) -> None:
-        """Write the arguments of some calls.
-
-        Args:
-            values: each an argument.
-            ids: of the jobs; new ones without.
-
-        Raises:
-            CannotTravel: one cannot be sent.
-            PayloadTooLarge: one is over the limit.
-        """
+        """Write the arguments of some calls."""
         for number, value in enumerate(values):
             written = self._writer.write(value, self._what)
             data, blobs = payloads.pack(written, self._settings, f"Argument 1 of {self._agent.label}")
@@ -67,11 +48,7 @@ class Burst:
             self._ready.append((ids[number] if ids else self._options.job_id or str(uuid4()), [data]))
 
     def publish(self, producer: Any) -> list[Job]:
-        """Send what was added.
-
-        Args:
-            producer: kombu's, in a batch.
-        """
+        """Send what was added."""
         looked_at(self._settings)
         payloads.store(self._blobs, self._settings)
         app, task = self._app, self._app.tasks[ReplyTask.name]

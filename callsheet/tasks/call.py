@@ -112,15 +112,7 @@ class AgentCall:
 
     def running(self, call_id: str | None, timeout: float | None, local: bool = False,
                 notes: CallNotes | None = None, root: str | None = None) -> CallContext:
-        """The context in which it runs, from now on.
-
-        Args:
-            call_id: of its task.
-            timeout: seconds that it has, or None.
-            local: whether it runs inline.
-            notes: to be kept of it.
-            root: id of the outermost task.
-        """
+        """The context in which it runs, from now on."""
         given = self.context
         deadline = given.deadline
         if timeout:

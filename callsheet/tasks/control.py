@@ -88,11 +88,7 @@ class Node(pidbox.Node):
 
 
 def check_numbers(method: str, arguments: dict[str, Any]) -> None:
-    """Refuse a command with a number that no worker could do anything with.
-
-    Raises:
-        ValueError: names it and its bounds.
-    """
+    """Refuse a command with a number that no worker could do anything with."""
     kinds = (int, float) if method in _FRACTIONS else (int,)
     for name, (least, most) in _NUMBERS.get(method, {}).items():
         given = arguments.get(name)
@@ -111,11 +107,7 @@ def check_numbers(method: str, arguments: dict[str, Any]) -> None:
 
 
 def check_names(method: str, arguments: dict[str, Any]) -> None:
-    """Refuse a command about a queue that none can have: the worker's loop carries it out, and would end over it.
-
-    Raises:
-        ValueError: says what is wrong.
-    """
+    """Refuse a command about a queue that none can have: the worker's loop carries it out, and would end over it."""
     for name in _NAMES.get(method, ()):
         given = arguments.get(name)
         text = given if isinstance(given, str) else ""

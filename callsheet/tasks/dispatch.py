@@ -31,11 +31,7 @@ Target = AgentBase | Pipeline
 
 
 class RemoteDispatcher:
-    """Sends calls to workers through Celery.
-
-    Args:
-        settings: ours.
-    """
+    """Sends calls to workers through Celery."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -61,11 +61,7 @@ class Event:
 
 
 def checked_since(since: str) -> str:
-    """The id of an event.
-
-    Raises:
-        UsageError: it is none.
-    """
+    """The id of an event."""
     if not isinstance(since, str) or not _ID.fullmatch(since):
         raise UsageError(f"since={since!r:.80} is no event's id: give the `id` of an event of this job's stream, or "
                          'nothing ("0") for all that is kept.')

@@ -60,25 +60,14 @@ def homes_of(agent: AgentBase) -> tuple[str, ...]:
 
 
 def refuse_process(label: str, names: tuple[str, ...]) -> None:
-    """Affinity is to a process, and a cpu worker has several behind one queue.
-
-    Raises:
-        UsageError: always.
-    """
+    """Affinity is to a process, and a cpu worker has several behind one queue."""
     raise UsageError(f"{label} has MCP clients with affinity ({', '.join(names)}), and its call came to a cpu worker, "
                      "whose processes take calls as they come: none can be chosen. Write its reply as `async def`, and "
                      "send it to an io worker.")
 
 
 class Homes:
-    """The homes that are in this worker.
-
-    Args:
-        settings: ours.
-        app: Celery's.
-        hostname: of the worker.
-        queue: that its calls come from.
-    """
+    """The homes that are in this worker."""
 
     def __init__(self, settings: Settings, app: Any, hostname: str, queue: str) -> None:
         self._settings, self._app, self._hostname = settings, app, hostname
@@ -207,11 +196,7 @@ def give_up_homes() -> None:
 
 
 class Sweeper:
-    """A thread that sends what waits for workers that are gone to the others.
-
-    Args:
-        settings: ours.
-    """
+    """A thread that sends what waits for workers that are gone to the others."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -64,12 +64,7 @@ def inline() -> Iterator[None]:
 
 
 class InlineDispatcher:
-    """Runs calls in this process.
-
-    Args:
-        settings: ours.
-        store: where agents' states are kept; by default with the process.
-    """
+    """Runs calls in this process."""
 
     def __init__(self, settings: Settings, store: LocalStore | None = None) -> None:
         # Payloads stay in their messages: there is no Redis to keep them in.

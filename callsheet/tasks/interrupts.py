@@ -55,12 +55,7 @@ def plain_code(label: str) -> str:
 
 
 class Running:
-    """A call that runs.
-
-    Args:
-        loop: that it runs on.
-        agent: None while it is not built yet; `begin` brings it.
-    """
+    """A call that runs."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, agent: AgentBase | None = None) -> None:
         self._loop = loop

@@ -242,11 +242,7 @@ class Job:
         return job_usage([self.id], self._settings)
 
     def remember(self, plan: dict[str, Any]) -> None:
-        """Keep in Redis what `from_id` needs to know beyond the id; for jobs of more than one call.
-
-        Args:
-            plan: as `Canvas.plan` gives it.
-        """
+        """Keep in Redis what `from_id` needs to know beyond the id; for jobs of more than one call."""
         key = Keys(self._settings.key_prefix).job(self.id)
         known = {"calls": json.dumps(self._calls), "queues": json.dumps(self._queues), "plan": json.dumps(plan)}
         with translated(self._settings), sync_client(self._settings).pipeline(transaction=False) as pipe:

@@ -69,11 +69,7 @@ def _stepping_aside() -> asyncio.AbstractEventLoop:
 
 
 class LoopThread:
-    """A daemon thread that runs one event loop until `stop`.
-
-    Args:
-        on_start: run in the thread before the loop.
-    """
+    """A daemon thread that runs one event loop until `stop`."""
 
     def __init__(self, on_start: Callable[[], object] | None = None) -> None:
         self.loop = new_loop()
@@ -190,9 +186,6 @@ async def on_process_loop(work: Work[T]) -> T:
 
 def wait_on_process_loop(work: Work[T], timeout: float | None = None) -> T:
     """Run a coroutine on the process's loop and wait for it, from code that is not async.
-
-    Args:
-        timeout: seconds; the coroutine is cancelled when they are over.
 
     Raises:
         UsageError: called on the process's loop, which would wait for itself.

@@ -55,14 +55,7 @@ def _serve(**_: object) -> None:
 
 
 class Trouble:
-    """The trouble that one Redis is in: tells the log, and those who wait, when it begins and when it is over.
-
-    Args:
-        settings: with its address.
-
-    Attributes:
-        on: whether it is in trouble, as far as this process knows.
-    """
+    """The trouble that one Redis is in: tells the log, and those who wait, when it begins and when it is over."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

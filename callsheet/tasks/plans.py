@@ -17,14 +17,7 @@ _LONGEST = 200  # characters of a pipeline's label
 
 
 def written(label: str, calls: Sequence[str], labels: Sequence[str], steps: Sequence[Signature]) -> dict[str, Any]:
-    """The plan of a job.
-
-    Args:
-        label: the pipeline, for people.
-        calls: the ids of its tasks.
-        labels: for each the agent's label, or "".
-        steps: the canvas, one after another.
-    """
+    """The plan of a job."""
     names = {"": 0}
     of = [names.setdefault(name, len(names)) for name in labels]
     index = {call: number for number, call in enumerate(calls)}

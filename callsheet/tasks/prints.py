@@ -249,12 +249,7 @@ def _stale(chunks: list[Chunk]) -> list[bytes]:
 
 
 class EventWriter:
-    """What the agents of one run of a call print.
-
-    Args:
-        scope: the run.
-        settings: ours.
-    """
+    """What the agents of one run of a call print."""
 
     def __init__(self, scope: Scope, settings: Settings) -> None:
         self.scope, self.settings = scope, settings

@@ -75,15 +75,7 @@ def notes_of(call_id: str) -> CallNotes | None:
 
 
 class Noted:
-    """Keeps the record of a call while its task runs.
-
-    Args:
-        request: Celery's, of the task that runs.
-        label: the agent, as `Class(name)`.
-        sent: unix time.
-        started: unix time; now without.
-        pid: of the process that runs it; this one without.
-    """
+    """Keeps the record of a call while its task runs."""
 
     def __init__(self, request: Any, label: str, sent: float | None, started: float | None = None,
                  pid: int | None = None) -> None:

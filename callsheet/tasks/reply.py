@@ -56,12 +56,7 @@ class ReplyTask(Task):
         return super().apply_async(args, kwargs, **options)
 
     def run(self, value: Any, call_data: dict[str, Any]) -> Any:
-        """Run one call.
-
-        Args:
-            value: what a pipeline hands on; None for a single call.
-            call_data: an AgentCall on the wire.
-        """
+        """Run one call."""
         request = self.request
         if request.headers:  # what Celery leaves there is a dictionary with room for three times as much
             request.headers = dict(request.headers)

@@ -104,11 +104,7 @@ class ResultBackend(PatientBackend, ChordBackend):
             super()._sleep(amount)
 
     def decode(self, payload: Any) -> Any:
-        """Celery's; data that kombu takes for a mark of a type that it does not know stay as they are.
-
-        Raises:
-            ValueError: it is no JSON within bounds.
-        """
+        """Celery's; data that kombu takes for a mark of a type that it does not know stay as they are."""
         try:
             return super().decode(payload)
         except Exception:
@@ -219,11 +215,6 @@ def failure(meta: dict[str, Any], label: str = "", job_id: str = "") -> Callshee
     """The error that a stored failure or revocation means.
 
     No class is looked up but ours, whatever the record names.
-
-    Args:
-        meta: the stored result.
-        label: whose call, where the record does not say.
-        job_id: of the job that was asked for.
     """
     record = meta.get("result") if isinstance(meta.get("result"), dict) else {}
     assert isinstance(record, dict)

@@ -52,14 +52,7 @@ current_scope: ContextVar[Scope | None] = ContextVar("callsheet_scope", default=
 
 
 def scope_of(job: str, path: str, request: Any, data: dict[str, Any]) -> Scope:
-    """The scope of a call that a worker runs now.
-
-    Args:
-        job: to whose events it prints.
-        path: that its caller gave it, or "".
-        request: Celery's.
-        data: the call on the wire.
-    """
+    """The scope of a call that a worker runs now."""
     again = bool(request.retries or data.get("reruns") or (request.delivery_info or {}).get("redelivered"))
     # The time it was sent first tells it from an earlier job with the same id.
     return Scope(job, request.id or "", path or f"{request.id}@{data.get('first') or data.get('sent', '')}", again)

@@ -19,14 +19,7 @@ _MOST = 3  # items of a list or a dictionary
 
 
 def shown(label: str, values: Sequence[Any], kwargs: Any = None, settings: Settings | None = None) -> dict[str, str]:
-    """A call's name and arguments, as options of Celery's `apply_async`: Reviewer, `alice ← user: "Summarize …"`.
-
-    Args:
-        label: of the agent, "Class(name)".
-        values: the arguments of `reply`, written.
-        kwargs: its keyword arguments, written.
-        settings: ours.
-    """
+    """A call's name and arguments, as options of Celery's `apply_async`: Reviewer, `alice ← user: "Summarize …"`."""
     kind, _, name = label.partition("(")
     secrets = _secrets(settings)
     values = [value for value in values if value is not None]
@@ -38,11 +31,7 @@ def shown(label: str, values: Sequence[Any], kwargs: Any = None, settings: Setti
 
 
 class Reply:
-    """A reply on its way from the task to Celery: JSON data that shows itself short in logs and events.
-
-    Args:
-        data: the reply, written.
-    """
+    """A reply on its way from the task to Celery: JSON data that shows itself short in logs and events."""
 
     __slots__ = ("data",)
 

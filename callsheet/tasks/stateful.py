@@ -55,15 +55,7 @@ def worker_desk(settings: Settings, app: Any) -> Desk:
 
 
 class StatefulCall:
-    """One delivery of a call of an agent with state.
-
-    Args:
-        task: Celery's, bound to the request.
-        call: as it travelled.
-        value: what a pipeline hands on.
-        settings: ours.
-        not_retried: kinds of errors after which the call is not tried again.
-    """
+    """One delivery of a call of an agent with state."""
 
     def __init__(self, task: Any, call: AgentCall, value: Any, settings: Settings,
                  not_retried: tuple[type[BaseException], ...]) -> None:

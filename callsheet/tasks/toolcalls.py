@@ -24,12 +24,7 @@ _FAILED, _METADATA, _INTERRUPTED = "failed", "metadata", "is_interrupted"
 
 
 class ToolCall(AgentBase, queue="cpu"):
-    """One call of a tool as a job.
-
-    Args:
-        name: of the tool.
-        toolkit: with that tool.
-    """
+    """One call of a tool as a job."""
 
     def __init__(self, name: str, toolkit: Toolkit) -> None:
         self.name = name

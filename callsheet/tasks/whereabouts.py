@@ -17,11 +17,7 @@ _PAGE = 500
 
 
 def whereabouts(settings: Settings) -> Iterator[tuple[str, Where]]:
-    """The task ids of all calls that have not ended, each with where it is; some twice. Blocks.
-
-    Raises:
-        RedisUnavailable: no Redis answers.
-    """
+    """The task ids of all calls that have not ended, each with where it is; some twice. Blocks."""
     with translated(settings):
         client, keys = sync_client(settings), Keys(settings.key_prefix)
         for _ in range(2):  # a message may go back meanwhile to where was looked before

@@ -74,11 +74,7 @@ def _command(entries: list[Entry]) -> tuple[list[str | bytes], list[Any]]:
 
 
 def write(client: Any, entry: Entry) -> Any:
-    """Store one entry now and return the script's answer for it.
-
-    Raises:
-        RedisError: Redis did not take it.
-    """
+    """Store one entry now and return the script's answer for it."""
     answer = SETTLE.run(client, *_command([entry]))[0]
     if isinstance(answer, ResponseError):
         raise answer

@@ -25,11 +25,7 @@ Data = Mapping[str, Any] | BaseModel | None
 
 
 def open_questions(settings: Settings) -> list[Question]:
-    """What the jobs at this Redis wait for, the oldest question first.
-
-    Raises:
-        RedisUnavailable: no Redis answers.
-    """
+    """What the jobs at this Redis wait for, the oldest question first."""
     return store.all_questions(settings, lambda jobs: _ended(jobs, settings))
 
 
@@ -47,11 +43,7 @@ def answer(job_id: str, label: str, said: Said, data: Data, question_id: str | N
 
 
 def _asked(job_id: str, label: str, question_id: str | None, settings: Settings) -> Question:
-    """The question that is meant.
-
-    Raises:
-        AnswerRefused: there is none, or there are several.
-    """
+    """The question that is meant."""
     found = [] if _ended([job_id], settings) else store.questions_of(job_id, settings)
     if question_id is not None:
         found = [question for question in found if question.id == question_id]

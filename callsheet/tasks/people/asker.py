@@ -37,11 +37,7 @@ def provide_leaving(leaving: Callable[[], bool]) -> None:
 
 
 class JobAsker:
-    """Asks by way of the job's events.
-
-    Args:
-        writer: of the events of the call that asks.
-    """
+    """Asks by way of the job's events."""
 
     def __init__(self, writer: EventWriter) -> None:
         self._scope, self._writer, self._settings = writer.scope, writer, writer.settings

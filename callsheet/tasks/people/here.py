@@ -44,13 +44,7 @@ async def _ask(job: Any) -> None:
 
 
 async def put(job: Any, question: Question, told: str | None = None) -> None:
-    """Ask the person at this terminal, and answer the question.
-
-    Args:
-        job: that waits.
-        question: what it asks.
-        told: the answer's text, if that is known.
-    """
+    """Ask the person at this terminal, and answer the question."""
     if question.prompt:
         tell(question.prompt)
     if question.problem:

@@ -21,16 +21,7 @@ def _member(question: Question) -> str:
 
 
 async def ask(question: Question, needed: Sequence[str], settings: Settings) -> dict[str, Any] | None:
-    """The answer to a question, if it is there; else the question waits for one from now on.
-
-    Args:
-        question: what is asked.
-        needed: keys that are to be kept as long as results from now on.
-        settings: ours.
-
-    Raises:
-        RedisUnavailable: no Redis answers.
-    """
+    """The answer to a question, if it is there; else the question waits for one from now on."""
     keys, job = Keys(settings.key_prefix), question.job_id
     with translated(settings):
         text = await _ASK.arun(

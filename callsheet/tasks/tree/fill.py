@@ -18,14 +18,7 @@ _OVER = (states.SUCCESS, states.FAILURE, states.REVOKED)
 
 
 def filled(call_id: str, label: str, meta: dict[str, Any] | None, live: LiveCall | None) -> CallNode:
-    """A call.
-
-    Args:
-        call_id: of its task.
-        label: the agent, as its pipeline knows it, or "".
-        meta: its stored result.
-        live: what was told of it.
-    """
+    """A call."""
     node = CallNode(call_id, label)
     record = CallRecord.of(meta) if meta is not None else None
     if record is not None:

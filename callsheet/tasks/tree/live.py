@@ -64,15 +64,7 @@ class LiveCall:
 
 
 def belongs(job_id: str, task_id: str, root_id: str | None, parent_id: str | None, data: dict[str, Any]) -> bool:
-    """Whether a call is one of a job, or below it.
-
-    Args:
-        job_id: of the job.
-        task_id: of the call.
-        root_id: of the outermost task above it.
-        parent_id: of the call that made it.
-        data: an AgentCall on the wire.
-    """
+    """Whether a call is one of a job, or below it."""
     context = data.get("context") or {}
     return job_id in (task_id, root_id, parent_id, data.get("job"), context.get("job"), *context.get("parents", ()))
 

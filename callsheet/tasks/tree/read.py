@@ -29,11 +29,6 @@ Meta = dict[str, Any]
 def read_tree(job_id: str, settings: Settings, most: int = 1000) -> JobNode:
     """The tree of a job as it is now; blocks, and where the job has not ended, waits for the workers' answers.
 
-    Args:
-        job_id: of the job.
-        settings: which Redis.
-        most: calls that are read at most.
-
     Raises:
         UnknownJob: nothing is known of it.
         RedisUnavailable: no Redis answers.
@@ -43,11 +38,7 @@ def read_tree(job_id: str, settings: Settings, most: int = 1000) -> JobNode:
 
 
 def refuse_unknown(job_id: str, settings: Settings) -> None:
-    """Refuse to wait for a job of which nothing is known; where that cannot be told for sure, nothing is refused.
-
-    Raises:
-        UnknownJob: there is none.
-    """
+    """Refuse to wait for a job of which nothing is known; where that cannot be told for sure, nothing is refused."""
     reading = _Reading(job_id, settings, 1)
     with contextlib.suppress(RedisUnavailable), translated(settings):
         try:

@@ -20,11 +20,7 @@ _MOST_BYTES = 16 * 1024 * 1024  # that all of them take, as JSON
 
 @dataclass
 class Run:
-    """Messages of one life of a hub without gaps; entries are only ever added.
-
-    Attributes:
-        entries: in order.
-    """
+    """Messages of one life of a hub without gaps; entries are only ever added."""
 
     entries: list[Entry] = field(default_factory=list)
     size: int = 0
@@ -46,11 +42,7 @@ class Run:
 
 
 class Backlog:
-    """Of one process; on its loop.
-
-    Args:
-        settings: ours.
-    """
+    """Of one process; on its loop."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

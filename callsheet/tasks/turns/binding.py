@@ -60,11 +60,7 @@ class Binding:
                 self._attributes[prefix + name] = (module, name)
 
     def load(self, granted: Granted) -> None:
-        """Take what is new of the state.
-
-        Raises:
-            StateMismatch: it does not fit the agent.
-        """
+        """Take what is new of the state."""
         if granted.version:
             if self._fresh:
                 for memory in self._memories.values():
@@ -132,9 +128,6 @@ class Binding:
 
     def changes(self, most: int) -> Changes:
         """What changed since `load`.
-
-        Args:
-            most: bytes that one attribute or message may take.
 
         Raises:
             CannotTravel: an attribute is not JSON data any more; names it.
@@ -210,11 +203,7 @@ def _dumped(change: Change) -> str:
 
 
 def refuse_large(label: str, given: Iterable[tuple[str, str]], most: int) -> None:
-    """Refuse an attribute or a change that takes more than `most` bytes, unless it is the whole of a memory.
-
-    Raises:
-        PayloadTooLarge: names it.
-    """
+    """Refuse an attribute or a change that takes more than `most` bytes, unless it is the whole of a memory."""
     for path, text in given:
         if len(text) > most and not text.startswith(('{"set":', '{"compact":')):
             raise PayloadTooLarge(

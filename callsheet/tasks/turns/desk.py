@@ -26,13 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Taken:
-    """A turn that this process has.
-
-    Attributes:
-        claim: whose.
-        granted: what the store said.
-        warm: the agent as it was after its last turn here, or None.
-    """
+    """A turn that this process has."""
 
     claim: Claim
     granted: Granted
@@ -71,11 +65,7 @@ class Turn:
         return self.warm.agent
 
     def changes(self) -> Changes:
-        """What the reply changed; once.
-
-        Raises:
-            CannotTravel: an attribute is not JSON data any more.
-        """
+        """What the reply changed; once."""
         changes = self.warm.binding.changes(self.desk.settings.payload_max)
         return replace(changes, heard=self.heard, said=self.said) if self.news else changes
 
@@ -85,15 +75,7 @@ current_turn: ContextVar[Turn | None] = ContextVar("callsheet_turn", default=Non
 
 
 class Desk:
-    """One process's, or that of calls that run inline.
-
-    Args:
-        store: where states are kept.
-        settings: ours.
-        keeper: renews leases; None where there are none.
-        warm: whether agents are kept between their turns.
-        backlog: of the hubs of those that are; or None.
-    """
+    """One process's, or that of calls that run inline."""
 
     def __init__(self, store: Store, settings: Settings, keeper: Keeper | None = None, warm: bool = False,
                  backlog: Backlog | None = None) -> None:
@@ -101,16 +83,7 @@ class Desk:
         self.warm = WarmAgents(settings.warm_agents if warm else 0, settings.warm_bytes)
 
     async def take(self, claim: Claim, spec: Any, place: Callable[[], Place] | None = None) -> Taken | Replied | Busy:
-        """Ask for the turn.
-
-        Args:
-            claim: for whom.
-            spec: what the agent is built of, as it travelled.
-            place: makes a place in the line; without it none is kept.
-
-        Raises:
-            StateMismatch, UsageError: see Store.
-        """
+        """Ask for the turn."""
         warm = self.warm.take(claim.agent_id, spec)
         answer = None
         try:
@@ -139,11 +112,6 @@ class Desk:
 
     def open(self, taken: Taken, spec: Any, build: Callable[[], AgentBase]) -> Turn:
         """The agent with its state; in the thread where it is to be built.
-
-        Args:
-            taken: the turn.
-            spec: as for `take`.
-            build: makes the agent, where it is not warm.
 
         Raises:
             StateMismatch: the state does not fit the agent.

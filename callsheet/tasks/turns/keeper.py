@@ -14,13 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class Keeper:
-    """Renews what is held, also while the process's loop is blocked; sleeps while there is nothing to do.
-
-    Args:
-        store: whose turns.
-        publish: sends the messages of calls whose turn has come.
-        interval: seconds between two looks.
-    """
+    """Renews what is held, also while the process's loop is blocked; sleeps while there is nothing to do."""
 
     def __init__(self, store: RedisStore, publish: Callable[[list[str]], None], interval: float) -> None:
         self._store, self._publish, self._interval = store, publish, interval

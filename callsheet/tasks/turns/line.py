@@ -17,13 +17,7 @@ KEEP_SENT = "callsheet_keep_sent"
 
 
 def place_of(task: Any, request: Any, call_data: dict[str, Any]) -> Place:
-    """A place in the line for the call that runs now, with its message as Celery would publish it again.
-
-    Args:
-        task: Celery's.
-        request: of the call.
-        call_data: the call on the wire.
-    """
+    """A place in the line for the call that runs now, with its message as Celery would publish it again."""
     signature = task.signature_from_request(request, args=(*request.args[:-1], call_data), retries=request.retries,
                                             **{KEEP_SENT: True})
     return Place(message=json.dumps(signature, default=str), expires=_milliseconds(request.expires))
@@ -38,12 +32,7 @@ def _milliseconds(expires: Any) -> int | None:
 
 
 class Publisher:
-    """Sends calls whose turn has come.
-
-    Args:
-        app: Celery's.
-        settings: ours.
-    """
+    """Sends calls whose turn has come."""
 
     def __init__(self, app: Any, settings: Settings) -> None:
         self._app, self._settings = app, settings

@@ -54,11 +54,7 @@ class _State:
 
 
 class LocalStore:
-    """See Store. Any thread and any loop; calls wait for their turn where they are.
-
-    Args:
-        hubs: that agents sit in.
-    """
+    """See Store. Any thread and any loop; calls wait for their turn where they are."""
 
     def __init__(self, hubs: LocalHubs) -> None:
         self.hubs = hubs

@@ -45,13 +45,7 @@ Publish = Callable[[list[str]], Awaitable[None]]
 
 
 class RedisStore:
-    """States in Redis; see Store. To be used on the process's loop.
-
-    Args:
-        settings: ours.
-        publish: sends the messages of calls whose turn has come.
-        backlog: what this process has of hubs.
-    """
+    """States in Redis; see Store. To be used on the process's loop."""
 
     def __init__(self, settings: Settings, publish: Publish, backlog: Backlog | None = None) -> None:
         self._settings, self._backlog = settings, backlog

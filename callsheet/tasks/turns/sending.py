@@ -15,11 +15,6 @@ def stamped(data: dict[str, Any], call_id: str | None, options: dict[str, Any]) 
 
     Of an agent with state, also with the call that this process sent to it before, through the same queue: two
     messages one behind the other may reach two workers, of which the second is the faster.
-
-    Args:
-        data: an AgentCall on the wire.
-        call_id: of its task.
-        options: Celery's, of its message.
     """
     now = time.time()
     state = data.get("state")

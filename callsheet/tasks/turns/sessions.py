@@ -126,11 +126,7 @@ async def read(agent_id: str) -> Stored | None:
 
 
 async def existing(agent_id: str) -> Stored:
-    """A state.
-
-    Raises:
-        StateMissing: there is none.
-    """
+    """A state."""
     found = await read(agent_id)
     if found is None:
         raise StateMissing(f"No state is kept under the id {agent_id!r}. See which are: callsheet session list")

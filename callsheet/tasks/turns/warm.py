@@ -53,12 +53,7 @@ def attributes_of(agent: AgentBase) -> dict[str, Any]:
 
 
 class WarmAgents:
-    """The agents kept, the least recently used first. One thread.
-
-    Args:
-        most: agents.
-        most_bytes: that they may take, as estimated.
-    """
+    """The agents kept, the least recently used first. One thread."""
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self.most, self._most_bytes = most, most_bytes
