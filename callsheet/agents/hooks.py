@@ -15,6 +15,7 @@ from copy import deepcopy
 from typing import Any
 
 from callsheet.errors import UsageError
+from callsheet.resources.loops import running_loop
 
 Hook = Callable[..., Any]
 Registry = dict[str, dict[str, Hook]]
@@ -97,17 +98,8 @@ class Hooked:
 
     def hooks_for(self, hook_type: str) -> list[Hook]:
         """The hooks of a type in the order in which they run."""
-        own = self._instance_hooks.get(hook_type)
-        hooks = list(own.values()) if own else []
-        if self._sent_class_hooks is not None:
-            return [*hooks, *self._sent_class_hooks.get(hook_type, {}).values()]
-        of_class: dict[str, Hook] = {}
-        for cls in type(self).__mro__:  # asked for each call, and seldom is there any: nothing is put together
-            registry = cls.__dict__.get("_class_hooks")
-            if registry and hook_type in registry:
-                for name, hook in registry[hook_type].items():
-                    of_class.setdefault(name, hook)
-        return [*hooks, *of_class.values()]
+        own, of_class = self._instance_hooks.get(hook_type, {}), self.class_hooks().get(hook_type, {})
+        return [*own.values(), *of_class.values()]
 
 
 def _checked(owner: Any, hook_type: str) -> None:
@@ -217,9 +209,7 @@ def _finish(value: Any, hook: Hook, name: str) -> Any:
     """The result of a hook around a plain `def`: an async one runs on a loop of its own."""
     if not inspect.isawaitable(value):
         return value
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if running_loop() is None:
         return asyncio.run(_as_coroutine(value))
     if inspect.iscoroutine(value):
         value.close()

@@ -1,9 +1,10 @@
 """How one call is to be made: the options that `submit` takes beside the agent's own arguments."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import Any
 
 from callsheet.errors import UnknownQueue, UsageError
@@ -12,28 +13,33 @@ from callsheet.settings.queues import wrong_with_name
 LONGEST_ID = 255  # characters
 _LONGEST = 1e9  # seconds: what workers take for a time, and can be added to today's date
 
-_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
-    "queue": ((str,), "a queue's name is needed"),
-    "priority": ((int,), "a whole number from 0 (first) to 9 (last) is needed"),
-    "expires": ((int, float, datetime), "seconds over 0, a billion at most, or a time, are needed"),
-    "countdown": ((int, float), "seconds from now, 0 to a billion, are needed"),
-    "eta": ((datetime,), "a datetime is needed"),
-    "timeout": ((int, float), "seconds over 0, a billion at most, are needed"),
-    "retries": ((int,), "a whole number, 0 or more, is needed"),
-    "job_id": ((str,), f"a text of 1 to {LONGEST_ID} printable characters is needed"),
-    "tenant": ((str,), "a text of printable characters is needed"),
-}
+
+def _is_text(value: Any, longest: float = inf) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= longest and value.isprintable()  # half a character is not
 
 
-def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
-    if isinstance(value, (int, float)) and not abs(value) <= _LONGEST:
-        return False
-    return isinstance(value, kinds) and not isinstance(value, bool) and value != ""
+def _is_number(value: Any, kind: Any = (int, float), most: float = _LONGEST) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and 0 <= value <= most
 
 
 def is_id(value: Any) -> bool:
     """Whether a value can be a job's id."""
-    return isinstance(value, str) and 0 < len(value) <= LONGEST_ID and value.isprintable()
+    return _is_text(value, LONGEST_ID)
+
+
+#: What each option takes, and how that is said.
+_TAKEN: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "queue": (lambda value: isinstance(value, str) and value != "", "a queue's name is needed"),  # more with the call
+    "priority": (lambda value: _is_number(value, int, 9), "a whole number from 0 (first) to 9 (last) is needed"),
+    "expires": (lambda value: isinstance(value, datetime) or (_is_number(value) and value > 0),
+                "seconds over 0, a billion at most, or a time, are needed"),
+    "countdown": (_is_number, "seconds from now, 0 to a billion, are needed"),
+    "eta": (lambda value: isinstance(value, datetime), "a datetime is needed"),
+    "timeout": (lambda value: _is_number(value) and value > 0, "seconds over 0, a billion at most, are needed"),
+    "retries": (lambda value: _is_number(value, int), "a whole number, 0 or more, is needed"),
+    "job_id": (is_id, f"a text of 1 to {LONGEST_ID} printable characters is needed"),
+    "tenant": (_is_text, "a text of printable characters is needed"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,29 +74,17 @@ class CallOptions:
     tenant: str | None = None
 
     def __post_init__(self) -> None:
-        for name, (kinds, needed) in _KINDS.items():
+        for name, (takes, needed) in _TAKEN.items():
             value = getattr(self, name)
-            # half a character, for one, cannot be sent; a queue's name is checked with the call, for its own reasons
-            odd = isinstance(value, str) and name != "queue" and not value.isprintable()
-            if value is not None and (odd or not _fits(value, kinds)):
-                raise UsageError(f"{name}={value!r}: {needed}.")
+            if value is None and name != "retries":
+                continue
+            if not takes(value):
+                raise UsageError(f"{name}={value!r:.80}: {needed}.")
             if isinstance(value, datetime) and value.tzinfo is None:
                 raise UsageError(f"{name}={value!r} says no time zone, and workers may be in another: give one, as in "
                                  "datetime.now(UTC) + timedelta(hours=1), or value.astimezone() for this machine's.")
-        if self.job_id is not None and not is_id(self.job_id):
-            raise UsageError(f"job_id={self.job_id!r:.80}: {_KINDS['job_id'][1]}.")
-        if self.priority is not None and not 0 <= self.priority <= 9:
-            raise UsageError(f"priority={self.priority!r}: a whole number from 0 (first) to 9 (last) is needed.")
         if self.countdown is not None and self.eta is not None:
             raise UsageError("countdown and eta both say when to start: give one of them.")
-        if self.countdown is not None and self.countdown < 0:
-            raise UsageError(f"countdown={self.countdown!r}: {_KINDS['countdown'][1]}.")
-        if self.timeout is not None and self.timeout <= 0:
-            raise UsageError(f"timeout={self.timeout!r}: {_KINDS['timeout'][1]}.")
-        if isinstance(self.expires, (int, float)) and self.expires <= 0:
-            raise UsageError(f"expires={self.expires!r}: {_KINDS['expires'][1]}.")
-        if self.retries is None or self.retries < 0:
-            raise UsageError(f"retries={self.retries!r}: a whole number, 0 or more, is needed.")
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "CallOptions":

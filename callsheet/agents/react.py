@@ -446,5 +446,6 @@ class ReActAgent(AgentBase):
 def _take(msg: Msg, response: ChatResponse, course: Course) -> None:
     msg.content = course.named(response.content)
     msg.invocation_id = response.id
+    msg.metadata.pop(_WHY, None)  # of an answer before, in whose place this one is
     if response.finish_reason in ("length", "content_filter"):
-        msg.metadata = {**msg.metadata, _WHY: response.finish_reason}
+        msg.metadata[_WHY] = response.finish_reason

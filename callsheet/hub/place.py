@@ -1,12 +1,11 @@
 """Where hubs are kept here: in Redis, or inline in this process."""
 
-import asyncio
-
 from callsheet.agents.dispatch import override
 from callsheet.errors import UsageError
 from callsheet.hub.local import PROCESS
 from callsheet.hub.records import Hubs
 from callsheet.hub.redis import RedisHubs
+from callsheet.resources.loops import running_loop
 from callsheet.settings import get_settings
 
 
@@ -21,11 +20,7 @@ def the_hubs() -> Hubs:
 
 def on_loop() -> bool:
     """Whether an event loop runs in this thread."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+    return running_loop() is not None
 
 
 def refuse_on_loop(what: str, instead: str) -> None:

@@ -1,14 +1,15 @@
 """RedisMemory: a memory that is kept under an agent's id, for everyone who knows the id."""
 
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Protocol, TypeVar
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar, cast
 
 from callsheet.errors import UsageError
 from callsheet.memory.compaction import Policy
 from callsheet.memory.inmemory import InMemoryMemory
-from callsheet.messages import Msg
 
 T = TypeVar("T")
+Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
 Work = Callable[[InMemoryMemory], Awaitable[T]]
 
 
@@ -28,6 +29,24 @@ _kept: list[Kept] = []
 def provide_kept(kept: Kept) -> None:
     """Say where memories are kept; called once by the layer above, at import."""
     _kept[:] = [kept]
+
+
+def _place() -> Kept:
+    if not _kept:
+        raise UsageError("Nothing is there to keep memories: import callsheet, not callsheet.memory alone.")
+    return _kept[0]
+
+
+def _where_it_is_kept(method: Method, changes: bool = True) -> Method:
+    """A method of InMemoryMemory, of a memory with an id carried out where that is kept."""
+    @functools.wraps(method)
+    async def there(self: "RedisMemory", *args: Any, **kwargs: Any) -> Any:
+        if not self.agent_id:
+            return await method(self, *args, **kwargs)
+        do = _place().change if changes else _place().look
+        return await do(self.agent_id, self.path, lambda kept: method(kept, *args, **kwargs))
+
+    return cast(Method, there)
 
 
 class RedisMemory(InMemoryMemory):
@@ -52,37 +71,14 @@ class RedisMemory(InMemoryMemory):
         """Whether it is kept with its agent: where it has no id of its own."""
         return not self.agent_id
 
-    async def _look(self, work: Work[T]) -> T:
-        return await _place().look(self.agent_id, self.path, work)
-
-    async def _change(self, work: Work[T]) -> T:
-        return await _place().change(self.agent_id, self.path, work)
-
-    async def add(self, memories: Msg | list[Msg] | None, marks: str | list[str] | None = None,
-                  allow_duplicates: bool = False, **kwargs: Any) -> None:
-        """As InMemoryMemory."""
-        if not self.agent_id:
-            return await super().add(memories, marks, allow_duplicates, **kwargs)
-        return await self._change(lambda kept: kept.add(memories, marks, allow_duplicates))
-
-    async def delete(self, msg_ids: str | int | Iterable[str | int], **kwargs: Any) -> int:
-        """As InMemoryMemory."""
-        if not self.agent_id:
-            return await super().delete(msg_ids, **kwargs)
-        return await self._change(lambda kept: kept.delete(msg_ids))
-
-    async def delete_by_mark(self, mark: str | list[str], **kwargs: Any) -> int:
-        """As InMemoryMemory."""
-        if not self.agent_id:
-            return await super().delete_by_mark(mark, **kwargs)
-        return await self._change(lambda kept: kept.delete_by_mark(mark))
-
-    async def get_memory(self, mark: str | None = None, exclude_mark: str | None = None,
-                         prepend_summary: bool = True, *, original: bool = False, **kwargs: Any) -> list[Msg]:
-        """As InMemoryMemory."""
-        if not self.agent_id:
-            return await super().get_memory(mark, exclude_mark, prepend_summary, original=original, **kwargs)
-        return await self._look(lambda kept: kept.get_memory(mark, exclude_mark, prepend_summary, original=original))
+    add = _where_it_is_kept(InMemoryMemory.add)
+    delete = _where_it_is_kept(InMemoryMemory.delete)
+    delete_by_mark = _where_it_is_kept(InMemoryMemory.delete_by_mark)
+    get_memory = _where_it_is_kept(InMemoryMemory.get_memory, changes=False)
+    size = _where_it_is_kept(InMemoryMemory.size, changes=False)
+    clear = _where_it_is_kept(InMemoryMemory.clear)
+    update_messages_mark = _where_it_is_kept(InMemoryMemory.update_messages_mark)
+    update_compressed_summary = _where_it_is_kept(InMemoryMemory.update_compressed_summary)
 
     async def compact(self, *, refused: bool = False) -> bool:
         """As InMemoryMemory."""
@@ -93,32 +89,4 @@ class RedisMemory(InMemoryMemory):
             kept.compaction = self.compaction
             return await kept.compact(refused=refused)
 
-        return await self._change(work)
-
-    async def size(self) -> int:
-        """As InMemoryMemory."""
-        return await self._look(lambda kept: kept.size()) if self.agent_id else await super().size()
-
-    async def clear(self) -> None:
-        """As InMemoryMemory."""
-        await (self._change(lambda kept: kept.clear()) if self.agent_id else super().clear())
-
-    async def update_messages_mark(self, new_mark: str | None, old_mark: str | None = None,
-                                   msg_ids: list[str] | None = None) -> int:
-        """As InMemoryMemory."""
-        if not self.agent_id:
-            return await super().update_messages_mark(new_mark, old_mark, msg_ids)
-        return await self._change(lambda kept: kept.update_messages_mark(new_mark, old_mark, msg_ids))
-
-    async def update_compressed_summary(self, summary: str) -> None:
-        """As InMemoryMemory."""
-        if self.agent_id:
-            await self._change(lambda kept: kept.update_compressed_summary(summary))
-        else:
-            await super().update_compressed_summary(summary)
-
-
-def _place() -> Kept:
-    if not _kept:
-        raise UsageError("Nothing is there to keep memories: import callsheet, not callsheet.memory alone.")
-    return _kept[0]
+        return await _place().change(self.agent_id, self.path, work)

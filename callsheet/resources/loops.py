@@ -91,6 +91,14 @@ def provide_process_loop(give: Callable[[], asyncio.AbstractEventLoop]) -> None:
     _process_loop[:] = [give]
 
 
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The loop that runs in this thread, if one does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 def lasting_loop() -> asyncio.AbstractEventLoop:
     """The process's loop, which outlasts the calls of agents; without one the running loop."""
     return _process_loop[0]() if _process_loop else asyncio.get_running_loop()

@@ -1,6 +1,5 @@
 """The task class: `async def` tasks that run on the asyncio pool, in a prefork child, eagerly, or awaited."""
 
-import asyncio
 import functools
 import inspect
 from collections.abc import Callable, Coroutine
@@ -15,6 +14,7 @@ from celery.utils.threads import LocalManager
 from pydantic import BaseModel
 
 from callsheet.errors import UsageError
+from callsheet.resources.loops import running_loop
 from callsheet.tasks.aside import aside
 from callsheet.tasks.bridge import call_ident, drive, in_plain_code, in_strand
 from callsheet.tasks.loop import run_in_thread, run_private
@@ -135,7 +135,7 @@ def _sync_run(function: Callable[..., Coroutine[Any, Any, Any]], dumps: bool) ->
             if in_strand():
                 return drive(coro)
             # A loop runs in this thread: the task is executed eagerly, by async code that wants its result now.
-            return run_in_thread(_as_current(*_current(), coro)) if _loop_runs() else run_private(coro)
+            return run_in_thread(_as_current(*_current(), coro)) if running_loop() else run_private(coro)
         return _given(coro)
 
     return run
@@ -153,7 +153,7 @@ def _given(coro: Coroutine[Any, Any, Any]) -> Any:
     """To async code the coroutine, to await; to plain code, such as Celery's that calls an errback, the result."""
     if in_plain_code():
         return drive(coro)
-    return coro if _loop_runs() else run_private(coro)
+    return coro if running_loop() else run_private(coro)
 
 
 def _called_by_tracer(run: Callable[..., Any]) -> bool:
@@ -182,14 +182,6 @@ async def _as_current(task: celery.Task, request: Any, coro: Coroutine[Any, Any,
     finally:
         task.request_stack.pop()
         _task_stack.pop()
-
-
-def _loop_runs() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 async def _dumped(coro: Coroutine[Any, Any, Any]) -> Any:

@@ -19,6 +19,8 @@ from callsheet.tasks.turns.refusals import within_itself
 
 #: What a call has from its options and its caller.
 _HANDED_ON = ("job", "tenant", "priority", "deadline", "parents", "held")
+#: What is on the wire where it is something.
+_IF_ANY = ("args", "kwargs", "piped", "retries", "state", "path", "homes", "observe", "once")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,42 +75,23 @@ class AgentCall:
     def to_wire(self) -> dict[str, Any]:
         """The call as JSON data."""
         data: dict[str, Any] = {"agent": self.agent, "label": self.label, "job": self.job}
-        if self.args:
-            data["args"] = self.args
-        if self.kwargs:
-            data["kwargs"] = self.kwargs
-        if self.piped:
-            data["piped"] = True
-        if self.retries:
-            data["retries"] = self.retries
+        data |= {name: value for name in _IF_ANY if (value := getattr(self, name))}
         if self.gathering:
             data["gather"] = [self.gathering.branches, self.gathering.on_error]
         context = {name: value for name in _HANDED_ON if (value := getattr(self.context, name)) not in (None, ())}
         if context:
             data["context"] = context
-        if self.state:
-            data["state"] = list(self.state)
-        if self.path:
-            data["path"] = self.path
-        if self.homes:
-            data["homes"] = list(self.homes)
-        if self.observe:
-            data["observe"] = True
-        if self.once:
-            data["once"] = True
         return data
 
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> Self:
         """The call that `to_wire` wrote."""
-        gather, context, state = data.get("gather"), data.get("context"), data.get("state")
-        return cls(agent=data["agent"], args=data.get("args", []), kwargs=data.get("kwargs", {}),
-                   label=data["label"], job=data["job"], piped=data.get("piped", False),
-                   retries=data.get("retries", 0),
+        gather, context = data.get("gather"), data.get("context")
+        given: dict[str, Any] = {"args": [], "kwargs": {}, **{name: data[name] for name in _IF_ANY if name in data}}
+        given |= {name: tuple(given[name]) for name in ("state", "homes") if name in given}
+        return cls(agent=data["agent"], label=data["label"], job=data["job"], **given,
                    gathering=Gathering(branches=gather[0], on_error=gather[1]) if gather else None,
-                   context=_context(context) if context else NO_CALL, state=(state[0], state[1]) if state else None,
-                   path=data.get("path", ""), homes=tuple(data.get("homes", ())), observe=data.get("observe", False),
-                   once=data.get("once", False))
+                   context=_context(context) if context else NO_CALL)
 
     def running(self, call_id: str | None, timeout: float | None, local: bool = False,
                 notes: CallNotes | None = None, root: str | None = None) -> CallContext:

@@ -77,14 +77,11 @@ async def read_events(job_id: str, since: str, done: "asyncio.Future[Any]", sett
     keys, grown = Keys(settings.key_prefix), asyncio.Event()
     subscriptions = waiter(settings).subscriptions
 
-    def heard(_: bytes) -> None:
-        grown.set()
-
-    def finished(_: Any) -> None:
+    def heard(_: object) -> None:
         grown.set()
 
     subscriptions.add(keys.events_channel(job_id), heard)
-    done.add_done_callback(finished)
+    done.add_done_callback(heard)
     try:
         while True:
             over = done.done()

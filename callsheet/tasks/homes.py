@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from callsheet.agents import AgentBase
 from callsheet.errors import CallsheetError, UsageError
 from callsheet.mcp import StatefulClientBase
 from callsheet.mcp.home import open_names
+from callsheet.resources.backlog import STEPS
 from callsheet.resources.loops import on_lasting_loop
 from callsheet.resources.redis import sync_client
 from callsheet.resources.scripts import Script
@@ -35,7 +36,6 @@ from callsheet.tools.clients import ClientTool
 
 logger = logging.getLogger(__name__)
 _SCRIPT = Script(Path(__file__).with_name("homes.lua"))
-_LISTS = ("", *(f"\x06\x16{step}" for step in (3, 6, 9)))  # kombu's lists of a queue, by priority
 _SENT_ON = "sent_on"
 _MOST_SENT_ON = 5
 _LISTENS_WITHIN = 5.0  # seconds in which the worker consumes one more queue
@@ -212,12 +212,10 @@ class Sweeper:
         self._stop.set()
 
     def _main(self) -> None:
-        sweep: Callable[[], Any] = lambda: _SCRIPT.run(  # noqa: E731
-            sync_client(self._settings), [Keys(self._settings.key_prefix).direct_queues()],
-            ["sweep", "", "", 0, *_LISTS])
+        keys = [Keys(self._settings.key_prefix).direct_queues()]
         while not self._stop.wait(self._settings.turn_lease / 2):
             with suppress(RedisError, OSError):
-                moved = sweep()
+                moved = _SCRIPT.run(sync_client(self._settings), keys, ["sweep", "", "", 0, *STEPS])
                 if moved:
                     logger.warning("mcp_calls_moved count=%d: the workers that they were sent to are gone; they go to "
                                    "others", moved)

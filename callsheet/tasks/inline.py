@@ -27,12 +27,13 @@ from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader, Writer
 from callsheet.resources.accounts import local_account
 from callsheet.resources.context import call_context, current_call
+from callsheet.resources.loops import running_loop
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks import payloads
 from callsheet.tasks.bridge import OWN_CANCEL
 from callsheet.tasks.call import AgentCall, Gathering, make_call
 from callsheet.tasks.gather import gathered
-from callsheet.tasks.inline_job import InlineJob, running_loop
+from callsheet.tasks.inline_job import InlineJob
 from callsheet.tasks.interrupts import Running, Said, plain_code
 from callsheet.tasks.jobs import Job
 from callsheet.tasks.pipelines import FanoutPipeline, Pipeline, SequentialPipeline

@@ -13,12 +13,13 @@ from celery import states
 from callsheet.agents import AgentBase
 from callsheet.agents.base import printer
 from callsheet.errors import AnswerRefused, JobCancelled, ResultTimeout
+from callsheet.hub.place import refuse_on_loop
 from callsheet.messages import Msg
 from callsheet.resources.accounts import JobUsage
+from callsheet.resources.loops import running_loop
 from callsheet.tasks.events import Event
 from callsheet.tasks.interrupts import Said
 from callsheet.tasks.jobs import Job
-from callsheet.tasks.jobs import _refuse_on_loop as refuse_on_loop
 from callsheet.tasks.people.question import Question
 from callsheet.tasks.records import CallRecord
 from callsheet.tasks.scope import current_scope
@@ -163,11 +164,3 @@ async def _with_all_begun(work: Coroutine[Any, Any, None]) -> None:
     loop = asyncio.get_running_loop()
     while left := [task for task in _begun if task.get_loop() is loop and not task.done()]:
         await asyncio.wait(left)
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The loop that runs here, if one does."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

@@ -11,6 +11,7 @@ from celery import Celery, states
 
 from callsheet.agents.options import is_id
 from callsheet.errors import RedisUnavailable, ResultTimeout, UsageError
+from callsheet.hub.place import refuse_on_loop
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader
 from callsheet.resources.accounts import JobUsage
@@ -94,7 +95,7 @@ class Job:
             JobLost: Redis lost its data, and no worker has it any more.
             UsageError: called on a running event loop, which it would block; use `await job` there.
         """
-        _refuse_on_loop("job.get()", "await job")
+        refuse_on_loop("job.get()", "await job")
         try:
             return wait_on_process_loop(self._outcome(), timeout)
         except ResultTimeout:
@@ -368,7 +369,7 @@ class EventStream:
             await on_process_loop(events.end())
 
     def __iter__(self) -> Iterator[Event]:
-        _refuse_on_loop("for event in job.stream()", "async for event in job.stream()")
+        refuse_on_loop("for event in job.stream()", "async for event in job.stream()")
         events = _Events(self._job._events(self._since))
         try:
             while True:
@@ -401,16 +402,3 @@ class _Events:
             if self._next is not None:  # asyncio.wait_for, which redis-py uses, may swallow a cancellation up to 3.11
                 self._next.cancel()
         await self._events.aclose()
-
-
-def _on_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-def _refuse_on_loop(what: str, instead: str) -> None:
-    if _on_loop():
-        raise UsageError(f"{what} would block the running event loop. In async code write: {instead}")

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from kombu.utils.compat import detect_environment
 
 from callsheet.errors import ResultTimeout, UsageError
-from callsheet.resources.loops import provide_process_loop
+from callsheet.resources.loops import provide_process_loop, running_loop
 from callsheet.settings import get_settings
 
 logger = logging.getLogger(__name__)
@@ -166,13 +166,6 @@ def _coroutine(work: Work[T]) -> Coroutine[Any, Any, T]:
     return work() if callable(work) else work
 
 
-def _running() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
 async def on_process_loop(work: Work[T]) -> T:
     """Await a coroutine, or what a function without arguments returns, on the process's loop.
 
@@ -192,7 +185,7 @@ def wait_on_process_loop(work: Work[T], timeout: float | None = None) -> T:
         ResultTimeout: not done within `timeout`.
     """
     loop = process_loop()
-    if _running() is loop:
+    if running_loop() is loop:
         raise UsageError("wait_on_process_loop() was called on the process's loop, which would wait for itself "
                          "for ever: await on_process_loop(...) there instead.")
     future = asyncio.run_coroutine_threadsafe(_coroutine(work), loop)

@@ -24,6 +24,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import worker_init
 
 from callsheet.hub.patience import provide_patience
+from callsheet.resources.loops import running_loop
 from callsheet.resources.publication import MessageId
 from callsheet.resources.redis import sync_client
 from callsheet.resources.trouble import in_words, is_trouble
@@ -170,26 +171,40 @@ class _Tries:
     """
 
     def __init__(self) -> None:
+        self._trouble, self.count = trouble(), 0
         self._messages: list[Any] = []
         self._at = 0
-        self._over = False
+        self._on = False
 
     @staticmethod
-    def under_way() -> bool:
-        """Whether this code is part of a try."""
+    def under_way() -> "_Tries | None":
+        """Those that this code is part of."""
         found = _tries.get()
-        return found is not None and not found._over  # else of a subtask that outlives it
+        return found if found is not None and found._on else None  # else of a subtask that outlives them
 
     def __enter__(self) -> None:  # a try; a generator would take four times as long
-        self._at = 0
+        self._at, self._on = 0, True
         self._token = _tries.set(self)
 
     def __exit__(self, *exc_info: object) -> None:
+        self._on = False
         _tries.reset(self._token)
 
-    def over(self) -> None:
-        """There is no other."""
-        self._over = True
+    def failed(self, exc: Exception) -> None:
+        """A try has failed; what is no trouble of Redis is raised."""
+        if not is_trouble(exc):
+            raise exc
+        self._trouble.notice(exc)
+        self.count += 1
+
+    def before(self) -> tuple[Trouble, float] | None:
+        """What is to be waited for before the next try, and the seconds after that."""
+        if not (self._trouble.on or self.count):
+            return None
+        lift = lift_limits.get() if _ended.get() else None
+        if lift is not None:
+            lift()
+        return self._trouble, _pause(self.count) if self.count > 1 else 0.0
 
     def message(self, name: str, made: Any) -> Any:
         """The message to send: the one that an earlier try made for this place, or this one."""
@@ -211,55 +226,43 @@ def patiently(do: Callable[[], T]) -> T:
     strand = in_strand()
     if not strand and not _may_block():
         return do()
-    attempt = _Tries()
-    try:
-        return _again_and_again(do, attempt, strand)
-    finally:
-        attempt.over()
-
-
-def _again_and_again(do: Callable[[], T], attempt: _Tries, strand: bool) -> T:
-    found, tries = trouble(), 0
+    tries = _Tries()
     while True:
         try:
-            if found.on or tries:
-                if _ended.get():
-                    _lift()
-                _wait(found, strand, tries)
-            with attempt:
+            if wait := tries.before():
+                if strand:
+                    drive(_waited(*wait))
+                else:
+                    wait[0].wait()
+                    time.sleep(wait[1])
+            with tries:
                 return do()
         except SoftTimeLimitExceeded:
             if not _ended.get():
                 raise
+            tries.count += 1
         except Exception as exc:
-            if not is_trouble(exc):
-                raise
-            found.notice(exc)
-        tries += 1
+            tries.failed(exc)
 
 
 async def patient(do: Callable[[], Awaitable[T]]) -> T:
     """As `patiently`, in async code: on any loop."""
     if not _serves or _Tries.under_way():
         return await do()
-    found, tries, attempt = trouble(), 0, _Tries()
-    try:
-        while True:
-            if found.on or tries:
-                if _ended.get():
-                    _lift()
-                await found.over()
-                await asyncio.sleep(_pause(tries) if tries > 1 else 0)
-            try:
-                with attempt:
-                    return await do()
-            except Exception as exc:
-                if not is_trouble(exc):
-                    raise
-                found.notice(exc)
-                tries += 1
-    finally:
-        attempt.over()
+    tries = _Tries()
+    while True:
+        if wait := tries.before():
+            await _waited(*wait)
+        try:
+            with tries:
+                return await do()
+        except Exception as exc:
+            tries.failed(exc)
+
+
+async def _waited(found: Trouble, pause: float) -> None:
+    await found.over()
+    await asyncio.sleep(pause)
 
 
 async def trouble_over(exc: BaseException, tries: int) -> None:
@@ -295,34 +298,12 @@ def limits_held() -> Iterator[None]:
             go_on()
 
 
-def _lift() -> None:
-    lift = lift_limits.get()
-    if lift is not None:
-        lift()
-
-
-def _wait(found: Trouble, strand: bool, tries: int) -> None:
-    pause = _pause(tries) if tries > 1 else 0.0
-    if strand:
-        drive(found.over())
-        drive(asyncio.sleep(pause))
-    else:
-        found.wait()
-        time.sleep(pause)
-
-
 def _may_block() -> bool:
     """Whether a task runs in this thread, and no loop."""
-    if get_current_worker_task() is None:
-        return False
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return True
-    return False
+    return get_current_worker_task() is not None and running_loop() is None
 
 
-async def _waited(future: "asyncio.Future[T]") -> T:
+async def _outcome(future: "asyncio.Future[T]") -> T:
     return await future
 
 
@@ -338,8 +319,7 @@ class PatientAMQP(AMQP):
         send = self._create_task_sender()
 
         def send_once(producer: Any, name: str, message: Any, **options: Any) -> Any:
-            tries = _tries.get()
-            if tries is not None and tries.under_way():
+            if tries := _Tries.under_way():
                 message = tries.message(name, message)
             return send(producer, name, message, **options)
 
@@ -351,7 +331,7 @@ class PatientAMQP(AMQP):
 
         with ended():
             if _serves and in_strand():
-                return patiently(lambda: drive(_waited(begin_aside(self.app, send))))
+                return patiently(lambda: drive(_outcome(begin_aside(self.app, send))))
             return patiently(send)
 
 
