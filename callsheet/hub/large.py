@@ -1,22 +1,17 @@
 """Large messages of hubs: stored once under their hash, as other large payloads are; the log holds a reference."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from callsheet.hub.patience import patient, patiently
 from callsheet.hub.records import Entry
 from callsheet.hub.wire import gap
-from callsheet.resources.redis import async_client, sync_client, translated
+from callsheet.resources.payloads import REF, Blobs, apart
+from callsheet.resources.redis import async_client, translated
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
 
-_REF = "$payload"
-_BEGINNING = f'{{"{_REF}":'
-
-Blobs = dict[str, bytes]
+_BEGINNING = f'{{"{REF}":'
 
 
 def parted(texts: Sequence[str], settings: Settings) -> tuple[list[str], Blobs]:
@@ -25,42 +20,11 @@ def parted(texts: Sequence[str], settings: Settings) -> tuple[list[str], Blobs]:
     given = []
     for text in texts:
         if len(text) > settings.payload_inline_max:
-            data = text.encode()
-            digest = hashlib.sha256(data).hexdigest()
-            blobs[digest] = data
-            given.append(json.dumps({_REF: digest, "size": len(data)}, separators=(",", ":")))
-        else:
-            given.append(text)
+            ref, more = apart(text.encode())
+            blobs |= more
+            text = json.dumps(ref, separators=(",", ":"))  # noqa: PLW2901
+        given.append(text)
     return given, blobs
-
-
-def _put(pipe: Any, blobs: Blobs, settings: Settings) -> None:
-    for digest, data in blobs.items():
-        pipe.set(Keys(settings.key_prefix).payload(digest), data, ex=2 * settings.result_expires)
-
-
-def store(blobs: Blobs, settings: Settings) -> None:
-    """Write them to Redis."""
-    def put() -> None:
-        with sync_client(settings).pipeline(transaction=False) as pipe:
-            _put(pipe, blobs, settings)
-            pipe.execute()
-
-    if blobs:
-        with translated(settings):
-            patiently(put)
-
-
-async def astore(blobs: Blobs, settings: Settings) -> None:
-    """As `store`, in async code."""
-    async def put() -> None:
-        async with async_client(settings).pipeline(transaction=False) as pipe:
-            _put(pipe, blobs, settings)
-            await pipe.execute()
-
-    if blobs:
-        with translated(settings):
-            await patient(put)
 
 
 def any_large(entries: Sequence[Entry]) -> bool:
@@ -70,7 +34,7 @@ def any_large(entries: Sequence[Entry]) -> bool:
 
 async def filled(hub: str, entries: Sequence[Entry], settings: Settings) -> list[Entry]:
     """Entries with their large messages; one that is no longer stored becomes a message that says so."""
-    large = {entry.id: json.loads(entry.text)[_REF] for entry in entries if entry.text.startswith(_BEGINNING)}
+    large = {entry.id: json.loads(entry.text)[REF] for entry in entries if entry.text.startswith(_BEGINNING)}
     if not large:
         return list(entries)
     digests, keys = list(set(large.values())), Keys(settings.key_prefix)

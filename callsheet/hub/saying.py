@@ -3,14 +3,15 @@
 from typing import Any
 from uuid import uuid4
 
-from callsheet.hub.large import astore, parted, store
-from callsheet.hub.patience import patiently
+from callsheet.hub.large import parted
+from callsheet.hub.patience import patient, patiently
 from callsheet.hub.place import on_loop, the_hubs
 from callsheet.hub.refusals import checked_name
 from callsheet.hub.telling import atell, raise_failed, tell
 from callsheet.hub.wire import messages_of, written
 from callsheet.messages import Msg
 from callsheet.resources.context import current_call
+from callsheet.resources.payloads import store, store_async
 from callsheet.settings import get_settings
 
 
@@ -31,7 +32,7 @@ def _stored(texts: list[str]) -> list[str]:
     if not the_hubs().remote:
         return texts
     given, blobs = parted(texts, get_settings())
-    store(blobs, get_settings())
+    patiently(lambda: store(blobs, get_settings()))
     return given
 
 
@@ -56,7 +57,7 @@ async def say_async(name: str, epoch: str, texts: list[str]) -> str:
     hubs, settings = the_hubs(), get_settings()
     if hubs.remote:
         texts, blobs = parted(texts, settings)
-        await astore(blobs, settings)
+        await patient(lambda: store_async(blobs, settings))
     entry_id, eager = await hubs.asay(name, epoch, *_named(texts))
     if eager:
         await atell(name)

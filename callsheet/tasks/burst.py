@@ -15,6 +15,7 @@ from celery import Celery
 from callsheet.agents import AgentBase, CallOptions
 from callsheet.resources.context import lineage, made_here
 from callsheet.resources.epoch import looked_at
+from callsheet.resources.payloads import store
 from callsheet.settings import Settings
 from callsheet.tasks import payloads
 from callsheet.tasks.call import make_call, writer_for
@@ -50,7 +51,7 @@ class Burst:
     def publish(self, producer: Any) -> list[Job]:
         """Send what was added."""
         looked_at(self._settings)
-        payloads.store(self._blobs, self._settings)
+        store(self._blobs, self._settings)
         app, task = self._app, self._app.tasks[ReplyTask.name]
         headers, sending = self._headers(task), self._sending(task)
         build, send = app.amqp.create_task_message, app.amqp.send_task_message

@@ -15,8 +15,6 @@ from celery.utils.time import rate
 from kombu import pidbox
 from kombu.clocks import LamportClock
 from kombu.messaging import Consumer
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
-from typing_extensions import TypedDict
 
 from callsheet.resources.trouble import is_trouble
 
@@ -40,12 +38,6 @@ _NUMBERS: dict[str, dict[str, tuple[float, float]]] = {
 _FRACTIONS = ("time_limit",)
 _LONGEST_NAME = 1000
 _NAMES = {"add_consumer": ("queue", "exchange", "exchange_type", "routing_key"), "cancel_consumer": ("queue",)}
-_typed_dict: Any = TypedDict
-_taken: Any = with_config(ConfigDict(extra="ignore", strict=True))
-_COMMAND: Any = TypeAdapter(_taken(_typed_dict("_Command", {
-    "method": str, "arguments": dict[str, Any] | None, "destination": list[str] | None, "pattern": str | None,
-    "matcher": str | None, "ticket": str | None,
-    "reply_to": _taken(_typed_dict("_ReplyTo", {"exchange": str, "routing_key": str})) | None}, total=False)))
 
 
 class Clock(LamportClock):
@@ -63,18 +55,12 @@ class Node(pidbox.Node):
     def handle_message(self, body: Any, message: Any = None) -> Any:
         """Carry a command out; what is none is told in one line."""
         try:
-            command = _COMMAND.validate_python(body)
-            if "method" not in command:
-                raise ValueError("it names no method")
-            return super().handle_message(command, message)  # type: ignore[no-untyped-call]
-        except ValidationError as exc:
-            why = "; ".join(f"{'.'.join(map(str, e['loc']))[:100]}: {e['msg'][:100]}" for e in exc.errors()[:3])
+            return super().handle_message(body, message)  # type: ignore[no-untyped-call]
         except Exception as exc:
             if is_trouble(exc):
                 raise
-            why = f"{type(exc).__name__}: {exc}"
-        logger.error("A control command was refused by %s (%s): %.200r", self.hostname, why, body)
-        return None
+            logger.error("A control command was refused by %s (%.300r): %.200r", self.hostname, exc, body)
+            return None
 
     def handle(self, method: str, arguments: Any = None) -> Any:
         """Celery's.

@@ -14,9 +14,9 @@ from callsheet.agents.dispatch import provide
 from callsheet.errors import UsageError
 from callsheet.resources.context import lineage, made_here
 from callsheet.resources.epoch import looked_at
+from callsheet.resources.payloads import store
 from callsheet.resources.redis import translated
 from callsheet.settings import Settings, get_settings
-from callsheet.tasks import payloads
 from callsheet.tasks.app import App, current_app
 from callsheet.tasks.burst import Burst
 from callsheet.tasks.canvas import Canvas
@@ -111,7 +111,7 @@ class RemoteDispatcher:
         more: dict[str, Any] = {"eta": eta} if eta is not None else {}
         if current_app(self.settings).current_worker_task is None:
             more |= lineage(canvas.job_id)
-        payloads.store(canvas.blobs, self.settings)
+        store(canvas.blobs, self.settings)
         job = Job(canvas.job_id, label=target.label, queues=tuple(canvas.queues), calls=tuple(canvas.calls),
                   settings=self.settings)
         if isinstance(target, Pipeline):

@@ -1,17 +1,14 @@
-"""Large payloads: stored once in Redis under their hash, referred to by the messages."""
+"""Large payloads of calls: what stands in their messages, and how it is read again."""
 
-import hashlib
 import json
 from typing import Any
 
 from callsheet.errors import PayloadExpired, PayloadTooLarge
+from callsheet.resources.payloads import REF, apart
 from callsheet.resources.redis import async_client, sync_client, translated
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
 
-REF = "$payload"
-_stored: set[tuple[str, str]] = set()  # (address, digest) of what this process has stored
-_MOST_REMEMBERED = 4096
 _LEAST = 1024  # bytes; what is smaller stays in its message, whatever number of messages that is
 
 
@@ -37,8 +34,7 @@ def pack(data: Any, settings: Settings, what: str, copies: int = 1) -> tuple[Any
             "an address) in its place, split it, or raise CALLSHEET_PAYLOAD_MAX for callers and workers.")
     if len(text) <= inline_max:
         return data, {}
-    digest = hashlib.sha256(text).hexdigest()
-    return {REF: digest, "size": len(text)}, {digest: text}
+    return apart(text)
 
 
 def _surely_small(data: Any, limit: int) -> bool:
@@ -90,54 +86,6 @@ def _expired(settings: Settings) -> PayloadExpired:
                           "that Redis does not evict keys (maxmemory-policy noeviction).")
 
 
-def _known(blobs: dict[str, bytes], settings: Settings) -> set[str]:
-    """Those that this process has stored before: to be looked for rather than sent again."""
-    return {digest for digest in blobs if (settings.redis_address, digest) in _stored}
-
-
-def _remember(blobs: dict[str, bytes], settings: Settings) -> None:
-    if len(_stored) > _MOST_REMEMBERED:
-        _stored.clear()
-    _stored.update((settings.redis_address, digest) for digest in blobs)
-
-
-def _write(pipe: Any, blobs: dict[str, bytes], known: set[str], settings: Settings) -> None:
-    keys, seconds = Keys(settings.key_prefix), settings.result_expires * 2
-    for digest, text in blobs.items():
-        if digest in known:
-            pipe.expire(keys.payload(digest), seconds)
-        else:
-            pipe.set(keys.payload(digest), text, ex=seconds)
-
-
-def _gone(blobs: dict[str, bytes], answers: list[Any]) -> dict[str, bytes]:
-    """Those that were taken for stored but are not there any more: expired, evicted, or Redis was emptied."""
-    return {digest: text for (digest, text), answer in zip(blobs.items(), answers, strict=True) if not answer}
-
-
-def store(blobs: dict[str, bytes], settings: Settings) -> None:
-    """Write payloads to Redis, or prolong those that are there."""
-    known = _known(blobs, settings)
-    while blobs:
-        with translated(settings), sync_client(settings).pipeline(transaction=False) as pipe:
-            _write(pipe, blobs, known, settings)
-            answers = pipe.execute()
-        _remember(blobs, settings)
-        blobs, known = _gone(blobs, answers), set()
-
-
-async def store_async(blobs: dict[str, bytes], settings: Settings) -> None:
-    """As `store`; on the process's loop."""
-    known = _known(blobs, settings)
-    while blobs:
-        with translated(settings):
-            async with async_client(settings).pipeline(transaction=False) as pipe:
-                _write(pipe, blobs, known, settings)
-                answers = await pipe.execute()
-        _remember(blobs, settings)
-        blobs, known = _gone(blobs, answers), set()
-
-
 def load(data: Any, settings: Settings) -> Any:
     """`data` with the payloads that it refers to.
 
@@ -169,5 +117,3 @@ def _filled(data: Any, wanted: list[str], texts: list[bytes | None], settings: S
             raise _expired(settings)
         found[digest] = json.loads(text)
     return fill(data, found)
-
-

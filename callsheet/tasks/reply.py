@@ -9,6 +9,7 @@ from callsheet.agents import AgentBase
 from callsheet.errors import BadReply, BranchFailed, CannotTravel, PayloadExpired, StateMismatch, UsageError
 from callsheet.resources.books import books
 from callsheet.resources.context import call_context
+from callsheet.resources.payloads import store, store_async
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks import payloads
 from callsheet.tasks.base import Task
@@ -115,7 +116,7 @@ class ReplyTask(Task):
         out, blobs = written(call, plain_reply(call, agent, args, kwargs, settings), settings)
         if blobs:
             with ended():
-                patiently(lambda: payloads.store(blobs, settings))
+                patiently(lambda: store(blobs, settings))
         return out
 
 
@@ -158,7 +159,7 @@ async def _on_loop(call: AgentCall, value: Any, settings: Settings, backend: Any
 async def _stored(blobs: dict[str, bytes], settings: Settings) -> None:
     if blobs:
         with ended():
-            await patient(lambda: on_process_loop(payloads.store_async(blobs, settings)))
+            await patient(lambda: on_process_loop(store_async(blobs, settings)))
 
 
 async def _in_child(call: AgentCall, agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any],

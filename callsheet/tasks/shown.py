@@ -8,9 +8,9 @@ from typing import Any
 
 from callsheet.errors import CallsheetError
 from callsheet.messages.printable import printable
+from callsheet.resources.payloads import REF
 from callsheet.settings import Settings, get_settings
 from callsheet.settings.secrets import HIDDEN, NONE, Secrets, names_a_secret, remembered, shortened, without_keys
-from callsheet.tasks.payloads import REF
 
 _LONGEST = 200  # characters of all arguments, or of a reply
 _LONGEST_TEXT = 80  # of one text

@@ -13,6 +13,7 @@ from celery.exceptions import Ignore
 
 from callsheet.errors import TurnLost
 from callsheet.resources.loops import on_lasting_loop
+from callsheet.resources.payloads import store, store_async
 from callsheet.settings import Settings
 from callsheet.tasks import payloads
 from callsheet.tasks.call import AgentCall
@@ -96,7 +97,7 @@ class StatefulCall:
             await turn.warm.binding.compact()
             changes = turn.changes()
             with ended():
-                await patient(lambda: payloads.store_async(blobs, self._settings))
+                await patient(lambda: store_async(blobs, self._settings))
         except BaseException:
             await self._release(taken)
             raise
@@ -133,7 +134,7 @@ class StatefulCall:
                 run_private(turn.warm.binding.compact())
             changes = turn.changes()
             with ended():
-                patiently(lambda: payloads.store(blobs, self._settings))
+                patiently(lambda: store(blobs, self._settings))
         except BaseException:
             wait_on_process_loop(self._release(taken))
             raise

@@ -1,5 +1,6 @@
 """A boot step: the worker follows the hubs in which agents sit that it keeps warm."""
 
+from collections.abc import Collection
 from typing import Any
 
 from celery import bootsteps
@@ -7,7 +8,7 @@ from celery import bootsteps
 from callsheet.resources.loops import on_lasting_loop
 from callsheet.settings import get_settings
 from callsheet.tasks.stateful import worker_desk
-from callsheet.tasks.turns.desk import Desk
+from callsheet.tasks.turns.backlog import Backlog
 
 _EVERY = 5.0  # seconds between two looks whether they are still warm
 
@@ -23,6 +24,7 @@ class FollowHubs(bootsteps.StartStopStep):
     def __init__(self, c: Any, **kwargs: Any) -> None:
         super().__init__(c, **kwargs)
         self._timer: Any = None
+        self._backlog: Any = None
 
     def include_if(self, c: Any) -> bool:
         """Only on the asyncio pool."""
@@ -30,24 +32,23 @@ class FollowHubs(bootsteps.StartStopStep):
 
     def start(self, c: Any) -> None:
         """At each (re)connection."""
-        desk = self._desk(c)
-        _on_loop(desk.start_following)
-        self._timer = c.timer.call_repeatedly(_EVERY, _sweep, (desk,))
+        desk = worker_desk(get_settings(), c.app)
+        self._backlog = desk.backlog
+        _on_loop(self._backlog.start)
+        self._timer = c.timer.call_repeatedly(_EVERY, _sweep, (self._backlog, desk.warm))
 
     def stop(self, c: Any) -> None:
         """When the connection is lost or the worker stops."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        _on_loop(self._desk(c).stop_following)
-
-    def _desk(self, c: Any) -> Desk:
-        return worker_desk(get_settings(), c.app)
+        if self._backlog is not None:
+            _on_loop(self._backlog.stop)
 
 
-def _sweep(desk: Desk) -> None:
-    if desk.follows:
-        _on_loop(desk.sweep_followed)
+def _sweep(backlog: Backlog, warm: Collection[str]) -> None:
+    if backlog.follows:
+        _on_loop(lambda: backlog.sweep(warm))
 
 
 def _on_loop(function: Any) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 from celery._state import get_current_task
 
+from callsheet.resources.payloads import REF
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
-from callsheet.tasks.payloads import REF
 
 _OF_A_CHORD = (".j", ".t", ".s", ".d", "")  # suffixes of Celery's keys
 

@@ -79,7 +79,7 @@ class Desk:
 
     def __init__(self, store: Store, settings: Settings, keeper: Keeper | None = None, warm: bool = False,
                  backlog: Backlog | None = None) -> None:
-        self.store, self.settings, self.keeper, self._backlog = store, settings, keeper, backlog
+        self.store, self.settings, self.keeper, self.backlog = store, settings, keeper, backlog
         self.warm = WarmAgents(settings.warm_agents if warm else 0, settings.warm_bytes)
 
     async def take(self, claim: Claim, spec: Any, place: Callable[[], Place] | None = None) -> Taken | Replied | Busy:
@@ -175,30 +175,8 @@ class Desk:
                 return
             warm.version = version
             self.warm.keep(turn.claim.agent_id, warm)
-            if self._backlog is not None:
-                self._backlog.seated(turn.claim.agent_id, [(news.hub, news.epoch) for news in turn.news])
-
-    # For the boot step that follows hubs; on the process's loop
-
-    @property
-    def follows(self) -> int:
-        """How many hubs are followed."""
-        return self._backlog.follows if self._backlog is not None else 0
-
-    def start_following(self) -> None:
-        """Follow the hubs in which warm agents sit."""
-        if self._backlog is not None:
-            self._backlog.start()
-
-    def stop_following(self) -> None:
-        """Follow none."""
-        if self._backlog is not None:
-            self._backlog.stop()
-
-    def sweep_followed(self) -> None:
-        """Follow those no longer in which no warm agent sits."""
-        if self._backlog is not None:
-            self._backlog.sweep(self.warm)
+            if self.backlog is not None:
+                self.backlog.seated(turn.claim.agent_id, [(news.hub, news.epoch) for news in turn.news])
 
     @asynccontextmanager
     async def whole_turn(self, claim: Claim, spec: Any, build: Callable[[], AgentBase],

@@ -201,11 +201,6 @@ class RedisStore:
                 return list(found)
         return []
 
-    @property
-    def lease(self) -> float:
-        """Seconds of a turn's lease."""
-        return self._lease / 1000
-
     # Sessions -----------------------------------------------------------------------------------------
 
     async def read(self, agent_id: str) -> Stored | None:
