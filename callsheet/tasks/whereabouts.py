@@ -16,20 +16,30 @@ Where = Literal["queued", "held", "delayed", "parked"]
 _PAGE = 500
 
 
+def queued(queue: str, client: Any) -> Iterator[Any]:
+    """The messages that wait in a queue, whatever their priority."""
+    for step in STEPS:
+        start = 0
+        while page := client.lrange(queue + step, start, start + _PAGE - 1):
+            start += len(page)
+            yield from map(readable, page)
+
+
+def held(client: Any) -> Iterator[Any]:
+    """The messages that workers have, also of workers that were lost, until their leases are over."""
+    for _, text in client.hscan_iter(UNACKED, count=_PAGE):
+        entry = readable(text)
+        yield entry[0] if isinstance(entry, list) and entry else None
+
+
 def whereabouts(settings: Settings) -> Iterator[tuple[str, Where]]:
     """The task ids of all calls that have not ended, each with where it is; some twice. Blocks."""
     with translated(settings):
         client, keys = sync_client(settings), Keys(settings.key_prefix)
         for _ in range(2):  # a message may go back meanwhile to where was looked before
             for queue in settings.known_queues:
-                for step in STEPS:
-                    start = 0
-                    while page := client.lrange(queue + step, start, start + _PAGE - 1):
-                        start += len(page)
-                        yield from ((_task_id(readable(text)), "queued") for text in page)
-            for _, text in client.hscan_iter(UNACKED, count=_PAGE):
-                entry = readable(text)
-                yield _task_id(entry[0] if isinstance(entry, list) and entry else None), "held"
+                yield from ((_task_id(message), "queued") for message in queued(queue, client))
+            yield from ((_task_id(message), "held") for message in held(client))
             for task_id, _ in client.zscan_iter(f"{UNACKED}_later", count=_PAGE):
                 yield task_id.decode(errors="replace"), "delayed"
             for agent, _ in client.zscan_iter(keys.lines(), count=_PAGE):

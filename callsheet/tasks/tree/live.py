@@ -5,16 +5,18 @@ import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from celery import Celery
 
 from callsheet.messages.quick import loads, readable
-from callsheet.resources.backlog import STEPS, UNACKED
+from callsheet.resources.backlog import UNACKED
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
 from callsheet.tasks.asking import ask
+from callsheet.tasks.whereabouts import held, queued
 
 COMMAND = "callsheet_calls"
 """The workers' command that tells which calls of a job they have: a list of what `LiveCall` has."""
@@ -24,8 +26,6 @@ MOST_MESSAGES = 5_000
 
 MOST_ASIDE = 500
 """Calls, and agents for whose turn calls wait, that are looked for apart from queues."""
-
-_PAGE = 250
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,17 +85,11 @@ def in_queues(job_id: str, settings: Settings) -> tuple[list[LiveCall], bool]:
     with translated(settings):
         client = sync_client(settings)
         for queue in settings.known_queues:
-            looked = 0
-            for name in (queue + step for step in STEPS):
-                while looked < MOST_MESSAGES and (page := client.lrange(name, looked, looked + _PAGE - 1)):
-                    looked += len(page)
-                    found += _of_job(job_id, page, queue)
-                    if len(page) < _PAGE:
-                        break
-            whole = whole and looked < MOST_MESSAGES
-        if client.hlen(UNACKED) <= MOST_MESSAGES:  # of workers that were lost, until their leases are over
-            entries = map(readable, (text for _, text in client.hscan_iter(UNACKED, count=_PAGE)))
-            found += _calls(job_id, [entry[0] for entry in entries if isinstance(entry, list) and entry], "")
+            messages = queued(queue, client)
+            found += _calls(job_id, islice(messages, MOST_MESSAGES), queue)
+            whole = whole and not any(True for _ in islice(messages, 1))
+        if client.hlen(UNACKED) <= MOST_MESSAGES:
+            found += _calls(job_id, held(client), "")
         else:
             whole = False
     return found, whole
@@ -127,11 +121,7 @@ def put_aside(job_id: str, calls: Iterable[str], settings: Settings) -> list[Liv
     return found
 
 
-def _of_job(job_id: str, page: list[bytes], queue: str) -> Iterator[LiveCall]:
-    return _calls(job_id, [readable(text) for text in page], queue)
-
-
-def _calls(job_id: str, messages: list[Any], queue: str) -> Iterator[LiveCall]:
+def _calls(job_id: str, messages: Iterable[Any], queue: str) -> Iterator[LiveCall]:
     for message in messages:
         with contextlib.suppress(LookupError, TypeError, ValueError, AttributeError):  # of another tool
             headers = message["headers"]
