@@ -9,15 +9,7 @@ Patient = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 Patiently = Callable[[Callable[[], Any]], Any]
 
 
-async def _await_at_once(work: Callable[[], Awaitable[Any]]) -> Any:
-    return await work()
-
-
-def _do_at_once(do: Callable[[], Any]) -> Any:
-    return do()
-
-
-_provided: list[tuple[Patient, Patiently]] = [(_await_at_once, _do_at_once)]
+_provided: list[tuple[Patient, Patiently]] = []
 
 
 def provide_patience(patient: Patient, patiently: Patiently) -> None:
@@ -27,11 +19,11 @@ def provide_patience(patient: Patient, patiently: Patiently) -> None:
 
 async def patient(work: Callable[[], Awaitable[T]]) -> T:
     """Await what a function gives; in a worker again and again while Redis is in trouble."""
-    result: T = await _provided[0][0](work)
+    result: T = await (_provided[0][0](work) if _provided else work())
     return result
 
 
 def patiently(do: Callable[[], T]) -> T:
     """As `patient`, for plain code; also for plain code that a reply calls on the loop, which goes on meanwhile."""
-    result: T = _provided[0][1](do)
+    result: T = _provided[0][1](do) if _provided else do()
     return result

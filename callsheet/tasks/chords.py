@@ -23,7 +23,7 @@ from celery.exceptions import BackendStoreError, ChordError, Ignore, Reject, Ret
 from callsheet.resources.scripts import Script
 from callsheet.tasks.aside import aside
 from callsheet.tasks.bridge import drive_unbroken, in_strand
-from callsheet.tasks.patience import patiently
+from callsheet.tasks.patience import has_ended, patiently
 from callsheet.tasks.writes import Entry, Part, gathered_writes, write
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ _FETCHED = 1000  # results in one trip
 _AGAIN = 0.5  # seconds between two looks at a chord that another process is finishing
 _REMEMBERED = 300  # seconds for which it is known that a chord was finished
 _BUSY = 1  # the script's answer then
-_DUE, _SENT = "callsheet_part_due", "callsheet_part_sent"  # set on a request
+_SENT = "callsheet_part_sent"  # set on a request
 
 
 @dataclass(frozen=True)
@@ -68,31 +68,12 @@ class ChordBackend(RedisBackend):
 
     # A result and its part
 
-    def mark_as_done(self, task_id: str, result: Any, request: Any = None, store_result: bool = True,
-                     state: str = states.SUCCESS) -> None:
-        """Celery's; the part goes with the result."""
-        _part_is_due(request)
-        super().mark_as_done(task_id, result, request=request, store_result=store_result, state=state)
-
-    def mark_as_failure(self, task_id: str, exc: Any, traceback: Any = None, request: Any = None,
-                        store_result: bool = True, call_errbacks: bool = True, state: str = states.FAILURE) -> None:
-        """Celery's; the part goes with the result."""
-        _part_is_due(request)
-        super().mark_as_failure(task_id, exc, traceback=traceback, request=request, store_result=store_result,
-                                call_errbacks=call_errbacks, state=state)
-
-    def mark_as_revoked(self, task_id: str, reason: str = "", request: Any = None, store_result: bool = True,
-                        state: str = states.REVOKED) -> None:
-        """Celery's; the part goes with the result."""
-        _part_is_due(request)
-        super().mark_as_revoked(task_id, reason, request=request, store_result=store_result, state=state)
-
     def store_result(self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None,
                      **kwargs: Any) -> Any:
         """Celery's; what ends a chord's task is stored together with its part."""
-        if request is None or not request.chord or not _takes_part(request):
-            return super().store_result(task_id, result, state, traceback=traceback, request=request, **kwargs)
-        part = self._part(request, state, result)
+        # What a task tells of itself, whatever the state, is not its end.
+        ends = request is not None and request.chord and state in states.READY_STATES and has_ended()
+        part = self._part(request, state, result) if ends else None
         if part is None:
             return super().store_result(task_id, result, state, traceback=traceback, request=request, **kwargs)
         encoded = self.encode_result(result, state)
@@ -105,7 +86,6 @@ class ChordBackend(RedisBackend):
     def on_chord_part_return(self, request: Any, state: str, result: Any, propagate: Any = None,
                              **kwargs: Any) -> Any:
         """Count a finished task's part, unless it went with the result."""
-        request.__dict__.pop(_DUE, None)
         if request.__dict__.pop(_SENT, False):
             return
         part = self._part(request, state, result)
@@ -258,19 +238,6 @@ class ChordBackend(RedisBackend):
             if not cleaned:
                 logger.warning("Chord %s was taken over by another worker before it was cleaned up; its parts are "
                                "left to expire.", group_id)
-
-
-def _part_is_due(request: Any) -> None:
-    if request and request.chord:
-        request.__dict__[_DUE] = True
-
-
-def _takes_part(request: Any) -> bool:
-    """Whether this result ends a task of a chord, rather than tells how far it is."""
-    if request.__dict__.pop(_DUE, False):
-        return True
-    options = request.__dict__.get("options")  # of a signature: a step that fails with the one before it
-    return isinstance(options, dict) and "chord" in options
 
 
 def _gathers(body: Any) -> bool:

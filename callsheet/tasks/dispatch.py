@@ -38,7 +38,8 @@ class RemoteDispatcher:
 
     def submit(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Job:
         """Check, then send; a call that cannot travel is refused before anything is sent."""
-        return self._submit(target, args, kwargs, options)
+        with translated(self.settings):
+            return self._publish_together(self._prepare(target, args, kwargs, options))
 
     def submit_many(self, target: Target, values: Sequence[Any], options: CallOptions,
                     job_ids: Sequence[str] | None = None) -> list[Job]:
@@ -81,10 +82,6 @@ class RemoteDispatcher:
         except asyncio.CancelledError:
             await asyncio.to_thread((await sending).cancel)
             raise
-
-    def _submit(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Job:
-        with translated(self.settings):
-            return self._publish_together(self._prepare(target, args, kwargs, options))
 
     def _publish_together(self, sending: "_Sending") -> Job:
         if sending.steps is None or isinstance(sending.target, AgentBase):

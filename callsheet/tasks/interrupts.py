@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from celery import Celery
 
@@ -11,6 +10,8 @@ from callsheet.agents import AgentBase
 from callsheet.errors import UsageError
 from callsheet.messages import Msg
 from callsheet.messages.wire import Writer
+from callsheet.settings import Settings
+from callsheet.tasks.asking import ask
 
 COMMAND = "interrupt_calls"  # workers answer {"interrupted": ids, "refused": ids}
 _PATIENCE = 1.0  # seconds without another worker's answer
@@ -18,34 +19,19 @@ _PATIENCE = 1.0  # seconds without another worker's answer
 Said = Msg | list[Msg] | None
 
 
-class _Answered(Exception):
-    """Enough workers have answered."""
-
-
-def ask_workers(app: Celery, calls: Sequence[str], msg: Said, label: str) -> bool:
+def ask_workers(app: Celery, calls: Sequence[str], msg: Said, label: str, settings: Settings) -> bool:
     """Have the workers interrupt those of the calls that run; whether any did.
 
     Raises:
         UsageError: one of them runs as plain code, and none could be interrupted.
     """
-    found: dict[str, list[str]] = {"interrupted": [], "refused": []}
-
-    def take(body: dict[str, Any]) -> None:
-        for answer in body.values():
-            for kind in found:
-                found[kind] += answer.get(kind, ())
-        if found["interrupted"]:
-            raise _Answered
-
     data = None if msg is None else Writer().write(msg, "the message of an interrupt")
-    try:
-        app.control.broadcast(COMMAND, arguments={"calls": list(calls), "msg": data}, reply=True, timeout=_PATIENCE,
-                              callback=take)
-    except _Answered:
-        return True
-    if found["refused"]:
+    answers = ask(app, settings, COMMAND, _PATIENCE, calls=list(calls), msg=data).values()
+    told = [answer for answer in answers if isinstance(answer, dict)]
+    interrupted = any(answer.get("interrupted") for answer in told)
+    if not interrupted and any(answer.get("refused") for answer in told):
         raise UsageError(plain_code(label))
-    return False
+    return interrupted
 
 
 def plain_code(label: str) -> str:

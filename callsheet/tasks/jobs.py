@@ -193,8 +193,7 @@ class Job:
         """
         if self.done:
             return False
-        with translated(self._settings):
-            return ask_workers(self._app(), self._all_calls(), msg, self.label)
+        return ask_workers(self._app(), self._all_calls(), msg, self.label, self._settings)
 
     def questions(self) -> list[Question]:
         """What it waits for people to answer, the oldest question first."""

@@ -12,8 +12,8 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import cached_property
+from contextvars import ContextVar, copy_context
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import redis
@@ -286,6 +286,11 @@ def ended() -> Iterator[None]:
         _ended.reset(token)
 
 
+def has_ended() -> bool:
+    """Whether it is."""
+    return _ended.get()
+
+
 @contextmanager
 def limits_held() -> Iterator[None]:
     """Time limits of the call that its sender did not set do not count the block."""
@@ -394,4 +399,4 @@ class PatientBackend(RedisBackend):
                     if not is_trouble(exc):
                         raise
                     found.notice(exc)
-            found.afterwards(lambda: mark(*args, **kwargs))
+            found.afterwards(partial(copy_context().run, mark, *args, **kwargs))

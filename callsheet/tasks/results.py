@@ -36,7 +36,7 @@ from callsheet.settings import get_settings
 from callsheet.settings.secrets import told_all
 from callsheet.tasks.bridge import drive, in_strand
 from callsheet.tasks.chords import ChordBackend
-from callsheet.tasks.patience import PatientBackend, patiently
+from callsheet.tasks.patience import PatientBackend, ended, patiently
 from callsheet.tasks.records import noted
 from callsheet.tasks.shown import Reply
 from callsheet.tasks.subscriptions import LateConsumer
@@ -126,8 +126,9 @@ class ResultBackend(PatientBackend, ChordBackend):
                         state: str = states.REVOKED) -> None:
         """Celery's, and the steps chained behind are revoked too: otherwise nobody ever hears of their end."""
         super().mark_as_revoked(task_id, reason, request=request, store_result=store_result, state=state)
-        self._fail_chain(getattr(request, "chain", None), TaskRevokedError(reason), store_result=store_result,
-                         state=state)
+        with ended():
+            self._fail_chain(getattr(request, "chain", None), TaskRevokedError(reason), store_result=store_result,
+                             state=state)
 
     def prepare_exception(self, exc: Any, serializer: str | None = None) -> Any:
         """Celery's record of an exception, with the agent that raised it, and without secrets."""

@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from celery._state import get_current_task
 from pydantic import BaseModel
 
 from callsheet.agents import AgentBase, UserInputData
@@ -15,19 +16,20 @@ from callsheet.agents.terminal import Unfit, checked
 from callsheet.errors import JobCancelled
 from callsheet.messages import Msg
 from callsheet.resources.loops import on_lasting_loop
+from callsheet.resources.payloads import REF
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
 from callsheet.tasks.bridge import parked
 from callsheet.tasks.loop import on_process_loop
 from callsheet.tasks.patience import limits_held, patient
 from callsheet.tasks.people import store
-from callsheet.tasks.people.course import kept_for_the_course
 from callsheet.tasks.people.question import Question
 from callsheet.tasks.prints import EventWriter
 from callsheet.tasks.waiter import waiter
 
 INPUT_REQUIRED = "input_required"
 _LOOK = 60.0  # seconds between two looks at most: what is kept for the job is kept on, and what was missed is found
+_OF_A_CHORD = (".j", ".t", ".s", ".d", "")  # suffixes of Celery's keys
 _leaving: list[Callable[[], bool]] = [lambda: False]
 
 
@@ -72,7 +74,7 @@ class JobAsker:
                 problem = str(exc)
 
     async def _answer(self, agent: AgentBase, question: Question, shown: Msg) -> dict[str, Any]:
-        settings, needed = self._settings, kept_for_the_course(self._settings)
+        settings, needed = self._settings, _needed(self._settings)
         try:
             answer = await patient(lambda: on_process_loop(lambda: _asked(question, needed, settings)))
             if answer is not None:
@@ -85,6 +87,44 @@ class JobAsker:
             if not _leaving[0]():  # else the next run asks the same, and finds an answer that comes meanwhile
                 on_lasting_loop(lambda: _withdrawn(question, settings))
             raise
+
+
+def _needed(settings: Settings) -> list[str]:
+    """What Redis holds for the rest of the job, and would drop while one of its calls waits for a person.
+
+    Keys of the large payloads that the current task and the steps behind it refer to, and of the chords that its
+    result, or theirs, is a part of.
+    """
+    task = get_current_task()
+    request = task.request_stack.top if task is not None else None
+    if request is None:
+        return []
+    keys, found = Keys(settings.key_prefix), []
+    message = [request.args, request.kwargs, request.chain, request.chord, {"group_id": request.group}]
+    for kind, value in _named(message):
+        if kind == REF:
+            found.append(keys.payload(value))
+        else:
+            found += [_text(task.backend.get_key_for_group(value, suffix)) for suffix in _OF_A_CHORD]
+    return list(dict.fromkeys(found))
+
+
+def _named(data: Any) -> Iterator[tuple[str, str]]:
+    """References to payloads, and ids of groups, anywhere in messages."""
+    left = [data]
+    while left:
+        item = left.pop()
+        if isinstance(item, dict):
+            for kind in (REF, "group_id"):
+                if isinstance(item.get(kind), str):
+                    yield kind, item[kind]
+            left += item.values()
+        elif isinstance(item, (list, tuple)):
+            left += item
+
+
+def _text(key: str | bytes) -> str:
+    return key.decode() if isinstance(key, bytes) else key
 
 
 async def _asked(question: Question, needed: Sequence[str], settings: Settings) -> dict[str, Any] | None:

@@ -74,7 +74,8 @@ def ask_workers(job_id: str, app: Celery, settings: Settings) -> list[LiveCall]:
     found: list[LiveCall] = []
     for calls in ask(app, settings, COMMAND, job=job_id).values():
         for call in calls if isinstance(calls, list) else ():  # else a worker that does not know the command
-            found.append(LiveCall(**{**call, "children": tuple(call.get("children", ()))}))
+            with contextlib.suppress(TypeError, AttributeError):  # one of another version may tell something else
+                found.append(LiveCall(**{**call, "children": tuple(call.get("children", ()))}))
     return found
 
 
