@@ -19,8 +19,8 @@ from callsheet.hub.patience import patient
 from callsheet.hub.place import on_loop, the_hubs
 from callsheet.hub.records import REPLICA, Seat
 from callsheet.hub.shift import NOTICE, Shift, notice
-from callsheet.hub.wire import messages_of
 from callsheet.memory import InMemoryMemory
+from callsheet.memory.base import messages_of
 from callsheet.messages import Msg
 from callsheet.resources.context import current_call
 from callsheet.scaling import Decision, Limits, Load, Policy, Rules

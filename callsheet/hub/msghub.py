@@ -14,7 +14,7 @@ from callsheet.hub.records import Opened, Opening, Seat
 from callsheet.hub.refusals import checked_name, missing
 from callsheet.hub.saying import say_async, say_nowait, say_plain, texts_of
 from callsheet.hub.telling import spec_of
-from callsheet.hub.wire import messages_of
+from callsheet.memory.base import messages_of
 from callsheet.messages import Msg
 
 logger = logging.getLogger(__name__)

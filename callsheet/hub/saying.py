@@ -8,7 +8,8 @@ from callsheet.hub.patience import patient, patiently
 from callsheet.hub.place import on_loop, the_hubs
 from callsheet.hub.refusals import checked_name
 from callsheet.hub.telling import atell, raise_failed, tell
-from callsheet.hub.wire import messages_of, written
+from callsheet.hub.wire import written
+from callsheet.memory.base import messages_of
 from callsheet.messages import Msg
 from callsheet.resources.context import current_call
 from callsheet.resources.payloads import store, store_async

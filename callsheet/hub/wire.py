@@ -5,7 +5,7 @@ import json
 from copy import deepcopy
 from typing import Any
 
-from callsheet.errors import MessageError, PayloadTooLarge, UsageError
+from callsheet.errors import MessageError, PayloadTooLarge
 from callsheet.hub.records import GONE, Entry, News, number_of
 from callsheet.messages import Msg
 from callsheet.messages.secrecy import refuse_known
@@ -14,23 +14,6 @@ HUB = "hub"
 """Key in the metadata of a message that says what is missing."""
 
 _MOST_CACHED = 8192  # characters of a message
-
-
-def messages_of(msg: Any, what: str) -> list[Msg]:
-    """One message or several as a list."""
-    given = [msg] if isinstance(msg, Msg) else msg
-    if not isinstance(given, list):
-        raise UsageError(f"{what} takes a Msg or a list of them, not {_kind(msg)}. Wrap the value: Msg(name, text, "
-                         "role).")
-    for number, item in enumerate(given):
-        if not isinstance(item, Msg):
-            raise UsageError(f"{what} takes messages; item {number + 1} of {len(given)} is {_kind(item)}. Wrap it: "
-                             "Msg(name, text, role).")
-    return given
-
-
-def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def written(msg: Msg, most: int) -> str:

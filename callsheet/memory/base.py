@@ -1,7 +1,7 @@
 """MemoryBase: what every memory offers."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any, Self
 
 from callsheet.errors import UsageError
@@ -62,20 +62,21 @@ class MemoryBase(StateModule, Recorded):
         raise NotImplementedError(f"{type(self).__name__} has no update_messages_mark.")
 
 
-def messages_of(memories: Any) -> list[Msg]:
-    """One message, several or None as a list."""
-    if memories is None:
-        return []
-    given = [memories] if isinstance(memories, Msg) else memories
-    if not isinstance(given, Iterable) or isinstance(given, (str, bytes, dict)):
-        raise UsageError(f"A memory takes a Msg or a list of them, not {type(memories).__name__}. Wrap the value: "
-                         "Msg(name, text, role).")
-    found = list(given)
+def messages_of(given: Any, what: str = "A memory") -> list[Msg]:
+    """One message or several as a list."""
+    found = [given] if isinstance(given, Msg) else given
+    if not isinstance(found, Collection) or isinstance(found, (str, bytes, dict)):
+        raise UsageError(f"{what} takes a Msg or a list of them, not {_kind(given)}. Wrap the value: Msg(name, text, "
+                         "role).")
     for number, item in enumerate(found):
         if not isinstance(item, Msg):
-            raise UsageError(f"A memory takes messages; item {number + 1} of {len(found)} is "
-                             f"a {type(item).__name__}. Wrap it: Msg(name, text, role).")
-    return found
+            raise UsageError(f"{what} takes messages; item {number + 1} of {len(found)} is {_kind(item)}. Wrap it: "
+                             "Msg(name, text, role).")
+    return list(found)
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def marks_of(marks: Any, what: str = "marks") -> list[str]:

@@ -65,7 +65,7 @@ class InMemoryMemory(MemoryBase):
         Raises:
             UsageError: something that is no message, or no mark (a TypeError).
         """
-        given, marked = messages_of(memories), marks_of(marks)
+        given, marked = [] if memories is None else messages_of(memories), marks_of(marks)
         known = self._known()
         for msg in given:
             if msg.id in known and not allow_duplicates:

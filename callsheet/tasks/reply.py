@@ -9,7 +9,6 @@ from callsheet.agents import AgentBase
 from callsheet.errors import BadReply, BranchFailed, CannotTravel, PayloadExpired, StateMismatch, UsageError
 from callsheet.resources.books import books
 from callsheet.resources.context import call_context
-from callsheet.resources.payloads import store, store_async
 from callsheet.settings import Settings, get_settings
 from callsheet.tasks import payloads
 from callsheet.tasks.base import Task
@@ -17,8 +16,8 @@ from callsheet.tasks.bridge import drive, in_strand
 from callsheet.tasks.call import AgentCall
 from callsheet.tasks.homes import refuse_process, worker_homes
 from callsheet.tasks.interrupts import interruptible
-from callsheet.tasks.loop import on_process_loop, run_private, wait_on_process_loop
-from callsheet.tasks.patience import ended, patient, patiently
+from callsheet.tasks.loop import run_private, wait_on_process_loop
+from callsheet.tasks.patience import patient, patiently
 from callsheet.tasks.records import Noted
 from callsheet.tasks.results import AGENT_ATTRIBUTE
 from callsheet.tasks.scope import current_scope, scope_of
@@ -26,7 +25,7 @@ from callsheet.tasks.shown import Reply, shown
 from callsheet.tasks.stateful import FINAL, StatefulCall
 from callsheet.tasks.turns.line import KEEP_SENT
 from callsheet.tasks.turns.sending import stamped
-from callsheet.tasks.work import import_aside, parts_of, plain_reply, prepared, with_prints, written
+from callsheet.tasks.work import import_aside, parts_of, plain_reply, prepared, stored, with_prints, written
 
 #: What trying again cannot mend, and the end of the time that the call was given.
 NOT_RETRIED = (CannotTravel, BadReply, BranchFailed, PayloadExpired, StateMismatch, UsageError,
@@ -115,8 +114,7 @@ class ReplyTask(Task):
             return run_private(_in_child(call, agent, args, kwargs, settings))
         out, blobs = written(call, plain_reply(call, agent, args, kwargs, settings), settings)
         if blobs:
-            with ended():
-                patiently(lambda: store(blobs, settings))
+            run_private(stored(blobs, settings))
         return out
 
 
@@ -152,18 +150,12 @@ async def _on_loop(call: AgentCall, value: Any, settings: Settings, backend: Any
         agent, args, kwargs = prepared(call, parts, settings, backend)
         reply = await with_prints(call, agent, args, kwargs, settings, entry)
     out, blobs = written(call, reply, settings)
-    await _stored(blobs, settings)
+    await stored(blobs, settings)
     return out
-
-
-async def _stored(blobs: dict[str, bytes], settings: Settings) -> None:
-    if blobs:
-        with ended():
-            await patient(lambda: on_process_loop(store_async(blobs, settings)))
 
 
 async def _in_child(call: AgentCall, agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any],
                     settings: Settings) -> Any:
     out, blobs = written(call, await with_prints(call, agent, args, kwargs, settings), settings)
-    await _stored(blobs, settings)
+    await stored(blobs, settings)
     return out

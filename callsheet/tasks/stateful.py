@@ -13,12 +13,11 @@ from celery.exceptions import Ignore
 
 from callsheet.errors import TurnLost
 from callsheet.resources.loops import on_lasting_loop
-from callsheet.resources.payloads import store, store_async
 from callsheet.settings import Settings
 from callsheet.tasks import payloads
 from callsheet.tasks.call import AgentCall
 from callsheet.tasks.interrupts import interruptible
-from callsheet.tasks.loop import run_private, wait_on_process_loop
+from callsheet.tasks.loop import on_process_loop, run_private, wait_on_process_loop
 from callsheet.tasks.patience import ended, patient, patiently
 from callsheet.tasks.results import failure, parse, ready, record_of
 from callsheet.tasks.turns.backlog import Backlog
@@ -28,7 +27,16 @@ from callsheet.tasks.turns.keeper import Keeper
 from callsheet.tasks.turns.line import Publisher, place_of
 from callsheet.tasks.turns.records import Busy, Claim, Place, Replied
 from callsheet.tasks.turns.redis import RedisStore
-from callsheet.tasks.work import arguments, filled, import_aside, parts_of, plain_reply, with_prints, written
+from callsheet.tasks.work import (
+    arguments,
+    filled,
+    import_aside,
+    parts_of,
+    plain_reply,
+    stored,
+    with_prints,
+    written,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -93,16 +101,7 @@ class StatefulCall:
             except BaseException:
                 await self._release(taken)
                 raise
-        try:
-            await turn.warm.binding.compact()
-            changes = turn.changes()
-            with ended():
-                await patient(lambda: store_async(blobs, self._settings))
-        except BaseException:
-            await self._release(taken)
-            raise
-        with ended():
-            return await self._end(turn, changes, out)
+        return await self._kept(taken, turn, out, blobs)
 
     def run_plain(self) -> Any:
         """As `run`, in a process of a cpu worker: the reply is in its main thread, where time limits reach it."""
@@ -129,16 +128,19 @@ class StatefulCall:
         except BaseException:
             wait_on_process_loop(self._release(taken))
             raise
+        return run_private(self._kept(taken, turn, out, blobs))
+
+    async def _kept(self, taken: Taken, turn: Turn, out: Any, blobs: dict[str, bytes]) -> Any:
+        """Keep what the reply changed; gives `out`. On any loop."""
         try:
-            if turn.warm.binding.compacts:
-                run_private(turn.warm.binding.compact())
+            await turn.warm.binding.compact()
             changes = turn.changes()
-            with ended():
-                patiently(lambda: store(blobs, self._settings))
+            await stored(blobs, self._settings)
         except BaseException:
-            wait_on_process_loop(self._release(taken))
+            await on_process_loop(lambda: self._release(taken))
             raise
-        return wait_on_process_loop(self._end(turn, changes, out))
+        with ended():
+            return await on_process_loop(lambda: self._end(turn, changes, out))
 
     def _parts(self, taken: Taken) -> list[Any]:
         return parts_of(self._call, self._value, with_agent=taken.warm is None)

@@ -16,6 +16,7 @@ from callsheet.agents.base import printer
 from callsheet.agents.running import checked_reply, run_reply
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Writer
+from callsheet.resources.payloads import store_async
 from callsheet.settings import Settings
 from callsheet.tasks import payloads
 from callsheet.tasks.bridge import unseated
@@ -23,7 +24,8 @@ from callsheet.tasks.call import AgentCall, Gathering
 from callsheet.tasks.events import current_stream
 from callsheet.tasks.gather import gathered, piped_input
 from callsheet.tasks.interrupts import Running
-from callsheet.tasks.patience import ended
+from callsheet.tasks.loop import on_process_loop
+from callsheet.tasks.patience import ended, patient
 from callsheet.tasks.people.asker import JobAsker
 from callsheet.tasks.prints import EventWriter
 from callsheet.tasks.scope import Scope, current_scope
@@ -65,6 +67,13 @@ def _input(call: AgentCall, parts: list[Any], backend: Any) -> Any:
 def written(call: AgentCall, reply: Any, settings: Settings) -> tuple[Any, dict[str, bytes]]:
     """A reply as JSON data, and the large payloads to store before it is handed on."""
     return payloads.pack(Writer().write(reply, f"the reply of {call.label}"), settings, f"The reply of {call.label}")
+
+
+async def stored(blobs: dict[str, bytes], settings: Settings) -> None:
+    """The large payloads of a reply that has ended are stored; on any loop."""
+    if blobs:
+        with ended():
+            await patient(lambda: on_process_loop(lambda: store_async(blobs, settings)))
 
 
 async def import_aside(agent: Any, settings: Settings) -> None:

@@ -96,11 +96,6 @@ class Binding:
         """Whether the agent has no state."""
         return not (self._attributes or self._memories)
 
-    @property
-    def compacts(self) -> bool:
-        """Whether `compact` has anything to do."""
-        return any(memory.compaction is not None for memory in self._memories.values())
-
     async def compact(self) -> None:
         """Have the memories' policies look. What one raises is logged: the reply is there."""
         for path, memory in self._memories.items():
