@@ -129,9 +129,7 @@ async def _asked(method: InputMethod, form: type[BaseModel] | None, **offered: A
 def _data_of(given: Any, method: Any) -> UserInputData:
     if isinstance(given, UserInputData):
         return given
-    if isinstance(given, str):
-        given = Msg("user", given, "user")
-    elif isinstance(given, list):
+    if isinstance(given, (str, list)):
         given = Msg("user", given, "user")  # checks the blocks
     if isinstance(given, Msg):
         return UserInputData(given.get_content_blocks(), dict(given.metadata) or None)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -95,15 +95,12 @@ class Listening:
                 loop.close()
 
 
-async def _there(hubs: Hubs, work: Callable[[], Awaitable[T]]) -> T:
+async def _there(hubs: Hubs, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Where the hubs' connections live."""
-    async def done() -> T:
-        return await work()
-
     loop = lasting_loop() if hubs.remote else asyncio.get_running_loop()
     if loop is asyncio.get_running_loop():
-        return await done()
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(done(), loop))
+        return await work()
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work(), loop))
 
 
 class _Events:

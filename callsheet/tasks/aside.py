@@ -5,9 +5,9 @@ import contextvars
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from celery import Celery
@@ -44,17 +44,18 @@ def _threads(pid: int) -> ThreadPoolExecutor:
 def _as_current(app: Celery, task: Any, request: Any, function: Callable[[], T]) -> T:
     app.set_current()
     # A stock app takes several producers at a time, and threads that do so may wait for each other's for ever.
-    with nullcontext() if getattr(app, "one_producer", False) else _alone:
-        return _with_task(task, request, function)
-
-
-def _with_task(task: Any, request: Any, function: Callable[[], T]) -> T:
-    if task is None:
+    one_at_a_time = nullcontext() if getattr(app, "one_producer", False) else _alone
+    with one_at_a_time, nullcontext() if task is None else current(task, request):
         return function()
+
+
+@contextmanager
+def current(task: Any, request: Any) -> Iterator[None]:
+    """In the block, code of a thread finds this task and its request, as Celery's own does."""
     push_current_task(task)
     task.request_stack.push(request)
     try:
-        return function()
+        yield
     finally:
         task.request_stack.pop()
         pop_current_task()

@@ -8,14 +8,14 @@ from typing import Any
 
 import celery
 from celery import uuid
-from celery._state import _task_stack, get_current_task
+from celery._state import get_current_task
 from celery.utils.imports import symbol_by_name
 from celery.utils.threads import LocalManager
 from pydantic import BaseModel
 
 from callsheet.errors import UsageError
 from callsheet.resources.loops import running_loop
-from callsheet.tasks.aside import aside
+from callsheet.tasks.aside import aside, current
 from callsheet.tasks.bridge import call_ident, drive, in_plain_code, in_strand
 from callsheet.tasks.loop import run_in_thread, run_private
 from callsheet.tasks.patience import patiently
@@ -135,7 +135,7 @@ def _sync_run(function: Callable[..., Coroutine[Any, Any, Any]], dumps: bool) ->
             if in_strand():
                 return drive(coro)
             # A loop runs in this thread: the task is executed eagerly, by async code that wants its result now.
-            return run_in_thread(_as_current(*_current(), coro)) if running_loop() else run_private(coro)
+            return run_in_thread(_as_current(get_current_task(), coro)) if running_loop() else run_private(coro)
         return _given(coro)
 
     return run
@@ -168,20 +168,15 @@ def _called_by_tracer(run: Callable[..., Any]) -> bool:
     return True
 
 
-def _current() -> tuple[celery.Task, Any]:
-    task = get_current_task()
-    return task, task.request_stack.top
-
-
-async def _as_current(task: celery.Task, request: Any, coro: Coroutine[Any, Any, Any]) -> Any:
+def _as_current(task: celery.Task, coro: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
     """The coroutine as this task's, in a thread whose task stacks are empty."""
-    _task_stack.push(task)
-    task.request_stack.push(request)
-    try:
-        return await coro
-    finally:
-        task.request_stack.pop()
-        _task_stack.pop()
+    request = task.request_stack.top
+
+    async def run() -> Any:
+        with current(task, request):
+            return await coro
+
+    return run()
 
 
 async def _dumped(coro: Coroutine[Any, Any, Any]) -> Any:

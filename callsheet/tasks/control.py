@@ -35,7 +35,6 @@ _NUMBERS: dict[str, dict[str, tuple[float, float]]] = {
     "time_limit": {"hard": (0, _LONGEST), "soft": (0, _LONGEST)},
     "memdump": {"samples": (1, 1000)}, "objgraph": {"num": (1, 10_000), "max_depth": (1, 100)},
 }
-_FRACTIONS = ("time_limit",)
 _LONGEST_NAME = 1000
 _NAMES = {"add_consumer": ("queue", "exchange", "exchange_type", "routing_key"), "cancel_consumer": ("queue",)}
 
@@ -75,11 +74,10 @@ class Node(pidbox.Node):
 
 def check_numbers(method: str, arguments: dict[str, Any]) -> None:
     """Refuse a command with a number that no worker could do anything with."""
-    kinds = (int, float) if method in _FRACTIONS else (int,)
+    kinds, what = ((int, float), "a number") if method == "time_limit" else ((int,), "a whole number")
     for name, (least, most) in _NUMBERS.get(method, {}).items():
         given = arguments.get(name)
         if given is not None and not (type(given) in kinds and least <= given <= most):
-            what = "a number" if method in _FRACTIONS else "a whole number"
             raise ValueError(f"{name} of {method} must be {what} from {least:,.0f} to {most:,.0f}, not {given!r:.40}.")
     if method == "rate_limit":
         given = arguments.get("rate_limit")

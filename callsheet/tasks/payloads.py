@@ -80,12 +80,6 @@ def fill(data: Any, found: dict[str, Any]) -> Any:
     return [fill(item, found) for item in data] if isinstance(data, list) else data
 
 
-def _expired(settings: Settings) -> PayloadExpired:
-    return PayloadExpired(f"A large payload is no longer in Redis: it is kept for {settings.result_expires} s after "
-                          "its last use. Raise CALLSHEET_RESULT_EXPIRES if calls wait longer than that, and check "
-                          "that Redis does not evict keys (maxmemory-policy noeviction).")
-
-
 def load(data: Any, settings: Settings) -> Any:
     """`data` with the payloads that it refers to.
 
@@ -114,6 +108,9 @@ def _filled(data: Any, wanted: list[str], texts: list[bytes | None], settings: S
     found = {}
     for digest, text in zip(wanted, texts, strict=True):
         if text is None:
-            raise _expired(settings)
+            raise PayloadExpired(
+                f"A large payload is no longer in Redis: it is kept for {settings.result_expires} s after its last "
+                "use. Raise CALLSHEET_RESULT_EXPIRES if calls wait longer than that, and check that Redis does not "
+                "evict keys (maxmemory-policy noeviction).")
         found[digest] = json.loads(text)
     return fill(data, found)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -46,12 +46,9 @@ def the_store() -> Store:
     return PROCESS if settings.inline else RedisStore(settings, Publisher(current_app(settings), settings))
 
 
-async def on_loop(store: Store, work: Callable[[], Awaitable[T]]) -> T:
+async def on_loop(store: Store, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Do something with a store where its connections live."""
-    async def done() -> T:
-        return await work()
-
-    return await done() if isinstance(store, LocalStore) else await on_process_loop(done)
+    return await (work() if isinstance(store, LocalStore) else on_process_loop(work))
 
 
 @asynccontextmanager
