@@ -56,13 +56,13 @@ local function close(hub)
     cjson.encode(hub.exchange) .. ',"routing_key":""}}}')
 end
 
--- Seats the agent at ARGV[i]: id, seats key, label, "1" if eager or "d" if deaf, spec. Says whether it is new.
+-- Seats the agent at ARGV[i]: id, seats key, label, "1" if eager or "d" if deaf, spec.
 local function join_one(hub, opener, i)
   local agent, seats = ARGV[i], ARGV[i + 1]
   local text = redis.call('HGET', hub.members, agent)
   local deaf = ARGV[i + 3] == 'd'
   if deaf and redis.call('HEXISTS', hub.members, string.match(agent, '^(.*)/replica%-%d+$')) == 0 then
-    return false  -- its group has left meanwhile
+    return  -- its group has left meanwhile
   end
   local member = text and cjson.decode(text)
   if not member then
@@ -76,15 +76,10 @@ local function join_one(hub, opener, i)
   member.label, member.by[opener] = ARGV[i + 2], true
   if ARGV[i + 4] ~= '' then member.spec = ARGV[i + 4] end
   redis.call('HSET', hub.members, agent, cjson.encode(member))
-  return not text
 end
 
 local function join(hub, opener, from)
-  local new = {}
-  for i = from, #ARGV, 5 do
-    if join_one(hub, opener, i) then new[#new + 1] = ARGV[i] end
-  end
-  return new
+  for i = from, #ARGV, 5 do join_one(hub, opener, i) end
 end
 
 -- The last entry of a broadcast that has come before.
@@ -103,7 +98,7 @@ if hub and (hub.closed ~= '' or (epoch ~= '' and epoch ~= hub.epoch)) and action
 -- open: 4 opener or "" for nobody, 5 "1" or "" (auto-broadcast) or "?" (as it is; "1" for a new one), 6 "1" if kept,
 --       7 epoch of a new one, 8 log, 9 members, 10 ids (keys), 11 exchange, 12 channel, 13 length, 14 age, 15 ttl,
 --       then members, see `join`
---   {"ok", epoch, auto, 1 if it is new, members} {"differs", opened}
+--   {"ok", epoch, auto} {"differs", opened}
 if action == 'open' then
   local new = not hub or hub.closed ~= ''
   local auto = ARGV[5] == '?' and '1' or ARGV[5]
@@ -125,7 +120,7 @@ if action == 'open' then
   end
   join(hub, ARGV[4], 16)
   hub_touch(hub, HUBS, now)
-  return {'ok', hub.epoch, redis.call('HGET', HUB, 'auto'), new and 1 or 0, redis.call('HKEYS', hub.members)}
+  return {'ok', hub.epoch, redis.call('HGET', HUB, 'auto')}
 end
 
 -- expired: the epoch's hub has not been used for its ttl
@@ -143,12 +138,11 @@ end
 if not hub then return {'missing'} end
 
 -- add: 4 opener, 5 nothing, then members
---   {"ok", {ids of the new ones}}
 if action == 'add' then
   hub_touch(hub, HUBS, now)
-  local new = join(hub, ARGV[4], 6)
+  join(hub, ARGV[4], 6)
   redis.call('PEXPIRE', hub.members, hub_kept(hub))
-  return {'ok', new}
+  return {'ok'}
 end
 
 -- delete: 4 ids ...
@@ -183,13 +177,12 @@ if action == 'say' then
 end
 
 -- leave: 4 opener, then ids of agents that it brought; the last one's leaving closes a hub that is not kept
---   {"ok", 1 if it is closed now}
 if action == 'leave' then
   local gone = redis.call('HDEL', HUB, 'o:' .. ARGV[4]) == 1
   local left = gone and redis.call('HINCRBY', HUB, 'openers', -1) or tonumber(redis.call('HGET', HUB, 'openers'))
   if gone and left <= 0 and redis.call('HGET', HUB, 'kept') ~= '1' then
     close(hub)
-    return {'ok', 1}
+    return {'ok'}
   end
   for i = 5, #ARGV do
     local text = redis.call('HGET', hub.members, ARGV[i])
@@ -203,7 +196,7 @@ if action == 'leave' then
       end
     end
   end
-  return {'ok', 0}
+  return {'ok'}
 end
 
 -- close

@@ -104,8 +104,7 @@ class LocalHubs:
         """See Hubs."""
         with self._lock:
             hub = self._hubs.get(name)
-            new = hub is None or hub.closed is not None
-            if hub is None or new:
+            if hub is None or hub.closed is not None:
                 auto, epoch = opening.auto is not False, uuid4().hex
                 self._forget()
                 log = _Log(deque(maxlen=self._length), f"{_now()}-0")
@@ -116,7 +115,7 @@ class LocalHubs:
             if opening.opener:
                 hub.openers.add(opening.opener)
             self._join(hub, opening.opener, opening.seats)
-            return Opened(epoch=hub.epoch, auto=hub.auto, new=new, members=frozenset(hub.members))
+            return Opened(epoch=hub.epoch, auto=hub.auto)
 
     def _forget(self) -> None:
         """Of hubs that are closed, only some are kept to be looked at."""
@@ -128,8 +127,7 @@ class LocalHubs:
         """See Hubs."""
         return self.open(name, opening)
 
-    def _join(self, hub: _Hub, opener: str, seats: Sequence[Seat]) -> list[str]:
-        new = []
+    def _join(self, hub: _Hub, opener: str, seats: Sequence[Seat]) -> None:
         for seat in seats:
             member = hub.members.get(seat.id)
             if seat.deaf and seat.id.rpartition(REPLICA)[0] not in hub.members:
@@ -138,14 +136,12 @@ class LocalHubs:
                 hub.seats += 1
                 member = hub.members[seat.id] = _Member(seat, f"{hub.epoch}:{hub.seats}", set())
                 self._places.setdefault(seat.id, {})[member.place] = _Place(hub, hub.log.last, deaf=seat.deaf)
-                new.append(seat.id)
             member.by.add(opener)
-        return new
 
-    def add(self, name: str, epoch: str, opener: str, seats: Sequence[Seat]) -> list[str]:
+    def add(self, name: str, epoch: str, opener: str, seats: Sequence[Seat]) -> None:
         """See Hubs."""
         with self._lock:
-            return self._join(self._open_hub(name, epoch), opener, seats)
+            self._join(self._open_hub(name, epoch), opener, seats)
 
     def delete(self, name: str, epoch: str, agent_ids: Sequence[str]) -> list[str]:
         """See Hubs."""

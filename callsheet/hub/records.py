@@ -99,14 +99,10 @@ class Opened:
     Attributes:
         epoch: which life of the hub.
         auto: whether replies are broadcast.
-        new: whether it was opened.
-        members: ids of all its members.
     """
 
     epoch: str
     auto: bool
-    new: bool
-    members: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,8 +211,8 @@ class Hubs(Protocol):
     async def aopen(self, name: str, opening: Opening) -> Opened:
         """As `open`."""
 
-    def add(self, name: str, epoch: str, opener: str, seats: Sequence[Seat]) -> list[str]:
-        """Seat agents; gives the ids of those that were no members before."""
+    def add(self, name: str, epoch: str, opener: str, seats: Sequence[Seat]) -> None:
+        """Seat agents."""
 
     def delete(self, name: str, epoch: str, agent_ids: Sequence[str]) -> list[str]:
         """Have members leave; gives the ids of those that are none."""

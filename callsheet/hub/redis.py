@@ -90,13 +90,13 @@ class RedisHubs:
     def _stale(self, time: tuple[int, int]) -> tuple[str, str, int]:
         return self._keys.hubs(), "-inf", (time[0] - self._settings.hub_expires) * 1000
 
-    def add(self, name: str, epoch: str, opener: str, seats: Sequence[Seat]) -> list[str]:
+    def add(self, name: str, epoch: str, opener: str, seats: Sequence[Seat]) -> None:
         """See Hubs."""
-        return _texts(self._run("add", name, epoch, opener, "", *self._seats(seats))[0])
+        self._run("add", name, epoch, opener, "", *self._seats(seats))
 
     def delete(self, name: str, epoch: str, agent_ids: Sequence[str]) -> list[str]:
         """See Hubs."""
-        return _texts(self._run("delete", name, epoch, *agent_ids)[0])
+        return [one.decode() for one in self._run("delete", name, epoch, *agent_ids)[0]]
 
     def set_auto(self, name: str, epoch: str, auto: bool) -> None:
         """See Hubs."""
@@ -256,9 +256,5 @@ def _answer(name: str, answer: list[Any]) -> list[Any]:
 
 
 def _opened(answer: list[Any]) -> Opened:
-    epoch, auto, new, members = answer
-    return Opened(epoch=epoch.decode(), auto=auto == b"1", new=bool(new), members=frozenset(_texts(members)))
-
-
-def _texts(found: list[bytes]) -> list[str]:
-    return [one.decode() for one in found]
+    epoch, auto = answer
+    return Opened(epoch=epoch.decode(), auto=auto == b"1")
