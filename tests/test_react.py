@@ -134,6 +134,14 @@ def test_a_model_that_calls_tools_even_then_is_asked_without() -> None:
     assert agent.model.calls[-1].tools is None  # type: ignore[attr-defined]
 
 
+def test_an_answer_that_was_cut_and_asked_for_anew_leaves_no_mark() -> None:
+    block: Any = {"type": "tool_use", "id": "1", "name": "add", "input": {"a": 2}}
+    cut_call = ChatResponse([block], finish_reason="length")
+    agent = agent_with([tool_call("add", a=1), cut_call, "Whole."], add, max_iters=1, on_cut="refuse")
+    reply = run(agent)
+    assert (reply.get_text_content(), reply.metadata) == ("Whole.", {})
+
+
 @pytest.mark.parametrize("wrong", [0, -1, True, "10", 2.0])
 def test_max_iters_is_a_positive_number(wrong: Any) -> None:
     with pytest.raises(UsageError, match="max_iters"):

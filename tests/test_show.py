@@ -199,6 +199,8 @@ def test_a_job_that_waits_in_a_queue_is_known(stage: Stage) -> None:
     waiting = call(tree, "Writer(patient)")
     assert waiting.queue == "nobody" and waiting.started is None and (waiting.waited(time.time()) or 0) >= 0
     assert "queue nobody" in run(job.id).output
+    later = Writer("later").submit(HELLO, queue="nobody", priority=9)  # behind others, in a list of its own
+    assert stage.tree(later).status == "WAITING"
 
 
 @pytest.mark.parametrize("seconds", [600, 86_400])  # held by the worker, and put away in Redis
