@@ -25,7 +25,7 @@ from callsheet.tasks.turns.desk import Desk, Taken, Turn, running
 from callsheet.tasks.turns.hearing import hear, speak, tell_eager
 from callsheet.tasks.turns.keeper import Keeper
 from callsheet.tasks.turns.line import Publisher, place_of
-from callsheet.tasks.turns.records import Busy, Claim, Place, Replied
+from callsheet.tasks.turns.records import Busy, Claim, Replied
 from callsheet.tasks.turns.redis import RedisStore
 from callsheet.tasks.work import (
     arguments,
@@ -155,7 +155,8 @@ class StatefulCall:
             Ignore: it is another's turn: the call has stepped back, and is delivered again when its turn comes.
         """
         try:
-            answer = await self.desk.take(self.claim, self._call.agent, self._place)
+            answer = await self.desk.take(self.claim, self._call.agent,
+                                          lambda: place_of(self._task, self._request, self._data))
         except asyncio.CancelledError:
             on_lasting_loop(lambda: self.desk.store.leave(self.claim))
             raise
@@ -164,9 +165,6 @@ class StatefulCall:
                          self.claim.call_id)
             raise Ignore
         return answer
-
-    def _place(self) -> Place:
-        return place_of(self._task, self._request, self._data)
 
     async def _replied(self, before: Replied) -> Any:
         """What came of the call when it was delivered before.

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -83,6 +83,17 @@ async def turn_of(store: Store, agent_id: str, cls: str, label: str) -> AsyncIte
             await store.end(claim, answer.token)
 
 
+async def in_turn(agent_id: str, cls: str, label: str, do: Callable[[Store, Claim, Granted], Awaitable[T]]) -> T:
+    """Do something in a turn, where the store's connections live; see `turn_of`."""
+    store = the_store()
+
+    async def work() -> T:
+        async with turn_of(store, agent_id, cls, label) as (claim, granted):
+            return await do(store, claim, granted)
+
+    return await on_loop(store, work)
+
+
 def class_of(agent: AgentBase) -> str:
     """An agent's class as its state names it."""
     return f"{type(agent).__module__}:{type(agent).__qualname__}"
@@ -90,14 +101,9 @@ def class_of(agent: AgentBase) -> str:
 
 async def save(agent: AgentBase, agent_id: str) -> None:
     """Write an agent's state, in place of what is there."""
-    store = the_store()
-    changes = Binding(agent, _nothing).changes(get_settings().payload_max)
-
-    async def work() -> None:
-        async with turn_of(store, agent_id, class_of(agent), agent.label) as (claim, granted):
-            await store.end(claim, granted.token, replace(changes, replace=True))
-
-    await on_loop(store, work)
+    changes = replace(Binding(agent, _nothing).changes(get_settings().payload_max), replace=True)
+    await in_turn(agent_id, class_of(agent), agent.label,
+                  lambda store, claim, granted: store.end(claim, granted.token, changes))
 
 
 async def _nothing() -> None:
@@ -154,15 +160,14 @@ def messages_of(stored: Stored, with_summarised: bool) -> list[Msg]:
 
 async def fork(agent_id: str, new_id: str, overwrite: bool) -> None:
     """Copy a state to another id."""
-    store, source = the_store(), await existing(agent_id)
+    source = await existing(agent_id)
 
-    async def work() -> None:
-        async with turn_of(store, new_id, "", source.cls.partition(":")[2] or "the agent") as (claim, granted):
-            await _free(store, new_id, overwrite)
-            await store.copy(agent_id, claim, granted.token)
-            await store.end(claim, granted.token)
+    async def copy(store: Store, claim: Claim, granted: Granted) -> None:
+        await _free(store, new_id, overwrite)
+        await store.copy(agent_id, claim, granted.token)
+        await store.end(claim, granted.token)
 
-    await on_loop(store, work)
+    await in_turn(new_id, "", source.cls.partition(":")[2] or "the agent", copy)
 
 
 async def _free(store: Store, agent_id: str, overwrite: bool) -> None:
@@ -173,16 +178,13 @@ async def _free(store: Store, agent_id: str, overwrite: bool) -> None:
 
 async def delete(agent_id: str) -> bool:
     """Remove a state; whether there was one."""
-    store = the_store()
+    async def remove(store: Store, claim: Claim, granted: Granted) -> bool:
+        there = await store.read(agent_id) is not None
+        await store.remove(agent_id)
+        await store.end(claim, granted.token)
+        return there
 
-    async def work() -> bool:
-        async with turn_of(store, agent_id, "", "the agent") as (claim, granted):
-            there = await store.read(agent_id) is not None
-            await store.remove(agent_id)
-            await store.end(claim, granted.token)
-            return there
-
-    return await on_loop(store, work)
+    return await in_turn(agent_id, "", "the agent", remove)
 
 
 async def listed(most: int) -> list[Described]:
@@ -208,15 +210,13 @@ async def put(text: str, agent_id: str | None, overwrite: bool) -> str:
     """Write a state that `export` gave; gives its id."""
     head, changes = _parsed(text)
     new_id = checked_id(agent_id or head["id"])
-    store = the_store()
 
-    async def work() -> str:
-        async with turn_of(store, new_id, "", head["class"].partition(":")[2] or "the agent") as (claim, granted):
-            await _free(store, new_id, overwrite)
-            await store.end(Claim(agent_id=new_id, call_id=claim.call_id, cls=head["class"]), granted.token, changes)
-        return new_id
+    async def write(store: Store, claim: Claim, granted: Granted) -> None:
+        await _free(store, new_id, overwrite)
+        await store.end(Claim(agent_id=new_id, call_id=claim.call_id, cls=head["class"]), granted.token, changes)
 
-    return await on_loop(store, work)
+    await in_turn(new_id, "", head["class"].partition(":")[2] or "the agent", write)
+    return new_id
 
 
 def _parsed(text: str) -> tuple[dict[str, Any], Changes]:
@@ -260,14 +260,9 @@ def _try(entries: Iterable[tuple[str, str]]) -> None:
 
 async def save_modules(session_id: str, modules: dict[str, StateModule]) -> None:
     """Write the states of modules under one id, in one step."""
-    store = the_store()
     fields = {name: json.dumps(module.state_dict(), ensure_ascii=False) for name, module in modules.items()}
-
-    async def work() -> None:
-        async with turn_of(store, session_id, MODULES, "the session") as (claim, granted):
-            await store.end(claim, granted.token, Changes(fields=fields, replace=True))
-
-    await on_loop(store, work)
+    await in_turn(session_id, MODULES, "the session", lambda store, claim, granted: store.end(
+        claim, granted.token, Changes(fields=fields, replace=True)))
 
 
 async def load_modules(session_id: str, modules: dict[str, StateModule], allow_not_exist: bool) -> None:

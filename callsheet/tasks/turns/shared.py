@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from callsheet.memory.inmemory import InMemoryMemory
@@ -9,8 +10,8 @@ from callsheet.memory.journal import Change, apply
 from callsheet.memory.redis import provide_kept
 from callsheet.settings import get_settings
 from callsheet.tasks.turns.binding import in_order, refuse_large
-from callsheet.tasks.turns.records import Changes
-from callsheet.tasks.turns.sessions import on_loop, the_store, turn_of
+from callsheet.tasks.turns.records import Claim, Granted, Store
+from callsheet.tasks.turns.sessions import in_turn, on_loop, the_store
 
 T = TypeVar("T")
 _SUMMARY = "_compressed_summary"
@@ -47,23 +48,19 @@ class Shared:
 
     async def change(self, agent_id: str, path: str, work: Callable[[InMemoryMemory], Awaitable[T]]) -> T:
         """See Kept."""
-        store, settings = the_store(), get_settings()
+        async def done(store: Store, claim: Claim, granted: Granted) -> T:
+            memories = _memories(path, granted.fields, granted.entries)
+            memory = memories[path]
+            before = memory._compressed_summary
+            result = await work(memory)
+            found = in_order({of: one.take_changes() for of, one in memories.items()}, memories)
+            refuse_large("the agent", found.entries, get_settings().payload_max)
+            summary = memory._compressed_summary
+            fields = {f"{path}.{_SUMMARY}": json.dumps(summary)} if summary != before else {}
+            await store.end(claim, granted.token, replace(found, fields=fields))
+            return result
 
-        async def done() -> T:
-            async with turn_of(store, agent_id, "", "the agent") as (claim, granted):
-                memories = _memories(path, granted.fields, granted.entries)
-                memory = memories[path]
-                before = memory._compressed_summary
-                result = await work(memory)
-                found = in_order({of: one.take_changes() for of, one in memories.items()}, memories)
-                refuse_large("the agent", found.entries, settings.payload_max)
-                summary = memory._compressed_summary
-                fields = {f"{path}.{_SUMMARY}": json.dumps(summary)} if summary != before else {}
-                await store.end(claim, granted.token, Changes(fields=fields, entries=found.entries, base=found.base,
-                                                              trim=found.trim))
-                return result
-
-        return await on_loop(store, done)
+        return await in_turn(agent_id, "", "the agent", done)
 
 
 provide_kept(Shared())
