@@ -11,8 +11,8 @@ from redis.exceptions import RedisError
 
 from callsheet.errors import RedisUnavailable, UsageError
 from callsheet.hub.large import any_large
-from callsheet.hub.place import refuse_on_loop, the_hubs
-from callsheet.hub.records import Entry, HubInfo, Hubs, Pushed, number_of, time_of
+from callsheet.hub.place import Hubs, refuse_on_loop, the_hubs
+from callsheet.hub.records import Entry, HubInfo, Pushed, number_of, time_of
 from callsheet.hub.refusals import checked_name, missing
 from callsheet.hub.wire import gap, read
 from callsheet.messages import Msg

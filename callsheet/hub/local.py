@@ -80,7 +80,7 @@ class _Hub:
 
 
 class LocalHubs:
-    """See Hubs. Any thread and any loop."""
+    """Hubs in this process; as RedisHubs. Any thread and any loop."""
 
     remote = False
 
@@ -101,7 +101,7 @@ class LocalHubs:
     # Changing -----------------------------------------------------------------------------------------
 
     def open(self, name: str, opening: Opening) -> Opened:
-        """See Hubs."""
+        """As RedisHubs."""
         with self._lock:
             hub = self._hubs.get(name)
             if hub is None or hub.closed is not None:
@@ -124,7 +124,7 @@ class LocalHubs:
             del self._hubs[name]
 
     async def aopen(self, name: str, opening: Opening) -> Opened:
-        """See Hubs."""
+        """As RedisHubs."""
         return self.open(name, opening)
 
     def _join(self, hub: _Hub, opener: str, seats: Sequence[Seat]) -> None:
@@ -139,12 +139,12 @@ class LocalHubs:
             member.by.add(opener)
 
     def add(self, name: str, epoch: str, opener: str, seats: Sequence[Seat]) -> None:
-        """See Hubs."""
+        """As RedisHubs."""
         with self._lock:
             self._join(self._open_hub(name, epoch), opener, seats)
 
     def delete(self, name: str, epoch: str, agent_ids: Sequence[str]) -> list[str]:
-        """See Hubs."""
+        """As RedisHubs."""
         with self._lock:
             hub = self._open_hub(name, epoch)
             strangers = [agent_id for agent_id in agent_ids if agent_id not in hub.members]
@@ -165,12 +165,12 @@ class LocalHubs:
                 del places[member.place]
 
     def set_auto(self, name: str, epoch: str, auto: bool) -> None:
-        """See Hubs."""
+        """As RedisHubs."""
         with self._lock:
             self._open_hub(name, epoch).auto = auto
 
     def say(self, name: str, epoch: str, broadcast: str, sender: str, texts: Sequence[str]) -> tuple[str, int]:
-        """See Hubs."""
+        """As RedisHubs."""
         with self._lock:
             hub = self._open_hub(name, epoch)
             if broadcast not in hub.sent:
@@ -178,7 +178,7 @@ class LocalHubs:
             return hub.sent[broadcast], len(hub.eager())
 
     async def asay(self, name: str, epoch: str, broadcast: str, sender: str, texts: Sequence[str]) -> tuple[str, int]:
-        """See Hubs."""
+        """As RedisHubs."""
         return self.say(name, epoch, broadcast, sender, texts)
 
     def _append(self, hub: _Hub, sender: str, texts: Sequence[str]) -> str:
@@ -196,7 +196,7 @@ class LocalHubs:
             hear(told)
 
     def leave(self, name: str, epoch: str, opener: str, agent_ids: Sequence[str]) -> None:
-        """See Hubs."""
+        """As RedisHubs."""
         with self._lock:
             hub = self._open_hub(name, epoch)
             had = opener in hub.openers
@@ -212,11 +212,11 @@ class LocalHubs:
                         self._part(hub, agent_id)
 
     async def aleave(self, name: str, epoch: str, opener: str, agent_ids: Sequence[str]) -> None:
-        """See Hubs."""
+        """As RedisHubs."""
         self.leave(name, epoch, opener, agent_ids)
 
     def close(self, name: str, epoch: str) -> None:
-        """See Hubs."""
+        """As RedisHubs."""
         with self._lock:
             self._close(self._open_hub(name, epoch))
 
@@ -229,12 +229,12 @@ class LocalHubs:
     # Looking ------------------------------------------------------------------------------------------
 
     async def info(self, name: str) -> HubInfo | None:
-        """See Hubs."""
+        """As RedisHubs."""
         hub = self._hubs.get(name)
         return hub.info() if hub is not None else None
 
     async def members(self, name: str) -> list[Member]:
-        """See Hubs."""
+        """As RedisHubs."""
         with self._lock:
             hub = self._open_hub(name)
             last = number_of(hub.log.last)
@@ -244,32 +244,32 @@ class LocalHubs:
                     for agent_id, member in hub.members.items()]
 
     async def eager(self, name: str) -> list[Seat]:
-        """See Hubs."""
+        """As RedisHubs."""
         with self._lock:
             return self._open_hub(name).eager()
 
     async def listed(self, most: int) -> list[HubInfo]:
-        """See Hubs."""
+        """As RedisHubs."""
         with self._lock:
             found = [hub.info() for hub in self._hubs.values() if hub.closed is None]
         return sorted(found, key=lambda info: -info.used)[:most]
 
     async def read(self, epoch: str, after: str, most: int) -> list[Entry]:
-        """See Hubs."""
+        """As RedisHubs."""
         with self._lock:
             logs = [hub.log.entries for hub in self._hubs.values() if hub.epoch == epoch]
             return [entry for entries in logs for entry in entries if entry.number > number_of(after)][:most]
 
     async def filled(self, name: str, entries: Sequence[Entry]) -> list[Entry]:
-        """See Hubs."""
+        """As RedisHubs."""
         return list(entries)
 
     async def recent(self, epoch: str, most: int) -> list[Entry]:
-        """See Hubs."""
+        """As RedisHubs."""
         return (await self.read(epoch, "0-0", self._length))[-most:]
 
     def listen(self, name: str, hear: Hear) -> Callable[[], None]:
-        """See Hubs."""
+        """As RedisHubs."""
         hearing, loop = self._listeners.setdefault(name, []), asyncio.get_running_loop()
 
         def there(told: Pushed) -> None:

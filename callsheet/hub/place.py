@@ -2,11 +2,12 @@
 
 from callsheet.agents.dispatch import override
 from callsheet.errors import UsageError
-from callsheet.hub.local import PROCESS
-from callsheet.hub.records import Hubs
+from callsheet.hub.local import PROCESS, LocalHubs
 from callsheet.hub.redis import RedisHubs
 from callsheet.resources.loops import running_loop
 from callsheet.settings import get_settings
+
+Hubs = RedisHubs | LocalHubs
 
 
 def the_hubs() -> Hubs:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 GONE = "gone"
 """In place of an entry's id: the hub is no longer kept."""
@@ -188,81 +188,3 @@ class Opening:
 
 
 Hear = Callable[[Pushed], None]
-
-
-class Hubs(Protocol):
-    """Where hubs are kept. What raises HubMissing does so where no hub of the name, or of the epoch, is open.
-
-    The methods with an "a" before their names are those for async code.
-
-    Attributes:
-        remote: whether the agents in them run elsewhere.
-    """
-
-    remote: bool
-
-    def open(self, name: str, opening: Opening) -> Opened:
-        """Open a hub, or join the one there is.
-
-        Raises:
-            HubMismatch: one is open with other settings.
-        """
-
-    async def aopen(self, name: str, opening: Opening) -> Opened:
-        """As `open`."""
-
-    def add(self, name: str, epoch: str, opener: str, seats: Sequence[Seat]) -> None:
-        """Seat agents."""
-
-    def delete(self, name: str, epoch: str, agent_ids: Sequence[str]) -> list[str]:
-        """Have members leave; gives the ids of those that are none."""
-
-    def set_auto(self, name: str, epoch: str, auto: bool) -> None:
-        """Say whether replies are broadcast."""
-
-    def say(self, name: str, epoch: str, broadcast: str, sender: str, texts: Sequence[str]) -> tuple[str, int]:
-        """Broadcast messages; gives the id of the last one's entry, and how many eager members there are.
-
-        Args:
-            name: of the hub.
-            epoch: which life of it; "" for any.
-            broadcast: an id; what comes twice under it is kept once.
-            sender: the agent id of who says it, or "".
-            texts: messages as JSON.
-        """
-
-    async def asay(self, name: str, epoch: str, broadcast: str, sender: str, texts: Sequence[str]) -> tuple[str, int]:
-        """As `say`."""
-
-    def leave(self, name: str, epoch: str, opener: str, agent_ids: Sequence[str]) -> None:
-        """Take back an opening, and with it the agents that nobody else brought; the last one closes the hub."""
-
-    async def aleave(self, name: str, epoch: str, opener: str, agent_ids: Sequence[str]) -> None:
-        """As `leave`."""
-
-    def close(self, name: str, epoch: str) -> None:
-        """Close a hub for all."""
-
-    async def info(self, name: str) -> HubInfo | None:
-        """A hub that is open, or was closed not long ago."""
-
-    async def members(self, name: str) -> list[Member]:
-        """The members of an open hub."""
-
-    async def eager(self, name: str) -> list[Seat]:
-        """Its eager members, with what they are built of."""
-
-    async def listed(self, most: int) -> list[HubInfo]:
-        """The open hubs, the last used first."""
-
-    async def read(self, epoch: str, after: str, most: int) -> list[Entry]:
-        """Entries of a hub's log after one."""
-
-    async def filled(self, name: str, entries: Sequence[Entry]) -> list[Entry]:
-        """Entries of a hub with their large messages, which the log and the push only refer to."""
-
-    async def recent(self, epoch: str, most: int) -> list[Entry]:
-        """The last entries of a hub's log, in order."""
-
-    def listen(self, name: str, hear: Hear) -> Callable[[], None]:
-        """Have `hear` called with what is pushed, on the loop that runs; gives a function that ends it."""

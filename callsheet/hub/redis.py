@@ -27,7 +27,13 @@ _FIELDS = ("epoch", "auto", "kept", "created", "touched", "seq", "last", "opener
 
 
 class RedisHubs:
-    """Hubs in Redis; see Hubs."""
+    """Hubs in Redis. What raises HubMissing does so where no hub of the name, or of the epoch, is open.
+
+    The methods with an "a" before their names are those for async code. LocalHubs has the same.
+
+    Attributes:
+        remote: whether the agents in them run elsewhere.
+    """
 
     remote = True
 
@@ -66,7 +72,11 @@ class RedisHubs:
             seat.spec)]
 
     def open(self, name: str, opening: Opening) -> Opened:
-        """See Hubs."""
+        """Open a hub, or join the one there is.
+
+        Raises:
+            HubMismatch: one is open with other settings.
+        """
         def stale() -> Any:
             client = sync_client(self._settings)
             return client.zrange(*self._stale(client.time()), byscore=True, offset=0, num=_MOST_EXPIRED)
@@ -77,7 +87,7 @@ class RedisHubs:
         return _opened(self._run("open", name, "", *self._opening(name, opening)))
 
     async def aopen(self, name: str, opening: Opening) -> Opened:
-        """See Hubs."""
+        """As `open`."""
         async def stale() -> Any:
             client = async_client(self._settings)
             return await client.zrange(*self._stale(await client.time()), byscore=True, offset=0, num=_MOST_EXPIRED)
@@ -91,24 +101,32 @@ class RedisHubs:
         return self._keys.hubs(), "-inf", (time[0] - self._settings.hub_expires) * 1000
 
     def add(self, name: str, epoch: str, opener: str, seats: Sequence[Seat]) -> None:
-        """See Hubs."""
+        """Seat agents."""
         self._run("add", name, epoch, opener, "", *self._seats(seats))
 
     def delete(self, name: str, epoch: str, agent_ids: Sequence[str]) -> list[str]:
-        """See Hubs."""
+        """Have members leave; gives the ids of those that are none."""
         return [one.decode() for one in self._run("delete", name, epoch, *agent_ids)[0]]
 
     def set_auto(self, name: str, epoch: str, auto: bool) -> None:
-        """See Hubs."""
+        """Say whether replies are broadcast."""
         self._run("auto", name, epoch, _AUTO[auto])
 
     def say(self, name: str, epoch: str, broadcast: str, sender: str, texts: Sequence[str]) -> tuple[str, int]:
-        """See Hubs."""
+        """Broadcast messages; gives the id of the last one's entry, and how many eager members there are.
+
+        Args:
+            name: of the hub.
+            epoch: which life of it; "" for any.
+            broadcast: an id; what comes twice under it is kept once.
+            sender: the agent id of who says it, or "".
+            texts: messages as JSON.
+        """
         entry_id, eager = self._run("say", name, epoch, broadcast, sender, *texts)
         return entry_id.decode(), int(eager)
 
     async def asay(self, name: str, epoch: str, broadcast: str, sender: str, texts: Sequence[str]) -> tuple[str, int]:
-        """See Hubs."""
+        """As `say`."""
         keys, given = self._command("say", name, epoch, [broadcast, sender, *texts])
 
         async def run() -> Any:
@@ -119,21 +137,21 @@ class RedisHubs:
         return entry_id.decode(), int(eager)
 
     def leave(self, name: str, epoch: str, opener: str, agent_ids: Sequence[str]) -> None:
-        """See Hubs."""
+        """Take back an opening, and with it the agents that nobody else brought; the last one closes the hub."""
         self._run("leave", name, epoch, opener, *agent_ids)
 
     async def aleave(self, name: str, epoch: str, opener: str, agent_ids: Sequence[str]) -> None:
-        """See Hubs."""
+        """As `leave`."""
         await self._arun("leave", name, epoch, opener, *agent_ids)
 
     def close(self, name: str, epoch: str) -> None:
-        """See Hubs."""
+        """Close a hub for all."""
         self._run("close", name, epoch)
 
     # Looking ------------------------------------------------------------------------------------------
 
     async def info(self, name: str) -> HubInfo | None:
-        """See Hubs."""
+        """A hub that is open, or was closed not long ago."""
         found = await self._infos([name])
         return found[0] if found else None
 
@@ -168,7 +186,7 @@ class RedisHubs:
         return info
 
     async def members(self, name: str) -> list[Member]:
-        """See Hubs."""
+        """The members of an open hub."""
         info = await self._open_info(name)
         records = await self._records(info)
 
@@ -186,35 +204,35 @@ class RedisHubs:
                 for (agent, record), seat in zip(records.items(), seats, strict=True)]
 
     async def eager(self, name: str) -> list[Seat]:
-        """See Hubs."""
+        """Its eager members, with what they are built of."""
         info = await self._open_info(name)
         return [Seat(id=agent, label=record["label"], eager=True, spec=record["spec"])
                 for agent, record in (await self._records(info)).items() if record.get("eager")]
 
     async def listed(self, most: int) -> list[HubInfo]:
-        """See Hubs."""
+        """The open hubs, the last used first."""
         with translated(self._settings):
             names = await patient(lambda: async_client(self._settings).zrevrange(self._keys.hubs(), 0, most - 1))
         found = await self._infos([name.decode(errors="replace") for name in names])
         return [info for info in found if info.closed is None]
 
     async def read(self, epoch: str, after: str, most: int) -> list[Entry]:
-        """See Hubs."""
+        """Entries of a hub's log after one."""
         return _entries(await async_client(self._settings).xrange(self._keys.hub_log(epoch), min=f"({after}",
                                                                   count=most))
 
     async def filled(self, name: str, entries: Sequence[Entry]) -> list[Entry]:
-        """See Hubs."""
+        """Entries of a hub with their large messages, which the log and the push only refer to."""
         return await filled(name, entries, self._settings)
 
     async def recent(self, epoch: str, most: int) -> list[Entry]:
-        """See Hubs."""
+        """The last entries of a hub's log, in order."""
         with translated(self._settings):
             found = await patient(lambda: async_client(self._settings).xrevrange(self._keys.hub_log(epoch), count=most))
         return _entries(found)[::-1]
 
     def listen(self, name: str, hear: Hear) -> Callable[[], None]:
-        """See Hubs; on the process's loop."""
+        """Have `hear` called with what is pushed, on the loop that runs; gives a function that ends it."""
         channel, heard = channel_of(name, self._settings), subscriptions(self._settings)
 
         def listener(data: bytes) -> None:

@@ -11,20 +11,15 @@ PATIENCE = 2.0
 """Seconds that workers are given to answer."""
 
 
-def listening(app: Celery, settings: Settings) -> int:
-    """How many workers may hear commands: those that are there, and those that were killed; one trip to Redis."""
-    with translated(settings):  # where kombu's Redis transport keeps who is bound to an exchange
-        return int(sync_client(settings).scard(f"_kombu.binding.{app.control.mailbox.exchange.name}"))
-
-
 def ask(app: Celery, settings: Settings, command: str, patience: float = PATIENCE, **arguments: Any) -> dict[str, Any]:
     """What each worker answers to a command, by the worker's name.
 
     Those that do not know the command answer with {"error": ...}.
     """
-    count = listening(app, settings)
-    if not count:
-        return {}
     with translated(settings):
+        # Where kombu keeps who is bound to an exchange: workers that are there, and those that were killed.
+        count = int(sync_client(settings).scard(f"_kombu.binding.{app.control.mailbox.exchange.name}"))
+        if not count:
+            return {}
         answers = app.control.broadcast(command, arguments=arguments, reply=True, timeout=patience, limit=count) or []
     return {str(name): answer for one in answers if isinstance(one, dict) for name, answer in one.items()}

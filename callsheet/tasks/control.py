@@ -114,7 +114,8 @@ class Mailbox(pidbox.Mailbox):
         def heard(body: Any, message: Any) -> None:
             self.clock.adjust(message.headers.get("clock") or 0)
             expires = message.headers.get("expires")
-            if message.headers.get("ticket", ticket) == ticket and not (expires and time.time() > expires):
+            if message.headers.get("ticket", ticket) == ticket and not (
+                    isinstance(expires, (int, float)) and 0 < expires < time.time()):
                 if callback:
                     callback(body)
                 answers.append(body)

@@ -17,7 +17,8 @@ from callsheet.settings import Settings
 from callsheet.tasks.turns.backlog import Backlog
 from callsheet.tasks.turns.binding import Binding
 from callsheet.tasks.turns.keeper import Keeper
-from callsheet.tasks.turns.records import COLD, NOTHING, Busy, Changes, Claim, Granted, Place, Replied, Store
+from callsheet.tasks.turns.records import COLD, NOTHING, Busy, Changes, Claim, Granted, Place, Replied
+from callsheet.tasks.turns.redis import Store
 from callsheet.tasks.turns.refusals import held_up
 from callsheet.tasks.turns.warm import Warm, WarmAgents, attributes_of
 

@@ -54,7 +54,7 @@ class _State:
 
 
 class LocalStore:
-    """See Store. Any thread and any loop; calls wait for their turn where they are."""
+    """As RedisStore. Any thread and any loop; calls wait for their turn where they are."""
 
     def __init__(self, hubs: LocalHubs) -> None:
         self.hubs = hubs
@@ -62,7 +62,7 @@ class LocalStore:
         self._lock = threading.Lock()
 
     async def take(self, claim: Claim, known: int, place: Place | None = None) -> Granted | Replied | Busy:
-        """See Store; waits for the turn, and never says Busy."""
+        """As RedisStore; waits for the turn, and never says Busy."""
         with self._lock:
             state = self._states.setdefault(claim.agent_id, _State())
             _check(state, claim)
@@ -104,7 +104,7 @@ class LocalStore:
                 return
 
     async def end(self, claim: Claim, token: int, changes: Changes = NOTHING, reply: str | None = None) -> Ended:
-        """See Store."""
+        """As RedisStore."""
         with self._lock:
             state = self._states[claim.agent_id]
             if changes.replace:
@@ -127,14 +127,14 @@ class LocalStore:
             return Ended(state.version, eager)
 
     async def pass_on(self, claim: Claim) -> None:
-        """See Store; nothing is left lying here."""
+        """As RedisStore; nothing is left lying here."""
 
     async def leave(self, claim: Claim) -> None:
-        """See Store."""
+        """As RedisStore."""
         self._leave(self._states[claim.agent_id], claim)
 
     async def waits(self, claim: Claim, token: int, jobs: Sequence[str]) -> bool:
-        """See Store."""
+        """As RedisStore."""
         with self._lock:
             state = self._states[claim.agent_id]
             state.waits = frozenset(jobs)
@@ -143,13 +143,13 @@ class LocalStore:
     # Sessions -----------------------------------------------------------------------------------------
 
     async def read(self, agent_id: str) -> Stored | None:
-        """See Store."""
+        """As RedisStore."""
         with self._lock:
             state = self._states.get(agent_id)
             return state.stored(agent_id) if state and state.version else None
 
     async def copy(self, agent_id: str, claim: Claim, token: int) -> None:
-        """See Store."""
+        """As RedisStore."""
         with self._lock:
             old, new = self._states[agent_id], self._states[claim.agent_id]
             new.cls, new.version, new.turns, new.base = old.cls, token, old.turns, old.base
@@ -157,14 +157,14 @@ class LocalStore:
             new.created = new.updated = time.time()
 
     async def remove(self, agent_id: str) -> None:
-        """See Store."""
+        """As RedisStore."""
         with self._lock:
             state = self._states.get(agent_id)
             if state is not None:
                 state.clear()
 
     async def listed(self, most: int) -> list[Described]:
-        """See Store."""
+        """As RedisStore."""
         with self._lock:
             found = [Described(id=agent_id, cls=state.cls, turns=state.turns, created=state.created,
                                updated=state.updated) for agent_id, state in self._states.items() if state.version]

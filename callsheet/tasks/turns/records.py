@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from callsheet.hub.records import News
 
@@ -168,54 +168,3 @@ class Stored(Described):
     version: int
     fields: dict[str, str]
     entries: list[tuple[str, str]]
-
-
-class Store(Protocol):
-    """Where states are kept, and turns given."""
-
-    async def take(self, claim: Claim, known: int, place: Place | None = None) -> Granted | Replied | Busy:
-        """Ask for the turn.
-
-        Args:
-            claim: for whom.
-            known: the version of the state that is known here, or COLD.
-            place: kept in the line if it is another's turn; None keeps none.
-
-        Raises:
-            StateMismatch: the state is of another class, or of a newer version.
-            UsageError: the reply whose turn it is waits for this very call.
-        """
-
-    async def end(self, claim: Claim, token: int, changes: Changes = NOTHING, reply: str | None = None) -> Ended:
-        """End the turn: write the changes, broadcast what was said, and let the next in line have it.
-
-        Args:
-            claim: whose turn it is.
-            token: of the turn.
-            changes: of the state.
-            reply: what came of the call, as JSON; a second delivery of the call gets it.
-
-        Raises:
-            TurnLost: it is not this call's turn any more; nothing is written.
-        """
-
-    async def pass_on(self, claim: Claim) -> None:
-        """Let who is first in the line have the turn, if nobody has it."""
-
-    async def leave(self, claim: Claim) -> None:
-        """Give up the place in the line."""
-
-    async def waits(self, claim: Claim, token: int, jobs: Sequence[str]) -> bool:
-        """The reply waits for these jobs from now on; whether calls in their course wait for this very turn."""
-
-    async def read(self, agent_id: str) -> Stored | None:
-        """A state with all its entries, or None."""
-
-    async def copy(self, agent_id: str, claim: Claim, token: int) -> None:
-        """Write a state under the claim's id as well, in place of what is there; in the claim's turn."""
-
-    async def remove(self, agent_id: str) -> None:
-        """Remove a state; in the turn of somebody."""
-
-    async def listed(self, most: int) -> list[Described]:
-        """The states, the last used first."""

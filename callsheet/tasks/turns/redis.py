@@ -19,6 +19,7 @@ from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
 from callsheet.tasks.patience import patient
 from callsheet.tasks.turns.backlog import Backlog, Run
+from callsheet.tasks.turns.local import LocalStore
 from callsheet.tasks.turns.records import (
     FORMAT,
     NOTHING,
@@ -45,7 +46,7 @@ Publish = Callable[[list[str]], Awaitable[None]]
 
 
 class RedisStore:
-    """States in Redis; see Store. To be used on the process's loop."""
+    """States in Redis, and turns. To be used on the process's loop. LocalStore has the same."""
 
     def __init__(self, settings: Settings, publish: Publish, backlog: Backlog | None = None) -> None:
         self._settings, self._backlog = settings, backlog
@@ -57,7 +58,17 @@ class RedisStore:
         self._turn_kept = max(self._kept, 365 * _DAY if not self._kept else 0) + _DAY
 
     async def take(self, claim: Claim, known: int, place: Place | None = None) -> Granted | Replied | Busy:
-        """See Store."""
+        """Ask for the turn.
+
+        Args:
+            claim: for whom.
+            known: the version of the state that is known here, or COLD.
+            place: kept in the line if it is another's turn; None keeps none.
+
+        Raises:
+            StateMismatch: the state is of another class, or of a newer version.
+            UsageError: the reply whose turn it is waits for this very call.
+        """
         waits = ["wait", place.message, place.expires or ""] if place else ["try", "", ""]
         here = self._backlog.known(claim.agent_id) if self._backlog is not None else {}
         have = [part for epoch, run in here.items() for part in (epoch, run.first, run.last)]
@@ -107,7 +118,19 @@ class RedisStore:
             stream, min=b"(" + after, max=upto, count=_PAGE))
 
     async def end(self, claim: Claim, token: int, changes: Changes = NOTHING, reply: str | None = None) -> Ended:
-        """See Store. While Redis is away, it is tried again for about half a minute."""
+        """End the turn: write the changes, broadcast what was said, and let the next in line have it.
+
+        While Redis is away, it is tried again for about half a minute.
+
+        Args:
+            claim: whose turn it is.
+            token: of the turn.
+            changes: of the state.
+            reply: what came of the call, as JSON; a second delivery of the call gets it.
+
+        Raises:
+            TurnLost: it is not this call's turn any more; nothing is written.
+        """
         pairs = [part for pair in [*changes.fields.items(), *changes.entries, *changes.heard.items()] for part in pair]
         answer = await self._patiently(claim.agent_id, "end", claim, [
             token, claim.cls, FORMAT, self._kept, self._turn_kept,
@@ -120,15 +143,15 @@ class RedisStore:
         return Ended(int(answer[1]), [name.decode() for name in answer[2]])
 
     async def leave(self, claim: Claim) -> None:
-        """See Store."""
+        """Give up the place in the line."""
         await self._patiently(claim.agent_id, "leave", claim, [])
 
     async def pass_on(self, claim: Claim) -> None:
-        """See Store."""
+        """Let who is first in the line have the turn, if nobody has it."""
         await self._patiently(claim.agent_id, "pass", claim, [])
 
     async def waits(self, claim: Claim, token: int, jobs: Sequence[str]) -> bool:
-        """See Store."""
+        """The reply waits for these jobs from now on; whether calls in their course wait for this very turn."""
         return bool((await self._patiently(claim.agent_id, "waits", claim, [token, " ".join(jobs)]))[0])
 
     async def _patiently(self, agent_id: str, action: str, claim: Claim, args: Sequence[Any]) -> list[Any]:
@@ -204,7 +227,7 @@ class RedisStore:
     # Sessions -----------------------------------------------------------------------------------------
 
     async def read(self, agent_id: str) -> Stored | None:
-        """See Store."""
+        """A state with all its entries, or None."""
         with translated(self._settings):
             async with async_client(self._settings).pipeline(transaction=True) as pipe:
                 pipe.hgetall(self._keys.state(agent_id))
@@ -222,13 +245,13 @@ class RedisStore:
             entries=[(data[b"p"].decode(), data[b"c"].decode()) for _, data in entries])
 
     async def copy(self, agent_id: str, claim: Claim, token: int) -> None:
-        """See Store."""
+        """Write a state under the claim's id as well, in place of what is there; in the claim's turn."""
         source = [self._keys.state(agent_id), self._keys.memory(agent_id)]
         if not (await self._patiently(claim.agent_id, "copy", claim, [token, *source]))[0]:
             raise TurnLost(lost(claim), False)
 
     async def remove(self, agent_id: str) -> None:
-        """See Store."""
+        """Remove a state; in the turn of somebody."""
         with translated(self._settings):
             async with async_client(self._settings).pipeline(transaction=True) as pipe:
                 pipe.delete(self._keys.state(agent_id), self._keys.memory(agent_id))
@@ -236,7 +259,7 @@ class RedisStore:
                 await pipe.execute()
 
     async def listed(self, most: int) -> list[Described]:
-        """See Store."""
+        """The states, the last used first."""
         client, states = async_client(self._settings), self._keys.states()
         with translated(self._settings):
             if self._kept:
@@ -249,6 +272,10 @@ class RedisStore:
         return [Described(id=agent_id, cls=(cls or b"").decode(), turns=int(turns), created=int(created) / 1000,
                           updated=int(updated) / 1000)
                 for agent_id, (cls, turns, created, updated) in zip(ids, found, strict=True) if updated]
+
+
+Store = RedisStore | LocalStore
+"""Where states are kept, and turns given."""
 
 
 def _refusal(claim: Claim, kind: str, found: str) -> Exception:

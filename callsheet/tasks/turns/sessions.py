@@ -22,8 +22,8 @@ from callsheet.tasks.loop import on_process_loop
 from callsheet.tasks.turns.binding import Binding
 from callsheet.tasks.turns.line import Publisher
 from callsheet.tasks.turns.local import PROCESS, LocalStore
-from callsheet.tasks.turns.records import COLD, FORMAT, Changes, Claim, Described, Granted, Place, Store, Stored
-from callsheet.tasks.turns.redis import RedisStore
+from callsheet.tasks.turns.records import COLD, FORMAT, Changes, Claim, Described, Granted, Place, Stored
+from callsheet.tasks.turns.redis import RedisStore, Store
 from callsheet.tasks.turns.refusals import other_class, within_itself
 
 T = TypeVar("T")

@@ -10,7 +10,8 @@ from callsheet.memory.journal import Change, apply
 from callsheet.memory.redis import provide_kept
 from callsheet.settings import get_settings
 from callsheet.tasks.turns.binding import in_order, refuse_large
-from callsheet.tasks.turns.records import Claim, Granted, Store
+from callsheet.tasks.turns.records import Claim, Granted
+from callsheet.tasks.turns.redis import Store
 from callsheet.tasks.turns.sessions import in_turn, on_loop, the_store
 
 T = TypeVar("T")
