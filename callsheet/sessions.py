@@ -11,8 +11,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
 from callsheet.agents import AgentBase
+from callsheet.hub.place import refuse_on_loop as _refuse_on_loop
 from callsheet.messages import Msg, StateModule
-from callsheet.tasks.jobs import _refuse_on_loop
 from callsheet.tasks.loop import run_private
 from callsheet.tasks.turns import sessions as _work
 from callsheet.tasks.turns.records import Described as Session
