@@ -618,7 +618,7 @@ def test_who_listens_to_a_hub_that_redis_lost_hears_of_it(lonely, monkeypatch):
 
 
 def waiting_for_now() -> list[str]:
-    return [task_id for _, one in list(waiting._waiters.values()) for task_id in list(one._sent)]
+    return [task_id for one in list(waiting._waiters.values()) for task_id in list(one._sent)]
 
 
 def test_a_restart_with_data_a_flushed_script_cache_and_broken_connections_lose_nothing(scene, folder):

@@ -6,7 +6,6 @@ a result arrives with the notice of it. Where Redis has lost data, those waits e
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -170,15 +169,13 @@ def grace(settings: Settings) -> float:
     return 0.4 * settings.lease + _LOOK
 
 
-_waiters: dict[tuple[int, str], tuple[asyncio.AbstractEventLoop, Waiter]] = {}
+_waiters: dict[str, Waiter] = {}
 
 
 def waiter(settings: Settings) -> Waiter:
     """This process's waiter; to be used on the process's loop only."""
-    key, loop = (os.getpid(), settings.redis_url.get_secret_value()), asyncio.get_running_loop()
+    key = settings.redis_url.get_secret_value()
     found = _waiters.get(key)
-    if found is None or found[0] is not loop:  # a process may have another loop after a while, as a pool stops
-        for stale in [old for old in _waiters if old[0] != key[0]]:
-            del _waiters[stale]
-        found = _waiters[key] = loop, Waiter(settings)
-    return found[1]
+    if found is None or found.subscriptions is not subscriptions(settings):  # those of this process, and this loop
+        found = _waiters[key] = Waiter(settings)
+    return found
