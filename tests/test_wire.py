@@ -342,8 +342,8 @@ def test_callsheets_own_classes_travel_only_if_they_are_made_to(value: Any) -> N
 
 #: Recorded classes of the package that a message may not name: bases, for users to derive from.
 BASES = {"Recorded", "UserInputBase", "FormatterBase", "TruncatedFormatterBase", "ChatFormatter",
-         "ImagePromotingChatFormatter", "ImagePromotingFormatter", "MultiAgentFormatter", "OpenAIForms",
-         "TokenCounterBase", "MCPClientBase",
+         "ImagePromotingFormatter", "PromotingFormatter", "MultiAgentFormatter", "OpenAIForms", "TokenCounterBase",
+         "MCPClientBase",
          "StatefulClientBase", "MemoryBase", "ChatModelBase", "RemoteChatModel", "SdkChatModel", "Pipeline", "Grouped"}
 
 
