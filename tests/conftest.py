@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.fleet import fleet, fleet_workers, nothing_sent  # noqa: F401 - fixtures
 from tests.office import anywhere, at, office, shared_office  # noqa: F401 - fixtures
@@ -17,6 +18,9 @@ def pytest_configure() -> None:
     for sig, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
         if signal.getsignal(sig) is signal.SIG_IGN:
             signal.signal(sig, usual)
+    # How fast a loaded machine draws examples says nothing of what is tested.
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
 
 
 def pytest_collection_finish() -> None:

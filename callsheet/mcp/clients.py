@@ -3,7 +3,8 @@
 import time
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import AsyncIterator, Hashable
+from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 from callsheet.errors import McpMisused, ModuleNotAllowed, ToolError, ToolFailed, UsageError
@@ -220,12 +221,9 @@ class HttpStatelessClient(MCPClientBase):
             McpError: the server is not there.
         """
         async def work() -> list[Any]:
-            session = sdk_module("session").Session(self.spec, get_settings())
-            try:
+            async with self._session() as session:
                 found: list[Any] = await session.tools()
                 return found
-            finally:
-                await session.close()
 
         tools = await at_home(work)
         _listed[self.spec.key] = (time.monotonic(), tools)
@@ -247,13 +245,18 @@ class HttpStatelessClient(MCPClientBase):
         """
         async def work() -> tuple[Any, Any]:
             fitting(tool, arguments)
-            session = sdk_module("session").Session(self.spec, get_settings())
-            try:
+            async with self._session() as session:
                 return await session.call(tool.name, arguments, timeout), tool
-            finally:
-                await session.close()
 
         return await at_home(work)
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[Any]:
+        session = sdk_module("session").Session(self.spec, get_settings())
+        try:
+            yield session
+        finally:
+            await session.close()
 
 
 class StdIOStatefulClient(StatefulClientBase):
@@ -323,5 +326,3 @@ def _http_spec(name: Any, transport: Any, url: Any, headers: Any, timeout: float
     return HttpSpec(name=name, transport=transport, url=url, endpoint=endpoint,
                     headers=tuple(sorted((headers or {}).items())), timeout=timeout,
                     sse_read_timeout=sse_read_timeout, options=tuple(sorted(options.items())))
-
-

@@ -244,5 +244,3 @@ class _Events(httpx2.AsyncByteStream):
                     while await anext(pieces, None) is not None:
                         pass
         await self._stream.aclose()
-
-

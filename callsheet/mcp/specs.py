@@ -1,7 +1,7 @@
 """What a client is given of its server: enough to connect, to tell servers apart, and to name one."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import httpx
@@ -49,8 +49,7 @@ class HttpSpec:
     def key(self) -> Hashable:
         """What makes two of them the same."""
         options = tuple((name, value if value.__hash__ else id(value)) for name, value in self.options)
-        return (self.name, self.transport, self.url, self.endpoint, self.headers, self.timeout, self.sse_read_timeout,
-                options)
+        return replace(self, options=options)
 
     @property
     def shown(self) -> str:

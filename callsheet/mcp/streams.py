@@ -35,7 +35,6 @@ class Fate:
         return f"{reason}; its last words: {self.last_words}" if self.last_words else reason
 
 
-
 class Watched(ObjectReceiveStream[Any]):
     """A stream of the SDK's that tells when the server has closed it.
 

@@ -361,5 +361,3 @@ def unusable(call: SdkCall, exc: BaseException | None = None) -> EndpointError:
         return call.failures.told(error, status or 0)
     return call.failures.broken(f"The answer is no chat completion: {text[:200]}",
                                 "Check that the endpoint speaks this provider's API.", status)
-
-

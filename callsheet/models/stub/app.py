@@ -211,5 +211,3 @@ async def _until(moment: float) -> None:
     left = moment - time.monotonic()
     if left > 0:
         await asyncio.sleep(left)
-
-

@@ -182,4 +182,3 @@ class Store(Protocol):
 
     def attach(self, gate: str, wake: Callable[[bytes], None], paused: Callable[[str, float], None]) -> None:
         """Call `wake` when the gate's turn may have come, and `paused` with name and seconds of a paused endpoint."""
-
