@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from callsheet.memory import MemoryBase
 from callsheet.messages import Msg, ToolUseBlock
-from callsheet.messages.names import new_call_id
+from callsheet.messages.pairing import new_call_id
 from callsheet.tools import Toolkit
 
 

@@ -5,8 +5,7 @@ import re
 from typing import Any
 
 from callsheet.messages import Msg
-from callsheet.messages.names import tool_name
-from callsheet.messages.pairing import NO_RESULT, paired
+from callsheet.messages.pairing import NO_RESULT, paired, tool_name
 
 NO_TEXT = "(no text)"
 

@@ -1,7 +1,8 @@
-"""Tool calls and their results in a conversation: which belong together, and what providers would refuse of them."""
+"""Tool calls and their results: which belong together in a conversation, and names and ids that all providers take."""
 
 import hashlib
 import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,30 @@ from typing import Any
 from callsheet.messages.msg import Msg
 
 NO_RESULT = "(no result)"
+LONGEST = 64  # characters of a tool's name
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 _OTHER = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def tool_name(name: str, *, told_apart: bool = False) -> str:
+    """A tool's name, or one like it of letters, digits, _ and -, at most 64, that begins with a letter or _.
+
+    Args:
+        name: as its server or its function has it.
+        told_apart: whether another name has led to the same; this one then ends with a mark of its own.
+    """
+    if _NAME.fullmatch(name) and not told_apart:
+        return name
+    made = _OTHER.sub("_", name)
+    made = made if made[:1].isalpha() or made[:1] == "_" else f"_{made}"
+    if told_apart or len(made) > LONGEST:
+        made = f"{made[:LONGEST - 9]}_{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:8]}"
+    return made
+
+
+def new_call_id() -> str:
+    """An id for a tool call: of nine letters and digits, which is what the strictest provider takes."""
+    return secrets.token_hex(5)[:9]
 
 
 @dataclass(slots=True, eq=False)

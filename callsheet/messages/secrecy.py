@@ -29,8 +29,6 @@ _FORM = re.compile(
     r"(?:sk|pk|rk|gh[opsu]|github_pat|glpat|hf|xox[a-z]|npm|pypi)[-_](?=\S*\d)[\w.-]{0,200}?[A-Za-z0-9]{16}[\w.-]*"
     r"|(?:AKIA|ASIA|AIza|ya29\.|SG\.)[\w.-]{16,}|eyJ[\w-]{8,}\.[\w-]+\.[\w-]+|(?i:bearer|basic) (?=\S*\d)\S{12,}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*")
-_BEGINNINGS = frozenset({"sk", "pk", "rk", "gh", "gl", "hf", "xo", "np", "py", "ak", "as", "ai", "ya", "sg", "ey", "be",
-                         "ba", "--"})
 _GIVEN = re.compile(r"(?:^-{0,2}|[?&;]\s*)([\w. -]+)=([^&;\s]+)")
 #: The name of a variable, a mask, a type, prose.
 _NO_KEY = re.compile(r"\$|env:|\*+$|<.*>$|(?:str|string|text|array|object|integer|number|required|optional|none|null|"
@@ -96,7 +94,7 @@ def refuse(value: str, name: str, where: str) -> None:
     """
     if is_secret(name, value):
         raise refusal(where, f"is a secret by its name, {name.removeprefix(HEADER)!r},")
-    if value[:2].lower() in _BEGINNINGS and len(value) > 16 and _FORM.fullmatch(value):
+    if len(value) > 16 and _FORM.fullmatch(value):
         raise refusal(where, "is a key by its form")
     if ("=" in value or "@" in value) and len(value) <= _LONGEST:
         for what in _told(value):

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from callsheet.messages.names import new_call_id
+from callsheet.messages.pairing import new_call_id
 from callsheet.models.base import ChatResponse, ChatUsage
 from callsheet.resources.tokens import numbers_in, tokens_of
 

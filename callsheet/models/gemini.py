@@ -12,7 +12,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from callsheet.errors import UsageError
 from callsheet.messages.forms import form_of
-from callsheet.messages.names import new_call_id
+from callsheet.messages.pairing import new_call_id
 from callsheet.models.answer import Draft, Text
 from callsheet.models.base import ChatResponse
 from callsheet.models.remote import Messages, Options, check_messages, one_of, opened_by_user

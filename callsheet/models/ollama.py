@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, SecretStr
 
 from callsheet.messages.forms import form_of
-from callsheet.messages.names import new_call_id
+from callsheet.messages.pairing import new_call_id
 from callsheet.models.answer import Answer
 from callsheet.models.base import ChatResponse
 from callsheet.models.exchange import Call

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from callsheet.errors import ToolError, UsageError
 from callsheet.messages import ToolUseBlock
-from callsheet.messages.names import LONGEST, tool_name
+from callsheet.messages.pairing import LONGEST, tool_name
 from callsheet.tools import travel
 from callsheet.tools.arguments import Misfit, given
 from callsheet.tools.clients import ClientTool, McpClient, McpFunction, tools_of
