@@ -15,7 +15,7 @@ import httpx
 import uvloop
 
 from benchmarks.harness import Report, Row, Stage, at_most, busy
-from callsheet.workers.collector import spare_collector
+from callsheet.workers.watch import spare_collector
 from tests.services import free_port
 
 CALLS = 4000

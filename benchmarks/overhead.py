@@ -22,7 +22,7 @@ from callsheet.resources.transport import pooled_transport
 from callsheet.resources.usage import Sniffing
 from callsheet.settings import Settings, use_settings
 from callsheet.tasks.loop import adopt
-from callsheet.workers.collector import spare_collector
+from callsheet.workers.watch import spare_collector
 from tests.services import free_port
 
 CALLS = 3000

@@ -2,12 +2,10 @@
 
 import asyncio
 import contextlib
-import contextvars
 import os
 import threading
 import time
 
-import greenlet
 import redis
 from celery import Celery, current_task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
@@ -40,7 +38,7 @@ if os.environ.get("PARTS") == "callsheet":  # Celery's and kombu's own otherwise
     app.conf.update(broker_transport="callsheet.workers.transport:Transport", result_backend_thread_safe=True,
                     result_backend=f"callsheet.tasks.results:ResultBackend+{URL}",
                     worker_consumer="callsheet.workers.consumer:Consumer")
-    app.Worker = app.subclass_with_self("callsheet.workers.controller:Worker")
+    app.Worker = app.subclass_with_self("callsheet.workers.consumer:Worker")
 
 
 class OnRequest(Autoscaler):
@@ -57,7 +55,6 @@ def resize_pool(state, n=1):
 
 
 store = redis.Redis.from_url(URL, decode_responses=True)
-var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="unset")
 
 
 def connect(url: str) -> Celery:
@@ -188,14 +185,6 @@ async def retries_what_cannot_travel(self, x=None):
         return [type(exc.reason).__name__, exc.requeue]
 
 
-@app.task(bind=True, autoretry_for=(KeyError,), retry_kwargs={"max_retries": 3, "countdown": 0})
-async def auto_flaky(self, succeed_at):
-    await asyncio.sleep(0)
-    if self.request.retries < succeed_at:
-        raise KeyError("again")
-    return self.request.retries
-
-
 @app.task
 async def fail(text="boom"):
     await asyncio.sleep(0)
@@ -215,19 +204,6 @@ async def ignore():
 @app.task
 async def leave():
     raise SystemExit(3)
-
-
-@app.task
-def errback(request, exc, traceback):
-    note(f"errback:{request.id}", repr(exc))
-
-
-@app.task
-async def set_var(value):
-    before = var.get()
-    var.set(value)
-    await asyncio.sleep(0.02)
-    return [before, var.get()]
 
 
 @app.task
@@ -440,12 +416,6 @@ async def run_once(self, seconds):
             await asyncio.sleep(seconds)
         finally:
             runs.write(f"end {self.request.id}\n")
-
-
-@app.task
-async def nap(seconds):
-    await asyncio.sleep(seconds)
-    return greenlet.getcurrent() is not None
 
 
 class ByClass(app.Task):

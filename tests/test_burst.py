@@ -16,7 +16,7 @@ from callsheet.agents.dispatch import dispatcher
 from callsheet.errors import CannotTravel
 from callsheet.settings import use_settings
 from callsheet.tasks.app import current_app
-from callsheet.workers.broker.message import Message
+from callsheet.workers.broker.reading import Message
 from tests.agents.basic import Echo
 from tests.fleet import client_settings
 from tests.services import Counts

@@ -18,7 +18,7 @@ import yaml
 
 from callsheet import Msg, Settings
 from callsheet.settings import use_settings
-from callsheet.workers.metrics.families import FAMILIES
+from callsheet.workers.metrics.collector import FAMILIES
 from tests.agents.gated import CpuGated, Gated
 from tests.manifests import FOLDER, OVERLAYS, VERSIONS, Manifest, check, documents, rendered, the
 from tests.services import ROOT, RedisServer, free_port, wait_for

@@ -10,11 +10,11 @@ import weakref
 
 import psutil
 import pytest
-from celery import chain, chord, group
 from celery.exceptions import Ignore, TimeLimitExceeded
 
 from callsheet.errors import JobError
-from callsheet.workers.collector import GROWTH, Growth, resident, spare_collector
+from callsheet.workers.machine import memory_of
+from callsheet.workers.watch import GROWTH, Growth, spare_collector
 from tests import pool_app as a
 from tests.pool_workers import get, pool_worker, unique
 from tests.services import wait_for
@@ -25,10 +25,6 @@ def pool(redis_server):
     with pool_worker(redis_server, "-c", "4", "-E", "--max-tasks-per-child=1000") as running:
         yield running
         assert "Callback" not in running.process.log, "a callback of Celery's raised on the hub's thread"
-
-
-def on(pool, task, *args):
-    return task.s(*args).set(queue=pool.queue)
 
 
 def test_async_and_plain_tasks_give_their_results(pool):
@@ -66,22 +62,6 @@ def test_retry_of_what_cannot_be_sent_is_a_rejection_as_in_celery(pool):
 def test_retry_at_once_is_not_taken_for_a_second_delivery(pool):
     results = [pool.send(a.flaky, 3) for _ in range(10)]
     assert [get(result) for result in results] == [3] * 10
-
-
-def test_autoretry_for(pool):
-    assert pool.run(a.auto_flaky, 2) == 2
-
-
-def test_canvases_of_async_tasks(pool):
-    assert get(chain(on(pool, a.add, 1, 2), on(pool, a.add, 3)).apply_async()) == 6
-    assert get(group(on(pool, a.add, i, i) for i in range(4)).apply_async()) == [0, 2, 4, 6]
-    assert get(chord([on(pool, a.add, i, i) for i in range(4)], on(pool, a.total)).apply_async()) == 12
-
-
-def test_errback(pool):
-    result = pool.send(a.fail, "why", link_error=on(pool, a.errback))
-    assert repr(get(result, propagate=False)) == "ValueError('why')"
-    pool.wait_notes(f"errback:{result.id}")
 
 
 def test_failures(pool):
@@ -131,11 +111,6 @@ def test_what_is_of_no_use_on_this_pool_is_said(pool):
 
 def wait_state(result, state):
     return wait_for(lambda: result.state == state, 10, lambda: f"{state}, not {result.state}")
-
-
-def test_context_variables_do_not_leak_between_calls(pool):
-    results = [pool.send(a.set_var, str(i)) for i in range(8)]
-    assert [get(result) for result in results] == [["unset", str(i)] for i in range(8)]
 
 
 def test_asyncio_works_inside(pool):
@@ -357,8 +332,8 @@ def test_garbage_of_few_large_objects_is_collected_when_memory_grows():
         first = weakref.ref(Page())
         growth.look()
         assert first() is not None  # not worth the time
-        least = resident()
-        while resident() <= least + GROWTH + 2**20:
+        least = memory_of(os.getpid())
+        while memory_of(os.getpid()) <= least + GROWTH + 2**20:
             Page()
         growth.look()
         assert first() is None

@@ -19,7 +19,7 @@ from callsheet.resources import dead_letters
 from callsheet.settings.keys import Keys
 from callsheet.tasks.app import current_app
 from callsheet.tasks.people.answers import open_questions
-from callsheet.workers.controller import Worker
+from callsheet.workers.consumer import Worker
 from callsheet.workers.prefork import MOST_PROCESSES, AsynPool
 from tests.agents.basic import Compute, Echo
 from tests.agents.user_tasks import add_now, add_soon

@@ -113,7 +113,7 @@ def test_workers_that_cannot_start_end_it_with_their_last_words(own_redis, tmp_p
     (("io", "--max", "many"), "'many' is not a valid integer"),
     (("io",), "Missing option '--max'"),
     (("gpu", "--max", "2"), "'gpu' is not one of 'io', 'cpu'"),
-    (("io", "--max", "2", "--", "--autoscale=2,20"), "the MAX of 2 is below the MIN of 20"),
+    (("io", "--max", "2", "--", "--autoscale=2,20"), "A maximum of 2 and a minimum of 20"),
     (("io", "--max", "2", "--", "--autoscale", "a,b"), "'a,b' is not MAX,MIN"),
     (("io", "--max", "2", "--", "-c", "none"), "'none' is no number of calls"),
     (("cpu", "--max", "2", "--", "-c0"), "'0' is no number of calls"),

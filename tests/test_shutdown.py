@@ -119,7 +119,7 @@ def test_sigterm_may_be_made_a_sigquit(redis_server, soft, state):
         assert waiting(pool) == (state == "PENDING")
 
 
-@pytest.mark.parametrize("signals", [[TERM], [TERM, TERM, TERM], [INT], [INT, TERM]])
+@pytest.mark.parametrize("signals", [[TERM, TERM, TERM], [INT, TERM]])
 def test_one_or_more_sigterms_or_a_sigint_wait_for_what_runs(redis_server, signals):
     key, gate = unique(), unique("gate")
     with pool_worker(redis_server, "-c", "2", PARTS="callsheet") as pool:

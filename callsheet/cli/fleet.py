@@ -15,17 +15,16 @@ from redis.exceptions import RedisError
 from callsheet.cli.processes import Process, exit_text
 from callsheet.cli.stack import worker_service
 from callsheet.cli.supervisor import Interrupts, ServiceFailed, Supervisor
+from callsheet.resources.backlog import backlogs
 from callsheet.resources.redis import sync_client
 from callsheet.resources.trouble import in_words
 from callsheet.scaling import Decision, Limits, Load, Policy, Rules
 from callsheet.settings import Settings
 from callsheet.tasks.app import make_app
-from callsheet.workers.backlog import lengths
-from callsheet.workers.broker.layout import Layout
 from callsheet.workers.gauges import Reading
-from callsheet.workers.load import COMMAND
 from callsheet.workers.machine import Group, Processors, cores, family_of, machine_memory, own_share_of
 from callsheet.workers.measures import BusyTime
+from callsheet.workers.status import LOAD
 
 LOOK_EVERY = 0.1  # seconds between two looks at the processes
 DECIDE_EVERY = 2.0  # seconds between two decisions
@@ -184,7 +183,7 @@ class Fleet:
     def _load(self) -> Load | None:
         """What the queues, the workers and the machine tell; None while Redis does not answer."""
         try:
-            backlog = lengths(sync_client(self._settings), Layout.stock().lists(self._plan.queues))
+            backlog = sum(backlogs(self._plan.queues, sync_client(self._settings)).values())
             self._ask()
         except (RedisError, OperationalError, OSError) as exc:
             if not self._away:
@@ -209,7 +208,7 @@ class Fleet:
         asked = {member.node: member for member in self.serving if member.was_ready}
         if not asked:
             return
-        answers = self._app.control.broadcast(COMMAND, destination=list(asked), reply=True, timeout=ANSWER,
+        answers = self._app.control.broadcast(LOAD, destination=list(asked), reply=True, timeout=ANSWER,
                                               limit=len(asked))
         for node, told in ((node, told) for answer in answers or () for node, told in answer.items()):
             if node in asked and "busy" in told:

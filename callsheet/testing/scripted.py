@@ -4,9 +4,11 @@ import asyncio
 import builtins
 import copy
 import json
+import threading
 import types
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -15,16 +17,50 @@ from pydantic import BaseModel, ValidationError
 from callsheet.errors import CallsheetError, UsageError
 from callsheet.models import ChatModelBase, ChatResponse, ChatUsage, Content
 from callsheet.models.remote import check_messages
-from callsheet.testing.scripts import ModelCall, ScriptEnded, script_of
 
 _BLOCKS = ("text", "thinking", "tool_use", "audio")
 _ERROR, _DATA, _RESPONSE = "error", "data", "response"
+_KEPT = 1000  # scripts of which a process keeps how far they have come
 Item = str | Mapping[str, Any] | Sequence[Content] | BaseModel | ChatResponse | Exception | Callable[..., Any]
 
 
 def tool_call(name: str, /, **arguments: Any) -> Any:
     """A tool_use block for a script. Its id is made when it is answered."""
     return {"type": "tool_use", "id": "", "name": name, "input": arguments}
+
+
+class ScriptEnded(UsageError):
+    """A scripted model was called more often than its script has answers."""
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """A call that a scripted model got.
+
+    Attributes:
+        messages: as they were given.
+        structured_model: name of the form asked for, or None.
+        kwargs: the rest.
+    """
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | None = None
+    structured_model: str | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+# An agent's model is built anew for each call: what its script was asked stays here, by the script's id.
+_asked: OrderedDict[str, list[ModelCall]] = OrderedDict()
+_lock = threading.Lock()
+
+
+def _calls_of(ident: str) -> list[ModelCall]:
+    calls = _asked.setdefault(ident, [])
+    _asked.move_to_end(ident)
+    if len(_asked) > _KEPT:
+        _asked.popitem(last=False)
+    return calls
 
 
 class ScriptedModel(ChatModelBase):
@@ -62,7 +98,8 @@ class ScriptedModel(ChatModelBase):
     @property
     def calls(self) -> list[ModelCall]:
         """The calls that this script has got in this process, the first one first."""
-        return script_of(self.ident).calls
+        with _lock:
+            return _calls_of(self.ident)
 
     async def __call__(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None,
                        tool_choice: str | None = None, structured_model: type[BaseModel] | None = None,
@@ -79,7 +116,10 @@ class ScriptedModel(ChatModelBase):
             self._validate_tool_choice(tool_choice, tools)
         form = structured_model.__name__ if structured_model else None
         call = ModelCall(copy.deepcopy(messages), tools, tool_choice, form, kwargs)
-        number = script_of(self.ident).next(call)
+        with _lock:
+            calls = _calls_of(self.ident)
+            number = len(calls)
+            calls.append(call)
         if self.delay:
             await asyncio.sleep(self.delay)
         item = self._item(number)

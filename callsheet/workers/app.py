@@ -31,23 +31,17 @@ from callsheet.settings import Settings, get_settings
 from callsheet.settings.celery import HELD, celery_config, transport
 from callsheet.tasks.app import App, make_app, serve_as
 from callsheet.tasks.homes import give_up_homes
-from callsheet.workers import interrupts, load, status  # noqa: F401 - register their commands
-from callsheet.workers.flags import First, wrong_with
+from callsheet.workers import status  # noqa: F401 - registers its commands
+from callsheet.workers.flags import First
 from callsheet.workers.logs import gather_lines
 
 logger = logging.getLogger(__name__)
 
 # By name: what these import of Celery's worker takes its tracer by value, so it comes after the user's modules, which
 # may have put another there.
-STEPS = ("callsheet.workers.turns:PassTurnsOn", "callsheet.workers.homes:SweepHomes",
-         "callsheet.workers.metrics.step:ServeMetrics")
-CONSUMER_STEPS = ("callsheet.workers.revoked:ReadRevoked",)
-IO_CONSUMER_STEPS = ("callsheet.workers.steps:AttachPool", "callsheet.workers.hubs:FollowHubs")
-WORKER = "callsheet.workers.controller:Worker"
-POOL = "callsheet.workers.pool:AsyncioPool"
-PREFORK = "callsheet.workers.prefork:TaskPool"
-CONSUMER = "callsheet.workers.consumer:Consumer"
-AUTOSCALER = "callsheet.workers.autoscaler:LoadAutoscaler"
+STEPS = tuple(f"callsheet.workers.steps:{name}" for name in ("PassTurnsOn", "SweepHomes", "ServeMetrics"))
+CONSUMER_STEPS = ("callsheet.workers.steps:ReadRevoked",)
+IO_CONSUMER_STEPS = ("callsheet.workers.steps:AttachPool", "callsheet.workers.steps:FollowHubs")
 AFTER_CONFIGURE, AFTER_FINALIZE = Signal(name="app.on_after_configure"), Signal(name="app.on_after_finalize")
 
 
@@ -56,13 +50,11 @@ class WorkerApp(App):
 
     Attributes:
         modules: the user's, which workers and beat import.
-        pools: what `--pool` may name.
         waits: whether its pool is an asyncio one.
         use: the remedy where another pool is given.
     """
 
     modules: tuple[str, ...] = ()
-    pools: tuple[str, ...] = ("prefork", "processes", "solo", "threads", "custom")
     waits = False
     use = ("Leave -P away for Celery's prefork pool; solo and threads can be had too. Calls that wait on the network "
            "run by the thousand on an io worker: celery -A callsheet.workers.io worker.")
@@ -78,12 +70,14 @@ class WorkerApp(App):
         return import_modules.connect(lambda **_: self._autodiscover_tasks(packages, related_name), weak=False)
 
     def import_agents(self, **_: object) -> None:
-        """Import the modules, also from the folder where the worker is started.
+        """Import the modules, also from the folder where the worker is started, which `celery` alone forgets again.
 
         Raises:
             SettingsError: one of them cannot be imported.
         """
-        _look_here()
+        with contextlib.suppress(FileNotFoundError):  # the folder is gone
+            if (here := str(Path.cwd())) not in sys.path:
+                sys.path.insert(0, here)
         for name in self.modules:
             try:
                 importlib.import_module(name)
@@ -92,19 +86,15 @@ class WorkerApp(App):
                     f"CALLSHEET_MODULES names {name!r}, which cannot be imported here: {exc}. Correct the name, "
                     "install it, start the worker in the folder that holds it, or put that on PYTHONPATH.") from exc
 
-    def wrong_with_pool(self, name: str) -> str:
-        """What is wrong with a pool that the command line names, in words; "" if nothing is."""
-        return "" if name in self.pools else f"{name} is no pool for the workers of {self.main}. {self.use}"
-
     def check(self, worker: Any, ours: dict[str, Any]) -> None:
-        """Refuse what modules have made of the configuration, where it cannot work.
+        """Refuse a pool or a configuration that cannot work.
 
         Raises:
             SystemExit: says what is wrong, and the remedy.
         """
         pool = get_implementation(worker.pool_cls)
         if pool.is_green or hasattr(pool, "attach") is not self.waits:
-            raise SystemExit(self.wrong_with_pool(f"{pool.__module__}:{pool.__name__}"))
+            raise SystemExit(f"{pool.__module__}:{pool.__name__} is no pool for the workers of {self.main}. {self.use}")
         if wrong := [name for name in HELD if self.conf.get(name) != ours.get(name)]:
             raise SystemExit(f"{', '.join(wrong)}: Callsheet's settings say what this is, and app.conf says otherwise. "
                              "Take it out of what your modules set; broker and results are at CALLSHEET_REDIS_URL, "
@@ -114,7 +104,6 @@ class WorkerApp(App):
 class IOApp(WorkerApp):
     """The app of io workers."""
 
-    pools = ("custom",)
     waits = True
     use = ("Leave -P away: calls that wait run on the asyncio pool. What computes runs in processes on a cpu worker: "
            "celery -A callsheet.workers.cpu worker.")
@@ -122,12 +111,12 @@ class IOApp(WorkerApp):
     @functools.cached_property
     def Worker(self) -> Any:
         """Celery's worker, with a soft shutdown of our own."""
-        return self.subclass_with_self(WORKER)
+        return self.subclass_with_self("callsheet.workers.consumer:Worker")
 
 
 def io_app(settings: Settings | None = None) -> Celery:
     """The app of io workers: the asyncio pool, queue `io`."""
-    app = _app(settings, "io", IOApp, POOL)
+    app = _app(settings, "io", IOApp, "callsheet.workers.pool:AsyncioPool")
     app.steps["consumer"].update(IO_CONSUMER_STEPS)
     after_setup_logger.connect(_gather_lines, weak=False)
     after_setup_task_logger.connect(_gather_lines, weak=False)
@@ -136,7 +125,7 @@ def io_app(settings: Settings | None = None) -> Celery:
 
 def cpu_app(settings: Settings | None = None) -> Celery:
     """The app of cpu workers: Celery's prefork pool, queue `cpu`."""
-    return _app(settings, "cpu", WorkerApp, PREFORK)
+    return _app(settings, "cpu", WorkerApp, "callsheet.workers.prefork:TaskPool")
 
 
 def _gather_lines(logger: logging.Logger | None = None, **_: object) -> None:
@@ -154,23 +143,13 @@ def _close_sessions(**_: object) -> None:
     close_all()
 
 
-def _unnamed() -> bool:
-    """Whether `celery worker` was given no -n: those of both kinds would be celery@host, and tools see one of them."""
-    context = click.get_current_context(silent=True)
-    return context is not None and context.get_parameter_source("hostname") is ParameterSource.DEFAULT
-
-
-def _look_here() -> None:
-    """Import from the working directory, as with `callsheet up` and `python -m celery`: `celery` forgets it again."""
-    with contextlib.suppress(FileNotFoundError):  # the folder is gone
-        if (here := str(Path.cwd())) not in sys.path:
-            sys.path.insert(0, here)
-
-
 def _give_a_name(app: Celery, queue: str) -> None:
+    """Without -n workers of both kinds would be celery@host, and tools see one of them."""
     @celeryd_init.connect(weak=False)
     def _name(instance: Any = None, **_: object) -> None:
-        if instance is not None and instance.app is app and _unnamed():
+        context = click.get_current_context(silent=True)
+        unnamed = context is not None and context.get_parameter_source("hostname") is ParameterSource.DEFAULT
+        if unnamed and instance is not None and instance.app is app:
             instance.hostname = nodename(queue, nodesplit(instance.hostname)[1])
 
 
@@ -178,10 +157,11 @@ def _app(settings: Settings | None, queue: str, kind: type[WorkerApp], pool: str
     settings = settings or get_settings()
     app: Any = make_app(settings, queue, f"callsheet.workers.{queue}", kind)
     app.modules = settings.modules
-    app.conf.update(worker_pool=pool, worker_consumer=CONSUMER, worker_autoscaler=AUTOSCALER)
+    app.conf.update(worker_pool=pool, worker_consumer="callsheet.workers.consumer:Consumer",
+                    worker_autoscaler="callsheet.workers.autoscaler:LoadAutoscaler")
     app.events_cls = "callsheet.workers.events:Events"
-    app.user_options["worker"].add(First({"autoscale": wrong_with, "pool": app.wrong_with_pool}, app.import_agents))
-    app.user_options["beat"].add(First({}, app.import_agents))
+    app.user_options["worker"].add(First(app.import_agents))
+    app.user_options["beat"].add(First(app.import_agents))
     app.steps["worker"].update(STEPS)
     app.steps["consumer"].update(CONSUMER_STEPS)
     if not isinstance(_state.default_app, WorkerApp):  # else a worker's tasks import the app of the other kind

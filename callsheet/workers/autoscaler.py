@@ -47,7 +47,7 @@ class LoadAutoscaler(autoscale.Autoscaler):
     def __init__(self, pool: Any, max_concurrency: int, min_concurrency: int = 0, worker: Any = None,
                  keepalive: float = EVERY, mutex: Any = None) -> None:
         super().__init__(pool, max_concurrency, min_concurrency, worker, keepalive, mutex)
-        limits = bounds(max_concurrency, min_concurrency)
+        limits = Limits(maximum=max_concurrency, minimum=min_concurrency)
         if not (isinstance(pool, prefork.TaskPool) or hasattr(pool, "shrink")):  # which prefork has once it runs
             raise SettingsError(f"--autoscale needs a pool that grows and shrinks, and {type(pool).__name__} does not. "
                                 "Leave out --autoscale, or use the pools of callsheet.workers.io and .cpu.")
@@ -122,7 +122,8 @@ class LoadAutoscaler(autoscale.Autoscaler):
             SettingsError: they leave no size between them.
         """
         with self.mutex:
-            limits = bounds(self.max_concurrency if max is None else max, self.min_concurrency if min is None else min)
+            limits = Limits(maximum=self.max_concurrency if max is None else max,
+                            minimum=self.min_concurrency if min is None else min)
             self._update_consumer_prefetch_count(limits.maximum)
             self.max_concurrency, self.min_concurrency = limits.maximum, limits.minimum
             self._policy.limits = limits
@@ -150,11 +151,8 @@ class LoadAutoscaler(autoscale.Autoscaler):
         consumer = getattr(self.worker, "consumer", None)
         tasks = getattr(consumer, "task_consumer", None)
         full = reading.busy + reading.waiting >= reading.size
-        if tasks is None or not full:
-            self._looker.ask(None, (), self._received)
-        else:
-            queues = [queue.name for queue in tasks.queues if queue.exchange.type != "fanout"]
-            self._looker.ask(tasks.channel, queues, self._received)
+        queues = tasks.queues if tasks is not None and full else ()
+        self._looker.ask([queue.name for queue in queues if queue.exchange.type != "fanout"], self._received)
 
     def _looked(self) -> None:
         """A look has been taken: decide soon, on the consumer's thread; called by the thread that looks."""
@@ -233,16 +231,3 @@ class LoadAutoscaler(autoscale.Autoscaler):
     def _once_more(self) -> None:
         self._again = False
         self.maybe_scale()
-
-
-def bounds(maximum: int, minimum: int) -> Limits:
-    """MAX and MIN as limits.
-
-    Raises:
-        SettingsError: they leave no size between them.
-    """
-    try:
-        return Limits(minimum=minimum, maximum=maximum)
-    except SettingsError:
-        raise SettingsError(f"--autoscale={maximum},{minimum}: MAX must be at least 1, and MIN from 0 up to MAX, as in "
-                            "--autoscale=500,20.") from None

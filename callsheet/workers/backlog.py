@@ -9,14 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
+from callsheet.resources.backlog import backlogs
+from callsheet.resources.redis import sync_client
 from callsheet.resources.trouble import in_words
 from callsheet.settings import get_settings
-from callsheet.workers.broker.layout import Layout
 from callsheet.workers.machine import Group, Processors, cores, memory_of, own_share_of
 
 logger = logging.getLogger(__name__)
@@ -92,18 +91,17 @@ class Looker:
         self._then = then
         self._said = 0.0
         self._asked = threading.Event()
-        self._question: tuple[Any, Sequence[str], int] = (None, (), 0)
+        self._question: tuple[Sequence[str], int] = ((), 0)
         self._thread: threading.Thread | None = None
 
-    def ask(self, channel: Any, queues: Sequence[str], received: int) -> None:
+    def ask(self, queues: Sequence[str], received: int) -> None:
         """Take a look soon.
 
         Args:
-            channel: of kombu, that consumes from these queues; None where only the machine is of interest.
-            queues: their names.
+            queues: that are of interest beside the machine.
             received: messages that the worker has taken by now.
         """
-        self._question = channel, queues, received
+        self._question = queues, received
         if self._thread is None:
             self._thread = threading.Thread(target=self._main, name="callsheet-autoscale", daemon=True)
             self._thread.start()
@@ -125,30 +123,16 @@ class Looker:
                 self._asked.clear()
                 logger.exception("The load of this worker could not be looked at")
 
-    def _look(self, channel: Any, queues: Sequence[str], received: int) -> Look:
-        backlog, pids = self._backlog(channel, queues) if queues else None, self._pids()
+    def _look(self, queues: Sequence[str], received: int) -> Look:
+        backlog, pids = self._backlog(queues) if queues else None, self._pids()
         return Look(time.monotonic(), backlog, received, self.memory.used(pids), self._processors.share(pids))
 
-    def _backlog(self, channel: Any, queues: Sequence[str]) -> int | None:
-        """Messages on the queues' lists, all priorities; one trip."""
+    def _backlog(self, queues: Sequence[str]) -> int | None:
         try:
-            ledger, layout = getattr(channel, "ledger", None), Layout.of(channel)
-            lists = layout.lists(queues)
-            if ledger is not None:
-                return lengths(ledger.client, lists)
-            with channel.conn_or_acquire() as client:  # kombu's own clients write the prefix themselves
-                return lengths(client, [name.removeprefix(layout.prefix) for name in lists])
-        except (RedisError, KombuError, OSError, AttributeError) as exc:  # the channel may be closed meanwhile
+            return sum(backlogs(queues, sync_client(get_settings())).values())
+        except (RedisError, OSError) as exc:
             now = time.monotonic()
             if now - self._said > SAY_AGAIN:
                 self._said = now
                 logger.info("The length of the queues is not known for now. %s", in_words(exc, get_settings()))
             return None
-
-
-def lengths(client: Any, lists: Sequence[str]) -> int:
-    """The messages on these lists; one trip."""
-    asked = client.pipeline(transaction=False)
-    for name in lists:
-        asked.llen(name)
-    return sum(asked.execute())

@@ -3,20 +3,23 @@
 import asyncio
 import enum
 import logging
+import sys
 import time
+import traceback
 from collections.abc import Callable
-from typing import Any, Protocol
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
 
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from celery.app import trace
 from celery.exceptions import Ignore, Terminated
 from celery.worker import state
 
 from callsheet.tasks.bridge import Crossing, SoftLimit
 from callsheet.tasks.patience import hold_limits, lift_limits
-from callsheet.workers.mailbox import Mailbox
-from callsheet.workers.prefetch import Prefetch
-from callsheet.workers.slots import Slots
-from callsheet.workers.threads import ThreadCrew
-from callsheet.workers.tracing import Failure
+
+if TYPE_CHECKING:
+    from callsheet.workers.pool import AsyncioPool
 
 logger = logging.getLogger(__name__)
 
@@ -33,35 +36,46 @@ class Fate(enum.Enum):
     DROPPED = "dropped by a cold shutdown, to be delivered again"
 
 
-class Home(Protocol):
-    """What a call needs of its pool."""
-
-    loop: asyncio.AbstractEventLoop
-    to_loop: Mailbox
-    begins: Mailbox
-    to_hub: Mailbox
-    crew: ThreadCrew
-    slots: "Slots[Call]"
-    prefetch: Prefetch
-    cancel_grace: float
-
-    def end(self, call: "Call", fate: Fate, signum: int = 0) -> bool:
-        """End a call; False when it has ended, or is ending, already."""
-
-    def finish(self, call: "Call") -> None:
-        """A call has ended: free its slot and report."""
-
-
-def _nothing() -> None:
-    pass
-
-
 def on_loop(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether the code that asks runs on this loop."""
     try:
         return asyncio.get_running_loop() is loop
     except RuntimeError:
         return False
+
+
+class Failure(ExceptionInfo):
+    """Billiard's account of an exception, with the traceback itself.
+
+    Billiard copies the traceback for pickling, a megabyte or so with the positions of every instruction. Where many
+    calls fail at once and all wait for their failures to be stored, that is a gigabyte. Nothing is pickled here.
+    """
+
+    def __init__(self, exc_info: Any = None, internal: bool = False) -> None:
+        kind, error, found = exc_info or sys.exc_info()
+        self.type, self.tb, self.internal = kind, found, internal
+        self.traceback = "".join(traceback.format_exception(kind, error, found))
+        self.exception = ExceptionWithTraceback(error, self.traceback)
+
+
+def _with_failure(method: Any) -> Any:
+    """Celery's method as it is, where ExceptionInfo means Failure."""
+    names = {**vars(trace), "ExceptionInfo": Failure}
+    return FunctionType(method.__code__, names, method.__name__, method.__defaults__)
+
+
+class Info(trace.TraceInfo):
+    """Celery's way with what a task raised, with that account of it."""
+
+    handle_retry = _with_failure(trace.TraceInfo.handle_retry)
+    handle_failure = _with_failure(trace.TraceInfo.handle_failure)
+
+
+def trace_lightly(app: Any, hostname: str) -> None:
+    """Give each task a tracer that accounts so for its failures, in place of the one that the consumer gave it."""
+    for name, task in app.tasks.items():
+        # Looked up now: what watches tasks may have wrapped it.
+        task.__trace__ = trace.build_tracer(name, task, app.loader, hostname, Info=Info, app=app)
 
 
 def info_of(error: BaseException) -> Failure:
@@ -83,7 +97,7 @@ class Call:
                  "done", "error_callback", "failure", "fate", "first", "hard", "home", "id", "key", "kwargs", "pid",
                  "request", "signum", "soft", "target", "timeout_callback", "twins", "value", "waited")
 
-    def __init__(self, home: Home, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
+    def __init__(self, home: "AsyncioPool", target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
                  options: dict[str, Any]) -> None:
         self.home = home
         self.target, self.args, self.kwargs = target, args, kwargs
@@ -175,7 +189,7 @@ class Call:
         """
         sent = getattr(self.request, "time_limits", None) or (None, None)
         if any(sent) or not self._clock or not on_loop(self.home.loop):
-            return _nothing
+            return lambda: None
         if not self._holds:
             self._clear_timers()
             self._held_since = self.home.loop.time()

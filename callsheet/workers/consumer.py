@@ -1,4 +1,4 @@
-"""The worker's consumer: Celery's, which no message stops, and which says why it refuses one."""
+"""The worker and its consumer: Celery's, which no message stops, and which say why they refuse one."""
 
 import json
 import logging
@@ -10,10 +10,12 @@ from typing import Any
 
 from celery import signals
 from celery.app.task import Context
+from celery.apps import worker
 from celery.bootsteps import CLOSE, TERMINATE
 from celery.exceptions import CPendingDeprecationWarning, NotRegistered
 from celery.worker import state
 from celery.worker.consumer import consumer
+from kombu.common import ignore_errors
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from callsheet.errors import CallRefused
@@ -23,9 +25,8 @@ from callsheet.resources.trouble import in_words, is_lasting, is_trouble, refusa
 from callsheet.settings import get_settings
 from callsheet.tasks.patience import trouble
 from callsheet.workers.broker.ledger import begin_shutdown
-from callsheet.workers.broker.reading import OVERSIZE, Unreadable, unfit
+from callsheet.workers.broker.reading import OVERSIZE, Unreadable, check_body
 from callsheet.workers.events import PAUSE, EventDispatcher
-from callsheet.workers.handback import hand_back, unbegun
 from callsheet.workers.later import Waiting
 from callsheet.workers.suspects import Suspects
 
@@ -62,9 +63,8 @@ class Consumer(consumer.Consumer):
                                        "reference (a path, an address) in place of the data, or raise "
                                        "CALLSHEET_PAYLOAD_MAX for the workers: they take twice that")
                 in_headers = "task" in message.headers
-                wrong = unfit(message.payload, in_headers) if in_headers or _identity(message)[1] else ""
-                if wrong:
-                    return self.on_invalid_task(None, message, Unreadable(wrong))
+                if in_headers or _identity(message)[1]:
+                    check_body(message.payload, in_headers)
                 held = not begins and (waiting.takes(message) or suspects.takes(message))
                 return None if held else handle(message)
             except broken:
@@ -210,6 +210,65 @@ class Consumer(consumer.Consumer):
             self.event_dispatcher.send("task-failed", uuid=task_id, exception=repr(error))
 
 
+class Worker(worker.Worker):
+    """Celery's worker.
+
+    Celery sleeps through `worker_soft_shutdown_timeout`, and hears only afterwards of the calls that have ended. Here
+    they are acknowledged as they end, so that a kill meanwhile repeats none of them; what has not begun goes to other
+    workers first; and the worker goes on as soon as nothing runs.
+    """
+
+    pool: Any
+    consumer: Any
+
+    def _process_task(self, req: Any) -> None:
+        """Celery's, also when a place becomes free; a request that cannot be begun is refused, and ends nothing."""
+        try:
+            super()._process_task(req)
+        except Exception as exc:
+            if is_trouble(exc):
+                raise
+            logger.exception("%s cannot be begun", req.id)
+            state.task_ready(req)
+            getattr(self, "_quick_release", lambda: None)()
+            self.consumer.on_invalid_task(None, req.message, exc)
+
+    def wait_for_soft_shutdown(self) -> None:
+        """Wait for what runs, for `worker_soft_shutdown_timeout` seconds at most.
+
+        With `worker_enable_soft_shutdown_on_idle` for all of them, whatever runs. In a signal's handler.
+        """
+        conf = self.app.conf
+        seconds, idle = float(conf.worker_soft_shutdown_timeout), bool(conf.worker_enable_soft_shutdown_on_idle)
+        if seconds > 0 and (idle or state.active_requests):
+            logger.warning("Initiating Soft Shutdown, terminating in %s seconds", seconds)
+            if self.consumer.task_consumer:
+                ignore_errors(self.consumer, self.consumer.task_consumer.cancel)  # type: ignore[no-untyped-call]
+            waiting = unbegun(self.consumer)
+            self.pool.drop_line()
+            hand_back(waiting)
+            self.pool.finish_within(seconds, idle)
+
+
+def unbegun(consumer: Any) -> list[Any]:
+    """The requests that a worker on its way out has taken and not begun: others may have them at once.
+
+    None with other pools, which may have handed them to their processes.
+    """
+    line = getattr(consumer.pool, "line", None)
+    if line is None:
+        return []
+    limited = [request for bucket in consumer.task_buckets.values() if bucket for request, _ in bucket.contents]
+    found = [*(call.request for call in line), *state.scheduled_requests, *limited]
+    return list(dict.fromkeys(request for request in found if request is not None))
+
+
+def hand_back(requests: list[Any]) -> None:
+    """Have them delivered again, in their order."""
+    for request in reversed(requests):
+        request.reject(requeue=True)
+
+
 def _text(message: Any) -> str:
     """A refused message as the dead letters keep it: its body in the clear, and no more of it than they take."""
     raw = getattr(message, "_raw", None) or {"headers": message.headers}
@@ -239,10 +298,11 @@ def _identity(message: Any) -> tuple[str, str]:
 def _request(message: Any, task_id: str) -> Context:
     """What the result backend wants to know: with the steps that follow, as far as the body can be read."""
     try:
-        embed = message.payload[2]
+        check_body(message.payload, True)
+        embed = message.payload[2] or {}
     except Exception:
-        embed = None
-    known = {**message.headers, **(embed if isinstance(embed, dict) and not unfit(message.payload, True) else {})}
+        embed = {}
+    known = {**message.headers, **embed}
     return Context(known, id=task_id, args=(), kwargs={}, delivery_info=dict(message.delivery_info))
 
 

@@ -97,6 +97,21 @@ class SlotGauge:
         return [os.getpid()]
 
 
+def pool_name(pool: Any) -> str:
+    """What kind of pool it is, in one word."""
+    return "asyncio" if hasattr(pool, "slots") else type(pool).__module__.rpartition(".")[2]
+
+
+def slot_numbers(pool: Any) -> dict[str, float]:
+    """Slots, calls and loop of a pool, by the names of their metrics."""
+    seen = gauge_of(pool).read()
+    numbers: dict[str, float] = {"slots": seen.size or 0, "slots_used": seen.busy, "slots_waiting": seen.waiting}
+    if not hasattr(pool, "slots"):
+        return numbers
+    return {**numbers, "parked": pool.slots.parked, "parked_most": pool.slots.max_parked, "threads": pool.crew.count,
+            "loop_lag_seconds": pool.lag, "loop_blocked": pool.blocked}
+
+
 def gauge_of(pool: Any) -> ProcessGauge | SlotGauge:
     """The gauge for a pool."""
     return SlotGauge(pool) if hasattr(pool, "slots") else ProcessGauge(pool)

@@ -1,17 +1,15 @@
 """Which messages a worker holds until their time, as Celery does, and which wait in Redis; how those are revoked."""
 
 import time
-from collections.abc import Iterable
 from typing import Any
 
 from celery.utils.functional import maybe_list
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from celery.worker import control, state
 from celery.worker.control import control_command
-from kombu.exceptions import ContentDisallowed, DecodeError
 
 from callsheet.workers.broker.layout import REVOKED
-from callsheet.workers.broker.ledger import ledger_of, ledgers
+from callsheet.workers.broker.ledger import ledgers
 
 HELD = 1000  # messages that one worker holds until their time
 SOON = 1.0  # seconds from now up to which it holds any
@@ -60,14 +58,14 @@ class Waiting:
     def takes(self, message: Any) -> bool:
         """Put a message away if its time is too far off; marks a task as revoked that was while it was away."""
         headers = message.headers
-        if not isinstance(headers, dict):
-            return False
         task_id = headers.get("id")
-        if REVOKED in headers and isinstance(task_id, str):
+        if not task_id:
+            return False
+        if REVOKED in headers:
             state.revoked.add(task_id)
         start = start_of(headers, self._timezone)
         later = getattr(message.channel, "ledger", None)
-        if start is None or later is None or not isinstance(task_id, str) or task_id in state.revoked:
+        if start is None or later is None or task_id in state.revoked:
             return False
         horizon, lead = message.channel.eta_horizon, later.later.lead
         now, crowded = time.time(), len(state.scheduled_requests) >= self._held
@@ -76,34 +74,17 @@ class Waiting:
             if crowded and start <= now:
                 headers["eta"] = None  # it runs now as any other: with a time Celery would fetch one more for it
             return False
-        return self._is_right(message) and message.channel.put_away(message.delivery_tag, task_id, at)
-
-    def _is_right(self, message: Any) -> bool:
-        """Whether the worker would take it when it has its time; if not, Celery says so now."""
-        try:
-            return message.headers.get("task") in self._known and len(message.payload) == 3
-        except (ContentDisallowed, DecodeError, TypeError):
-            return False
-
-
-def drop_revoked(task_ids: Iterable[Any]) -> None:
-    """Have revoked tasks dropped that wait in Redis, of all brokers of this process."""
-    ids = [task_id for task_id in task_ids if isinstance(task_id, str)]
-    for ledger in ledgers():
-        ledger.later.revoke(ids)
-
-
-def drop_revoked_at(channel: Any, task_ids: Iterable[str]) -> None:
-    """The same for the broker of a channel, which may not consume yet."""
-    if getattr(channel, "may_batch", False):
-        ledger_of(channel).later.revoke(task_ids)
+        # What it does not know Celery refuses now.
+        return headers.get("task") in self._known and message.channel.put_away(message.delivery_tag, task_id, at)
 
 
 @control_command(name="revoke", variadic="task_id", signature="[id1 [id2 [... [idN]]]]")
 def revoke(panel: Any, task_id: Any, terminate: bool = False, signal: Any = None, **options: Any) -> Any:
     """Revoke task by task id (or list of ids), also where its message waits in Redis for its time."""
     answer = control.revoke(panel, task_id, terminate=terminate, signal=signal, **options)
-    drop_revoked(maybe_list(task_id) or [])
+    ids = [one for one in maybe_list(task_id) or () if isinstance(one, str)]
+    for ledger in ledgers():
+        ledger.later.revoke(ids)
     return answer
 
 

@@ -1,7 +1,4 @@
-"""What a worker takes of its machine, read from Linux' /proc, and what its control group allows it.
-
-Everything is None where it cannot be read: on other systems, and in containers that hide it.
-"""
+"""What a worker takes of its machine, and what its control group allows it; None where that cannot be read."""
 
 import os
 import time
@@ -9,60 +6,56 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 _NO_LIMIT = 1 << 60  # bytes: what version 1 says where there is none is about 2^63
 
 
-def memory_of(pid: int, proc: Path = PROC) -> int | None:
+def memory_of(pid: int) -> int | None:
     """Resident bytes of a process."""
     try:
-        return int((proc / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
         return None
 
 
-def family_of(pid: int, proc: Path = PROC) -> list[int]:
-    """A process and all that it has started, and they; itself alone where that cannot be read."""
-    found = [pid]
-    for one in found:
-        try:
-            found += map(int, (proc / str(one) / "task" / str(one) / "children").read_text().split())
-        except (OSError, ValueError):
-            continue
-    return found
-
-
-def machine_memory(proc: Path = PROC) -> tuple[int, int] | None:
-    """Bytes that are in use on the machine, without what could be had at once, and all that there are."""
-    try:
-        lines = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
-        total, free = (int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
-    except (OSError, ValueError, KeyError, IndexError):
-        return None
-    return total - free, total
-
-
-def own_share_of(pid: int, proc: Path = PROC) -> int | None:
+def own_share_of(pid: int) -> int | None:
     """Resident bytes of a process, where pages that several share count for each by its part.
 
     What a process forked off has in common with it counts once; without this, as often as there are processes.
     """
     try:
-        for line in (proc / str(pid) / "smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return memory_of(pid, proc)
+        found = psutil.Process(pid).memory_full_info()
+    except psutil.Error:
+        return memory_of(pid)
+    return int(getattr(found, "pss", found.rss))
 
 
-def cpu_seconds(pid: int, proc: Path = PROC) -> float | None:
+def cpu_seconds(pid: int) -> float | None:
     """Processor time that a process has taken."""
     try:
-        fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
+        taken = psutil.Process(pid).cpu_times()
+    except psutil.Error:
         return None
+    return float(taken.user + taken.system)
+
+
+def machine_memory() -> tuple[int, int]:
+    """Bytes that are in use on the machine, without what could be had at once, and all that there are."""
+    found = psutil.virtual_memory()
+    return found.total - found.available, found.total
+
+
+def family_of(pid: int) -> list[int]:
+    """A process and all that it has started, and they; itself alone where that cannot be read."""
+    found = [pid]
+    for one in found:  # psutil reads of every process of the machine whose child it is
+        try:
+            found += map(int, (PROC / str(one) / "task" / str(one) / "children").read_text().split())
+        except (OSError, ValueError):
+            continue
+    return found
 
 
 class Processors:
@@ -124,14 +117,9 @@ class Group:
         if self.memory is None:
             return None
         used = _text(self.memory / ("memory.current" if self.unified else "memory.usage_in_bytes"))
-        if not used.isdigit():
-            return None
-        name = "inactive_file" if self.unified else "total_inactive_file"
-        for line in _text(self.memory / "memory.stat").splitlines():
-            field, _, value = line.partition(" ")
-            if field == name and value.isdigit():
-                return max(0, int(used) - int(value))
-        return int(used)
+        stat = dict(line.partition(" ")[::2] for line in _text(self.memory / "memory.stat").splitlines())
+        idle = stat.get("inactive_file" if self.unified else "total_inactive_file", "0")
+        return max(0, int(used) - int(idle)) if used.isdigit() else None
 
     def cores(self) -> float | None:
         """Processors that it may use, or None for no limit."""

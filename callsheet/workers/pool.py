@@ -25,16 +25,14 @@ from callsheet.tasks.bridge import call_ident
 from callsheet.tasks.loop import LoopThread, adopt
 from callsheet.tasks.people.asker import provide_leaving
 from callsheet.workers.broker import ledger
-from callsheet.workers.calls import Call, CoroutineCall, Fate
-from callsheet.workers.collector import Growth, spare_collector
+from callsheet.workers.calls import Call, CoroutineCall, Fate, trace_lightly
 from callsheet.workers.mailbox import HubMailbox, LoopMailbox
 from callsheet.workers.prefetch import Prefetch
 from callsheet.workers.shutdown import Shutdown
 from callsheet.workers.slots import Slots
 from callsheet.workers.threadcalls import ThreadCall
 from callsheet.workers.threads import ThreadCrew
-from callsheet.workers.tracing import trace_lightly
-from callsheet.workers.watch import LoopWatch
+from callsheet.workers.watch import Growth, LoopWatch, spare_collector
 
 logger = logging.getLogger(__name__)
 

@@ -60,15 +60,12 @@ class Prefetch:
         self._base = consumer.qos.value
         scaler = consumer.controller.autoscaler
         if scaler:  # what it does when it is given other bounds
-            scaler._update_consumer_prefetch_count = self._rescaled
+            scaler._update_consumer_prefetch_count = lambda _: self.resized()
         self._follow()
 
     def detach(self) -> None:
         """The consumer has stopped, and its count is void."""
         self._consumer = None
-
-    def _rescaled(self, _: int) -> None:
-        self.resized()
 
     def _park(self, by: int) -> None:
         self._parked += by

@@ -1,4 +1,4 @@
-"""The workers' commands that `callsheet top`, `callsheet show` and `callsheet doctor` ask."""
+"""The workers' commands beside Celery's: how a worker is, what it holds, and interrupting its calls."""
 
 import functools
 import os
@@ -6,23 +6,31 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 from celery.worker import state as worker_state
-from celery.worker.control import inspect_command
+from celery.worker.control import control_command, inspect_command
 from pydantic import BaseModel, ValidationError
 
 import callsheet
+from callsheet.messages.allow import AllowList
+from callsheet.messages.wire import Reader
 from callsheet.settings import get_settings
+from callsheet.tasks import interrupts
 from callsheet.tasks.control import UNREAD
 from callsheet.tasks.records import notes_of
+from callsheet.tasks.reply import ReplyTask
 from callsheet.tasks.tree.live import COMMAND, belongs
-from callsheet.workers.metrics.pools import pool_name, slot_numbers
+from callsheet.workers.gauges import gauge_of, pool_name, slot_numbers
 from callsheet.workers.metrics.relay import all_processes
 
 STATUS = "callsheet_status"
 """The command that tells how a worker is."""
+
+LOAD = "callsheet_load"
+"""The command that tells how loaded it is; `callsheet scale` asks it."""
 
 MOST_AGENTS = 50
 """Agents that a worker tells of, those with most calls."""
@@ -113,13 +121,14 @@ def status(state: Any, **_: Any) -> dict[str, Any]:
         elif key[0] == "usage" and key[-1] in _MODEL_NUMBERS:
             models[key[2]][_MODEL_NUMBERS[key[-1]]] += value
     busiest = sorted(agents.items(), key=lambda item: -item[1][0])[:MOST_AGENTS]
-    slots = slot_numbers(pool)
+    slots, last = slot_numbers(pool), _decision(state)
     return {
         "pool": pool_name(pool), "pid": os.getpid(), "queues": list(state.app.amqp.queues.consume_from),
         "slots": {name: slots.get(name, 0) for name in (
             "slots", "slots_used", "slots_waiting", "parked", "loop_lag_seconds", "loop_blocked")},
         "tasks": sum(worker_state.total_count.values()), "agents": dict(busiest),
-        "models": dict(models), "autoscale": _size(state.consumer.controller),
+        "models": dict(models),
+        "autoscale": last and {"size": last.size, "need": last.need, "bound": str(last.bound)},
         "turns": {key[1]: value for key, value in now.items() if key[0] == "waiting"},
         "left_alone": [key[1] for key, value in now.items() if key[0] == "left_alone" and value],
         "modules": list(settings.modules), "time": time.time(),
@@ -127,10 +136,29 @@ def status(state: Any, **_: Any) -> dict[str, Any]:
     }
 
 
-def _size(worker: Any) -> dict[str, Any] | None:
-    """What the autoscaler decided last."""
-    decision = getattr(getattr(worker, "autoscaler", None), "last_decision", None)
-    return None if decision is None else {"size": decision.size, "need": decision.need, "bound": str(decision.bound)}
+def _decision(state: Any) -> Any:
+    """What the autoscaler decided last, or None."""
+    return getattr(getattr(state.consumer.controller, "autoscaler", None), "last_decision", None)
+
+
+@inspect_command(name=LOAD)
+def load(state: Any, **_: Any) -> dict[str, Any]:
+    """What this worker holds: slots or processes, calls that run, wait and have ended, and how long calls waited."""
+    last = _decision(state)
+    return {**asdict(gauge_of(state.consumer.pool).read()), "waited": last.load.waited if last is not None else None}
+
+
+@control_command(name=interrupts.COMMAND, args=[("calls", list), ("msg", str)], signature="<ids> [msg]")
+def interrupt_calls(state: Any, calls: list[str], msg: Any = None, **_: Any) -> dict[str, list[str]]:
+    """Interrupt those of the calls that run here: their agents' `handle_interrupt` answers.
+
+    Returns:
+        The ids of those that were interrupted, and of those that run here but cannot be.
+    """
+    said = Reader(AllowList(get_settings().modules)).read(msg)
+    interrupted = [call for call in calls if (entry := interrupts.running(call)) and entry.interrupt(said)]
+    active = {request.id for request in tuple(worker_state.active_requests) if request.task.name == ReplyTask.name}
+    return {"interrupted": interrupted, "refused": sorted(active.intersection(calls).difference(interrupted))}
 
 
 @functools.cache

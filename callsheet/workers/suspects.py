@@ -13,8 +13,8 @@ from typing import Any
 from callsheet.errors import PoisonedCall
 from callsheet.settings import get_settings
 from callsheet.tasks.base import LOST
+from callsheet.workers.broker.later import FAILURES
 from callsheet.workers.broker.layout import ALONE, BESIDE, POISONED, suspected
-from callsheet.workers.broker.ledger import FAILURES
 
 APART = 10.0  # seconds after which the next one begins, though the one before it still runs
 _LOOK = 0.2  # seconds between two looks whether it does

@@ -29,7 +29,7 @@ class ThreadCall(Call):
 
     def launch(self) -> None:
         """Begin in a thread."""
-        self.home.crew.submit(self._run, self._end)
+        self.home.crew.submit(self._run, lambda: self.home.finish(self))
 
     def _run(self) -> None:
         try:
@@ -46,9 +46,6 @@ class ThreadCall(Call):
                 self._out_of_reach()
             except BaseException:
                 logger.debug("Task %s was interrupted when it had ended", self.name)
-
-    def _end(self) -> None:
-        self.home.finish(self)
 
     def _out_of_reach(self) -> None:
         with self._lock:

@@ -18,43 +18,182 @@ came, is put on its list once.
 """
 
 import logging
+import time
 from functools import cached_property
 from queue import Empty
 from typing import Any
 from zlib import crc32
 
+from kombu.exceptions import BatchPublishError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
 from callsheet.resources.publication import MessageId
 from callsheet.resources.trouble import refusal
-from callsheet.workers.broker.batch import Batch
 from callsheet.workers.broker.claims import MOST, TRACK, Claims
 from callsheet.workers.broker.later import HORIZON
-from callsheet.workers.broker.layout import Layout
-from callsheet.workers.broker.ledger import ledger_of
-from callsheet.workers.broker.message import Message
-from callsheet.workers.broker.poller import CLAIM, Poller
-from callsheet.workers.broker.qos import QoS
-from callsheet.workers.broker.reading import UNREADABLE, Unreadable, read
-from callsheet.workers.broker.scripts import CLAIM as CLAIM_SCRIPT
-from callsheet.workers.broker.scripts import PUBLISH
-from callsheet.workers.broker.sockets import closed_in_children
-from callsheet.workers.broker.stock import json
+from callsheet.workers.broker.layout import CLAIM as CLAIM_SCRIPT
+from callsheet.workers.broker.layout import PUBLISH, Layout
+from callsheet.workers.broker.ledger import ledger_of, shutting_down
+from callsheet.workers.broker.poller import CLAIM, Poller, closed_in_children
+from callsheet.workers.broker.reading import UNREADABLE, Message, Unreadable, read
+from callsheet.workers.broker.stock import json, virtual
 from callsheet.workers.broker.stock import redis as stock
 
 logger = logging.getLogger(__name__)
 
 LEASE = 60.0
+_OPTIONS = ("lease", "claim_most", "message_max", "eta_horizon", "may_batch")
 _encode = json.JSONEncoder().encode  # as kombu's, which makes one for each message
 _warned: set[str] = set()
+
+
+class QoS(stock.QoS):
+    """Kombu's, for messages that are registered already when they arrive. Others it leaves to kombu's."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """A message has been delivered."""
+        if self._is_ours(delivery_tag):
+            virtual.QoS.append(self, message, delivery_tag)
+        else:
+            super().append(message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge: with the next turn of the loop where there is one, else at once."""
+        if self.channel.ledger is None:
+            super().ack(delivery_tag)
+        else:
+            virtual.QoS.ack(self, delivery_tag)
+            self.channel.ledger.ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Drop a message, or put it back: behind what is on its queue, or as the next if the worker ends."""
+        if self._is_ours(delivery_tag) and requeue:
+            self.channel.ledger.give_back([delivery_tag], "next" if shutting_down() else "last")
+            virtual.QoS.ack(self, delivery_tag)
+        elif requeue or self.channel.ledger is None:
+            super().reject(delivery_tag, requeue)
+        else:
+            self.ack(delivery_tag)
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """Put back what is not acknowledged."""
+        ledger = self.channel.ledger
+        if ledger is None:
+            super().restore_unacked(client)
+            return
+        self._flush()
+        ours = [tag for tag in self._delivered if self._is_ours(tag)]
+        others = self._delivered.keys() - set(ours)
+        ledger.give_back(ours)
+        for tag in others:
+            self.restore_by_tag(tag)
+        self._delivered.clear()
+
+    def leave(self) -> None:
+        """The channel closes.
+
+        Where a worker has lost its connection, the calls that it runs stay its own. Those that were waiting go back a
+        moment later: only then is it known which they are. In all other cases everything goes back at once.
+        """
+        if self.channel.connection.cycle.hub is not None and not shutting_down():
+            self._flush()
+            ours = [tag for tag in self._delivered if self._is_ours(tag)]
+            self.channel.ledger.keep(ours)
+            for tag in ours:
+                del self._delivered[tag]
+        else:
+            self.channel.ledger.give_back(list(self.channel.ledger.kept))
+        self.restore_unacked_once()
+
+    def restore_visible(self, start: int = 0, num: int = 10, interval: int = 10) -> None:
+        """Kombu's sweep, at kombu's pace, for what stock workers have left; our own have leases."""
+        ledger = self.channel.ledger
+        if ledger is None:
+            if not self.channel.may_batch:
+                super().restore_visible(start, num, interval)
+            return
+        self._vrestore_count += 1
+        if (self._vrestore_count - 1) % (interval or 1):
+            return
+        oldest = time.time() - self.visibility_timeout
+        found = ledger.client.zrange(ledger.layout.index, oldest, 0, desc=True, byscore=True, offset=start,
+                                     num=num or 1000)
+        leases = ledger.client.zmscore(ledger.layout.leases, found) if found else []
+        for raw, lease in zip(found, leases, strict=True):
+            if lease is None:
+                self.restore_by_tag(raw)
+
+    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
+        """Kombu's, of one message; what cannot be put back is set apart, so that the sweep goes on."""
+        try:
+            super().restore_by_tag(tag, client, leftmost)
+        except (*self.channel.connection_errors, *self.channel.connection.channel_errors):
+            raise
+        except Exception as exc:
+            ledger = self.channel.ledger or ledger_of(self.channel)
+            ledger.set_apart(ledger.layout.unacked, ledger.client.hget(ledger.layout.unacked, tag) or b"", exc, tag)
+
+    def _is_ours(self, tag: str) -> bool:
+        return self.channel.ledger is not None and tag in self.channel.ledger.held
+
+
+class Batch(stock.PublishBatch):
+    """Kombu's, which makes one trip of what it publishes but asks for each message which queues it goes to.
+
+    Here that is asked once for an exchange, and again when this channel binds a queue. A queue that is bound elsewhere
+    meanwhile gets what is published after the batch.
+    """
+
+    def __init__(self, channel: Any, max_size: int) -> None:
+        super().__init__(channel, max_size)
+        self._buffered: int
+        channel.tables = {}
+
+    def publish(self, message: Any, **options: Any) -> Any:
+        """Add a message.
+
+        Raises:
+            BatchPublishError: the connection is lost. As kombu tries that again, over another channel, it refuses to.
+        """
+        try:
+            return super().publish(message, **options)
+        except RedisConnectionError as exc:
+            raise BatchPublishError("The connection was lost within a batch") from exc
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits to be sent."""
+        return not self._buffered
+
+    def close(self) -> None:
+        """The end of the batch."""
+        self.channel.tables = None
+        super().close()
+
+    def flush(self) -> None:
+        """Send; once more where the connection broke or the server forgot the script: what is there is not put again.
+
+        Raises:
+            BatchPublishError: it failed; nobody knows how much has arrived.
+        """
+        commands, count = list(self.pipeline.command_stack), self._buffered
+        try:
+            super().flush()
+        except BatchPublishError as exc:
+            once = all(str(args[0]).startswith("EVAL") for args, _ in commands)  # no broadcast
+            if not once or not isinstance(exc.__cause__, (RedisConnectionError, NoScriptError)):
+                raise
+            self._failed, self._buffered = None, count
+            for (_, _, *args), options in commands:
+                self.pipeline.pipeline_execute_command("EVAL", PUBLISH.text, *args, **options)
+            super().flush()
 
 
 class Channel(stock.Channel):
     """Kombu's Redis channel, with claims."""
 
-    from_transport_options = (*stock.Channel.from_transport_options, "lease", "claim_most", "message_max",
-                              "eta_horizon", "may_batch")
+    from_transport_options = (*stock.Channel.from_transport_options, *_OPTIONS)
 
     QoS = QoS
     Message = Message
@@ -66,8 +205,7 @@ class Channel(stock.Channel):
     claims: Any = None  # Claims, once it consumes
     ledger: Any = None  # Ledger, likewise
     may_batch = True
-    tables: Any = None  # what is bound to exchanges, while a batch publishes
-    bound = 0  # queues, over this channel
+    tables: dict[str, Any] | None = None  # what is bound to exchanges, while a batch publishes
     _sync_client: Any = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -117,6 +255,28 @@ class Channel(stock.Channel):
             self.pool.release(connection)
         return True
 
+    def _brpop_read(self, **options: Any) -> bool:
+        """Kombu's, which takes whatever comes for a message."""
+        try:
+            found = self.client.parse_response(self.client.connection, "BRPOP", **options)
+        except self.connection_errors:
+            self.client.connection.disconnect()
+            raise
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+        if not found:
+            raise Empty
+        queue = found[0].decode().rsplit(self.sep, 1)[0]
+        self._queue_cycle.rotate(queue)
+        try:
+            message = read(found[1], self.message_max)
+        except Unreadable as exc:
+            ledger_of(self).set_apart(queue, found[1], exc)
+        else:
+            self.connection._deliver(message, queue)
+        return True
+
     def _on_claim_readable(self) -> bool:
         self.claims.on_readable()
         in_loop = self.connection.cycle.hub is not None
@@ -133,7 +293,7 @@ class Channel(stock.Channel):
     def wake_after(self, seconds: float) -> None:
         """Have the loop turn again, should nothing else happen."""
         if self.connection.cycle.hub is not None:
-            self.connection.cycle.hub.call_later(seconds, _nothing)
+            self.connection.cycle.hub.call_later(seconds, lambda: None)
 
     def _basic_cancel(self, consumer_tag: str) -> Any:
         answer = super()._basic_cancel(consumer_tag)
@@ -143,17 +303,6 @@ class Channel(stock.Channel):
                 self.claims.settle()
                 self.claims.leave()
         return answer
-
-    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
-        """Take one message now, or None."""
-        if no_ack or not self._batches():
-            return super().basic_get(queue, no_ack, **kwargs)
-        payload = self.claims.take(queue)
-        if payload is None:
-            return None
-        message = self.Message(payload, channel=self)
-        self.qos.append(message, message.delivery_tag)
-        return message
 
     def put_away(self, tag: str, task_id: str, at: float) -> bool:
         """Have a message that was delivered wait in Redis, to go back to its queue later.
@@ -170,7 +319,7 @@ class Channel(stock.Channel):
         if delivery is None:
             return False
         self.ledger.later.put_away(delivery, task_id, at)
-        self.qos.let_go(tag)
+        virtual.QoS.ack(self.qos, tag)  # it counts no more
         return True
 
     # Publishing
@@ -250,7 +399,8 @@ class Channel(stock.Channel):
 
     def _queue_bind(self, *args: Any) -> None:
         super()._queue_bind(*args)
-        self.bound += 1
+        if self.tables is not None:
+            self.tables.clear()
 
     def _put_fanout(self, exchange: str, message: dict[str, Any], routing_key: str, **kwargs: Any) -> None:
         """Kombu's; a body in base64 is not searched for what JSON escapes, which took longer than all the rest."""
@@ -342,8 +492,7 @@ class Channel(stock.Channel):
 class SentinelChannel(Channel, stock.SentinelChannel):
     """Kombu's Sentinel channel, with claims."""
 
-    from_transport_options = (*stock.SentinelChannel.from_transport_options, "lease", "claim_most",
-                              "message_max", "eta_horizon", "may_batch")
+    from_transport_options = (*stock.SentinelChannel.from_transport_options, *_OPTIONS)
 
 
 class Transport(stock.Transport):
@@ -371,7 +520,3 @@ class SentinelTransport(Transport):
 
     default_port = stock.SentinelTransport.default_port
     Channel = SentinelChannel
-
-
-def _nothing() -> None:
-    """What a timer calls whose purpose is that the loop turns."""

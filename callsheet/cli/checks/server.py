@@ -9,11 +9,10 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from callsheet.cli.checks.findings import Finding, fail, ok, warn
 from callsheet.errors import RedisUnavailable
-from callsheet.resources.backlog import UNACKED
+from callsheet.resources.backlog import STEPS, UNACKED
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
-from callsheet.workers.broker.layout import Layout
 
 OLDEST = (6, 2)
 SLOW = 0.05  # seconds that a trip to Redis may take
@@ -66,7 +65,7 @@ def _answers(settings: Settings, took: float, info: Mapping[str, Any]) -> Findin
 
 def _keys(settings: Settings, client: Any) -> Iterator[Finding]:
     """Keys under our names that are something else, or that this user may not touch."""
-    queues = Layout.stock().lists(settings.known_queues)
+    queues = [name + step for name in settings.known_queues for step in STEPS]
     wanted = {**dict.fromkeys(queues, "list"), UNACKED: "hash", f"{UNACKED}_index": "zset",
               Keys(settings.key_prefix).states(): "zset"}
     for key, kind in wanted.items():

@@ -19,10 +19,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
 from callsheet.resources.trouble import refusal
-from callsheet.workers.broker.layout import Delivery
+from callsheet.workers.broker.layout import CLAIM, Delivery
 from callsheet.workers.broker.ledger import Ledger, Tag
 from callsheet.workers.broker.reading import UNREADABLE, Unreadable, read
-from callsheet.workers.broker.scripts import CLAIM
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ class Claims:
     def __init__(self, channel: Any, ledger: Ledger) -> None:
         self.channel = channel
         self.ledger = ledger
-        self.arrived: deque[Delivery | tuple[str, dict[str, Any]]] = deque()
+        self.arrived: deque[Delivery] = deque()
         self.no_ack: set[str] = set()
         self._name = uuid4().hex
         self._count = 0
@@ -205,22 +204,21 @@ class Claims:
             self.ledger.unseen.remove(tags)
         self.ledger.restore([found for found in zip(tags, values, strict=True) if found[1] is not None])
 
-    def _arrive(self, tag: str, queue: str, text: bytes) -> bool:
-        """Keep a message to deliver it; False where it is none, and was set apart."""
+    def _arrive(self, tag: str, queue: str, text: bytes) -> None:
+        """Keep a message to deliver it; what is none is set apart."""
         taken = queue not in self.no_ack
         try:
             payload = read(text, self.channel.message_max)
-            if taken:
-                self.ledger.held[tag] = delivery = Delivery.of(tag, queue, payload, text)
-                self.arrived.append(delivery)
-            elif UNREADABLE in payload["headers"]:
+            if not taken and UNREADABLE in payload["headers"]:
                 raise Unreadable(payload["headers"][UNREADABLE])
-            else:
-                self.arrived.append((queue, payload))
         except Unreadable as exc:
             self.ledger.set_apart(queue, text, exc, tag if taken else None)
-            return False
-        return True
+            return
+        if taken:
+            self.ledger.held[tag] = delivery = Delivery.of(tag, queue, payload, text)
+        else:
+            delivery = Delivery("", queue, payload, "")
+        self.arrived.append(delivery)
 
     # Delivering
 
@@ -229,28 +227,12 @@ class Claims:
         transport, delivered = self.channel.connection, 0
         while self.arrived and (most is None or delivered < most):
             item = self.arrived.popleft()
-            queue, payload = item if isinstance(item, tuple) else (item.queue, item.payload)
-            if queue in transport._callbacks:
-                transport._callbacks[queue](payload)
+            if item.queue in transport._callbacks:
+                transport._callbacks[item.queue](item.payload)
                 delivered += 1
-            elif isinstance(item, Delivery):  # its consumer was cancelled meanwhile
+            else:  # its consumer was cancelled meanwhile
                 self.ledger.give_back([item.tag])
         return delivered > 0
-
-    def take(self, queue: str) -> dict[str, Any] | None:
-        """Claim one message now, as `basic_get` wants it."""
-        layout = self.ledger.layout
-        keys = [*layout.registry, *(layout.list_of(queue, step) for step in layout.steps)]
-        while True:
-            self._count += 1
-            prefix = f"{self._name}.{self._count}."
-            answer = CLAIM.run(self.ledger.client, keys,
-                               [prefix, 1, MOST_BYTES, self.ledger.term, 0, 1, layout.rest(queue)])
-            if not answer:
-                return None
-            if self._arrive(f"{prefix}1", queue, answer[1]):
-                item = self.arrived.pop()
-                return item.payload if isinstance(item, Delivery) else item[1]
 
     def check_leases(self) -> None:
         """Begin anew where leases have run out, as after the process was suspended.
@@ -307,6 +289,6 @@ class Claims:
         except self.channel.connection_errors as exc:
             logger.debug("No last answer from the broker: %s", exc)
             connection.disconnect()
-        tags = [item.tag for item in self.arrived if isinstance(item, Delivery)]
+        tags = [item.tag for item in self.arrived]
         self.arrived.clear()
         self.ledger.give_back(tags)

@@ -15,8 +15,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from callsheet.resources import dead_letters
-from callsheet.workers.broker.layout import REVOKED, Delivery, Layout
-from callsheet.workers.broker.scripts import BRING_BACK, PUT_AWAY, REVOKE
+from callsheet.workers.broker.layout import BRING_BACK, PUT_AWAY, REVOKE, REVOKED, Delivery, Layout
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +46,9 @@ class Later:
         self._client, self._layout, self._release = client, layout, release
         self._gathered: deque[_Away] = deque()
         self._revoked: deque[str] = deque()
+        self.wake = threading.Event()  # the thread
         # Held from when messages are put away until they are released. A signal's handler may interrupt its holder.
         self.releasing = threading.RLock()
-        self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._stopping = False
         self._count, self._said = 0, -SAY_AGAIN
 
     # Consumers
@@ -61,7 +58,7 @@ class Later:
         queue = delivery.queue
         self._gathered.append((delivery.tag, task_id, at, self._layout.list_for(queue, delivery.payload),
                                self._layout.rest(queue)))
-        self._wake.set()
+        self.wake.set()
 
     def revoke(self, task_ids: Iterable[str]) -> None:
         """Have those of the messages dropped, for good, that belong to revoked tasks.
@@ -74,7 +71,7 @@ class Later:
             self.flush()
         except FAILURES as exc:
             logger.warning("Revoked tasks that were to start later are dropped once the broker answers: %s", exc)
-            self._wake.set()
+            self.wake.set()
 
     def flush(self) -> None:
         """Put away what was gathered, now.
@@ -104,21 +101,6 @@ class Later:
             for _ in ids:
                 self._revoked.popleft()
 
-    # The thread
-
-    def start(self) -> None:
-        """Begin to bring back what has its time."""
-        if self._thread is None or not self._thread.is_alive():
-            self._stopping = False
-            self._thread = threading.Thread(target=self._run, name="callsheet-later", daemon=True)
-            self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stopping = True
-        self._wake.set()
-        self._thread = None
-
     def bring_back(self) -> float | None:
         """Put messages that have their time back on their queues; returns when the next one has, in unix seconds."""
         while True:
@@ -129,24 +111,21 @@ class Later:
             if count < AT_ONCE:
                 return float(following) if following else None
 
-    def _run(self) -> None:
-        me = threading.current_thread()
-        while not self._stopping and self._thread is me:
-            self._wake.clear()
-            pause = self.lead / 2
-            try:
-                self.flush()
-                following = self.bring_back()
-                if following is not None:
-                    pause = min(pause, max(0.01, following - time.time()))
-                self._tell()
-            except FAILURES as exc:
-                logger.debug("The broker cannot be asked for what is to start: %s", exc)
-                time.sleep(min(1.0, pause))
-                pause = 0.0
-            except Exception:
-                logger.exception("What is to start later could not be looked after")
-            self._wake.wait(pause)
+    def turn(self) -> float:
+        """What the ledger's thread does each time; returns the seconds until the next one."""
+        pause = self.lead / 2
+        try:
+            self.flush()
+            following = self.bring_back()
+            if following is not None:
+                pause = min(pause, max(0.01, following - time.time()))
+            self._tell()
+        except FAILURES as exc:
+            logger.debug("The broker cannot be asked for what is to start: %s", exc)
+            pause = min(1.0, pause)
+        except Exception:
+            logger.exception("What is to start later could not be looked after")
+        return pause
 
     def _tell(self) -> None:
         now = time.monotonic()

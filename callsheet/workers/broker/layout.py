@@ -1,4 +1,4 @@
-"""Where a broker keeps its messages, and what a message says of its deliveries.
+"""Where a broker keeps its messages, the scripts that move them, and what a message says of its deliveries.
 
 The lists and the `unacked` hash and index are stock kombu's. Ours are beside them: a zset, tag -> when its lease ends;
 a zset and a hash of what is to start later; and sets of the ids of messages that were published, which expire.
@@ -6,14 +6,26 @@ a zset and a hash of what is to start later; and sets of the ids of messages tha
 
 import json
 from bisect import bisect
-from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from callsheet.resources.scripts import Script
 from callsheet.tasks.base import LOST
 from callsheet.workers.broker.reading import UNREADABLE
 from callsheet.workers.broker.stock import json as kombu_json
-from callsheet.workers.broker.stock import redis as stock
+
+_HERE = Path(__file__).parent
+_ENTRIES = _HERE / "entries.lua"
+BEGIN = Script(_HERE / "begin.lua")
+PUBLISH = Script(_HERE / "publish.lua")
+CLAIM = Script(_HERE / "claim.lua")
+RENEW = Script(_HERE / "renew.lua")
+EXPIRED = Script(_HERE / "expired.lua")
+GIVE_BACK = Script(_HERE / "giveback.lua")
+PUT_AWAY = Script(_HERE / "putaway.lua", _ENTRIES)
+BRING_BACK = Script(_HERE / "bringback.lua", _ENTRIES)
+REVOKE = Script(_HERE / "revoke.lua", _ENTRIES)
 
 #: Header: how often the message has been delivered, this time included.
 DELIVERIES = "deliveries"
@@ -54,17 +66,6 @@ class Layout:
         prefix = channel.global_keyprefix
         return cls(prefix, prefix + channel.unacked_key, prefix + channel.unacked_index_key,
                    f"{prefix}{channel.unacked_key}_lease", channel.sep, tuple(channel.priority_steps))
-
-    @classmethod
-    def stock(cls) -> "Layout":
-        """As kombu has it where nobody says otherwise, which is how Callsheet leaves it."""
-        channel = stock.Channel
-        return cls("", channel.unacked_key, channel.unacked_index_key, f"{channel.unacked_key}_lease", channel.sep,
-                   tuple(channel.priority_steps))
-
-    def lists(self, queues: Iterable[str]) -> list[str]:
-        """The lists of these queues, all priorities."""
-        return [self.list_of(queue, step) for queue in queues for step in self.steps]
 
     @property
     def registry(self) -> list[str]:
@@ -128,13 +129,13 @@ class Delivery:
         return delivery
 
     def text(self, headers: Any = None) -> str | bytes:
-        """The message to put back, or with other headers."""
+        """The message to put back, or with other headers; it says that it was delivered before, where kombu says it."""
         if self.raw is not None:
             return self.raw
-        self.payload["properties"]["delivery_tag"] = self.first_tag
-        payload = mark_redelivered(self.payload)
-        text: str = kombu_json.dumps(payload if headers is None else {**payload, "headers": headers})
-        self.payload["properties"]["delivery_tag"] = self.tag
+        properties = {**self.payload["properties"], "delivery_tag": self.first_tag}
+        properties["delivery_info"] = {**properties["delivery_info"], "redelivered": True}
+        headers = {**(headers or self.payload["headers"]), "redelivered": True}
+        text: str = kombu_json.dumps({**self.payload, "headers": headers, "properties": properties})
         return text
 
 
@@ -148,30 +149,22 @@ def _deliveries(headers: dict[str, Any]) -> int:
     return max(_count(headers, DELIVERIES), 1 if headers.get("redelivered") else 0)
 
 
-def mark_redelivered(payload: dict[str, Any]) -> dict[str, Any]:
-    """Have a message that was read say that it was delivered before, where kombu says it."""
-    payload["headers"]["redelivered"] = payload["properties"]["delivery_info"]["redelivered"] = True
-    return payload
-
-
-def suspected(headers: Any, limit: int) -> bool:
+def suspected(headers: dict[str, Any], limit: int) -> bool:
     """Whether a message has lost so many workers that one more is the last."""
-    return isinstance(headers, dict) and _count(headers, LOST) >= limit - 1
+    return _count(headers, LOST) >= limit - 1
 
 
-def mark_lost(payload: dict[str, Any], limit: int) -> dict[str, Any]:
+def mark_lost(headers: dict[str, Any], limit: int) -> None:
     """Have a message, as it is in the unacked hash, say that the worker that held it was lost.
 
     Args:
-        payload: the message.
+        headers: of the message.
         limit: lost workers after which its call is given up, where it is known that it was this one; where it is not,
             twice as many.
     """
-    headers = payload["headers"]
     headers[DELIVERIES] = _deliveries(headers) + 1
     begun = headers.pop(BEGUN, "")
     if begun or not suspected(headers, limit):  # else it had not begun
         headers[LOST] = _count(headers, LOST) + 1
     if begun and headers[LOST] >= (limit if begun == ALONE else 2 * limit):
         headers[POISONED] = True
-    return mark_redelivered(payload)

@@ -17,17 +17,16 @@ from typing import Any
 
 from celery.worker import state
 from redis import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from callsheet.resources import dead_letters
 from callsheet.resources.epoch import epoch
 from callsheet.resources.trouble import in_words, is_trouble
 from callsheet.settings import get_settings
-from callsheet.workers.broker.later import HORIZON, Later
-from callsheet.workers.broker.layout import BEGUN, Delivery, Layout, mark_lost
+from callsheet.workers.broker.later import FAILURES, HORIZON, Later
+from callsheet.workers.broker.layout import BEGIN, BEGUN, EXPIRED, GIVE_BACK, RENEW, Delivery, Layout, mark_lost
+from callsheet.workers.broker.poller import break_off
 from callsheet.workers.broker.reading import read_entry
-from callsheet.workers.broker.scripts import BEGIN, EXPIRED, GIVE_BACK, RENEW
-from callsheet.workers.broker.sockets import break_off
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +39,6 @@ AFTER_TROUBLE = 3.0  # seconds at least that others have to renew their leases o
 STUCK = 60.0  # seconds without a turn of the loop after which its connections are broken off
 GRACE = 3.0  # seconds after an outage in which it turns again
 REVIEW = 0.5  # seconds that calls may take to begin or to end, once their connection is lost
-FAILURES = (RedisError, OSError)
 
 #: Seconds on a clock that goes on while the machine is suspended, where there is one.
 now: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") \
@@ -93,7 +91,7 @@ class Ledger:
         self._review_at = 0.0
         self._renewed = self._tried = now()
         self._ticked = time.monotonic()
-        self.turned, self._recovered = math.inf, 0.0
+        self.turned, self._recovered, self._failed = math.inf, 0.0, False
         self._sweep_from = 0.0
         self._said = 0.0
         self._thread: threading.Thread | None = None
@@ -112,7 +110,6 @@ class Ledger:
                 self._thread = threading.Thread(target=self._keep, args=(self._stop,), name="callsheet-leases",
                                                 daemon=True)
                 self._thread.start()
-                self.later.start()
 
     def detach(self, channel: Any) -> None:
         """A channel has ended; with the last one that leaves nothing behind, the thread ends."""
@@ -122,8 +119,8 @@ class Ledger:
                 self.collector = None
             if not self.channels and not (self.held or self._acks or self._returns):
                 self._stop.set()
+                self.later.wake.set()
                 self._thread = None
-                self.later.stop()
 
     # Acknowledgements
 
@@ -176,8 +173,8 @@ class Ledger:
         unacked, index, leases = self.layout.registry
         return [("HDEL", unacked, *tags), ("ZREM", index, *tags), ("ZREM", leases, *tags)]
 
-    def flush(self) -> bool:
-        """Send acknowledgements and returns now; False when the broker cannot be reached, and they wait."""
+    def flush(self) -> None:
+        """Send acknowledgements and returns now; where the broker cannot be reached, they wait."""
         try:
             while tags := self.take_acks():
                 self._send_acks(tags)
@@ -186,8 +183,6 @@ class Ledger:
             self.later.flush()
         except FAILURES as exc:
             logger.debug("The broker cannot be told of acknowledgements yet: %s", exc)
-            return False
-        return True
 
     def _send_acks(self, tags: list[Tag]) -> None:
         try:
@@ -357,7 +352,7 @@ class Ledger:
             try:
                 payload, queue = read_entry(value, self.message_max)
                 if lost:
-                    mark_lost(payload, get_settings().max_deaths)
+                    mark_lost(payload["headers"], get_settings().max_deaths)
                 text = Delivery("", queue, payload, payload["properties"]["delivery_tag"]).text()
                 returns.append((self.layout.list_for(queue, payload), tag, "lost" if lost else "next", text))
             except Exception as exc:  # one message never stops the others
@@ -412,24 +407,32 @@ class Ledger:
         self._sweep_from = time.monotonic() + seconds
 
     def _keep(self, stop: threading.Event) -> None:
-        failed = False
+        due, later_due, woken = 0.0, 0.0, False
         while not stop.is_set():
-            pause, started = self.interval, now()
-            try:
-                self.tick()
-                if failed:
-                    failed, self._recovered = False, time.monotonic()
-                if self._recovered:
-                    pause = min(pause, 1.0)
-            except FAILURES as exc:
-                failed, self._tried = True, started
-                self.turned = max(self.turned, time.monotonic())
-                self._sweep_after(max(1.5 * self.interval, AFTER_TROUBLE))
-                pause = min(pause, 1.0)  # so that leases are renewed soon after the broker is back
-                self._complain(exc)
-            except Exception:
-                logger.exception("Leases could not be renewed")
-            stop.wait(pause)
+            if woken or time.monotonic() >= later_due:
+                self.later.wake.clear()
+                later_due = time.monotonic() + self.later.turn()
+            if time.monotonic() >= due:
+                due = time.monotonic() + self._try_tick()
+            woken = self.later.wake.wait(max(0.0, min(due, later_due) - time.monotonic()))
+
+    def _try_tick(self) -> float:
+        pause, started = self.interval, now()
+        try:
+            self.tick()
+            if self._failed:
+                self._failed, self._recovered = False, time.monotonic()
+            if self._recovered:
+                pause = min(pause, 1.0)
+        except FAILURES as exc:
+            self._failed, self._tried = True, started
+            self.turned = max(self.turned, time.monotonic())
+            self._sweep_after(max(1.5 * self.interval, AFTER_TROUBLE))
+            pause = min(pause, 1.0)  # so that leases are renewed soon after the broker is back
+            self._complain(exc)
+        except Exception:
+            logger.exception("Leases could not be renewed")
+        return pause
 
     def _complain(self, exc: Exception) -> None:
         late = now() - self._renewed

@@ -4,16 +4,23 @@ What kombu and Celery take for granted of a message is seen to here, once, as it
 `unacked` hash or from a channel: behind this reader nothing needs to expect other types.
 """
 
+import bz2
+import lzma
 import re
+import zlib
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any
 
 from celery.app.task import Context
+from kombu.compression import get_decoder
+from kombu.exceptions import DecodeError
 from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from callsheet.messages.quick import loads
+from callsheet.messages.quick import DEEPEST, deeper, loads, too_deep
 from callsheet.workers.broker.stock import json as kombu_json
+from callsheet.workers.broker.stock import virtual
 
 #: Header: bytes of a body that was too large to be read, and was left out.
 OVERSIZE = "oversize"
@@ -26,6 +33,15 @@ _MOST_BESIDE = 1024 * 1024  # bytes that headers and properties may take
 _MOST_RETRIES = 100_000  # a pause that doubles each time is computed from their number
 _LONGEST = 1e9  # seconds of a time limit
 _TOLD = 3  # of the things that are wrong with one message
+_JSON = "application/json"
+_LARGE = 1024 * 1024  # bytes of a body that is looked at first
+_MOST_PARTS = 2_000_000  # lists and objects in a body: each takes 80 bytes, of 3 in the text
+_MOST_INFLATED = 1 << 30  # bytes, where the transport has no other bound
+_LZMA_MEMORY = 128 * 1024 * 1024  # bytes that a dictionary may take
+#: By kombu's decoders, which have no bound.
+_INFLATERS: dict[Any, Any] = {
+    zlib.decompress: zlib.decompressobj, bz2.decompress: bz2.BZ2Decompressor,
+    lzma.decompress: partial(lzma.LZMADecompressor, memlimit=_LZMA_MEMORY)}
 #: Headers become attributes of a task's request: these would take the place of what it can do.
 _METHODS = frozenset(name for name in dir(Context) if name.startswith("_") or callable(getattr(Context, name)))
 
@@ -179,12 +195,15 @@ def _nameless(fields: dict[str, Any]) -> list[str]:
     return odd
 
 
-def unfit(body: Any, in_headers: bool) -> str:
-    """What is wrong with a task's body, in words; "" where nothing is.
+def check_body(body: Any, in_headers: bool) -> None:
+    """See that a task's body is as Celery takes it.
 
     Args:
         body: as JSON data.
         in_headers: whether the headers name the task, as with Celery's second protocol.
+
+    Raises:
+        Unreadable: it is not.
     """
     embed: Any
     if type(body) is dict and ("args" in body or not in_headers):
@@ -193,7 +212,7 @@ def unfit(body: Any, in_headers: bool) -> str:
         args, kwargs, embed = body
         kind = _FOLLOWS
     else:
-        return "its body is no list of arguments, keyword arguments and what follows"
+        raise Unreadable("its body is no list of arguments, keyword arguments and what follows")
     odd = [] if type(args) in (list, tuple) else ["its arguments are no list"]
     if type(kwargs) is not dict:
         odd.append("its keyword arguments are no object")
@@ -208,4 +227,76 @@ def unfit(body: Any, in_headers: bool) -> str:
             odd += _in_words(exc.errors(include_url=False, include_context=False, include_input=False))
     elif embed is not None:
         odd.append("what follows it is no object")
-    return "; ".join(odd[:_TOLD])
+    if odd:
+        raise Unreadable("; ".join(odd[:_TOLD]))
+
+
+def inflated(body: bytes, coding: str, most: int) -> bytes:
+    """What was compressed, within bounds.
+
+    Args:
+        body: of the message.
+        coding: as its header `compression` names it.
+        most: bytes of it, inflated.
+
+    Raises:
+        Unreadable: it is larger, not what it is said to be, or of a coding that is not read.
+    """
+    try:
+        inflater = _INFLATERS[get_decoder(coding)]()  # type: ignore[no-untyped-call]
+    except KeyError:
+        raise Unreadable(f"its body is compressed as {coding[:50]!r}, and workers read gzip, bzip2 and lzma") from None
+    try:
+        found: bytes = inflater.decompress(body, most + 1)
+    except (zlib.error, OSError, ValueError, EOFError, lzma.LZMAError) as exc:
+        raise Unreadable(f"its body is not the {coding} that it is said to be ({exc})") from None
+    if len(found) > most:
+        raise Unreadable(f"its body is more than {most:,} bytes when it is inflated. Send a reference (a path, an "
+                         "address) in place of the data, or raise CALLSHEET_PAYLOAD_MAX for the workers: they take "
+                         "twice that")
+    if not inflater.eof:
+        raise Unreadable(f"its body is half of something compressed as {coding}")
+    return found
+
+
+class Message(virtual.Message):
+    """Kombu's, of a payload that was read; making one never raises.
+
+    What is wrong with it is in `errors`, where kombu's consumers look for what was wrong. Plain JSON, which is nearly
+    every body, is read without kombu's hook for types that JSON lacks.
+    """
+
+    body: Any
+
+    def __init__(self, payload: dict[str, Any], channel: Any = None, **kwargs: Any) -> None:
+        headers = payload["headers"]
+        coding = headers.get("compression")
+        given = {**payload, "headers": {}} if coding else payload
+        try:
+            if UNREADABLE in headers:
+                raise Unreadable(str(headers[UNREADABLE])[:1000])
+            super().__init__(given, channel=channel, **kwargs)
+            if coding:
+                self.body = inflated(self.body or b"", str(coding), channel.message_max or _MOST_INFLATED)
+        except Exception as exc:
+            super().__init__({**given, "body": None}, channel=channel, **kwargs)
+            if not isinstance(exc, Unreadable):
+                exc = Unreadable(f"its body cannot be read ({type(exc).__name__}: {exc})")
+            self.errors.append((Unreadable, exc, exc.__traceback__))
+        self._raw, self.headers = payload, headers
+
+    def _decode(self) -> Any:
+        if self.content_type == _JSON and (self.accept is None or _JSON in self.accept):
+            try:
+                body = self.body.encode() if isinstance(self.body, str) else self.body or b""
+                if len(body) > _LARGE and body.count(b"[") + body.count(b"{") > _MOST_PARTS:
+                    raise DecodeError(f"it is made of more than {_MOST_PARTS:,} lists and objects")
+                found = loads(body)
+            except ValueError as exc:
+                raise DecodeError(str(exc)) from None
+            if b'"__type__"' not in body:
+                return found
+        found = super()._decode()
+        if deeper(found, DEEPEST):
+            raise DecodeError(str(too_deep()))
+        return found

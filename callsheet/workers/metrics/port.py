@@ -48,9 +48,6 @@ class MetricsPort:
         address: to listen on.
         ports: to try in turn; 0 is any free one.
 
-    Attributes:
-        url: where the numbers are.
-
     Raises:
         SettingsError: no port is free, or the address is none of this machine's.
     """
@@ -69,14 +66,14 @@ class MetricsPort:
         if self._server is None:
             raise SettingsError(_taken(address, tried, why))
         self.port = self._server.server_port
-        self.url = f"http://{f'[{address}]' if ':' in address else address}:{self.port}/metrics"
+        self._host = f"[{address}]" if ":" in address else address
         os.register_at_fork(after_in_child=self._close)
         self._thread = threading.Thread(target=self._server.serve_forever, name="callsheet-metrics", daemon=True)
 
     def start(self) -> None:
         """Answer from now on."""
         self._thread.start()
-        logger.info("Metrics for Prometheus on %s", self.url)
+        logger.info("Metrics for Prometheus on http://%s:%d/metrics", self._host, self.port)
 
     def stop(self) -> None:
         """Answer no more."""
@@ -115,10 +112,6 @@ def _for_own_names(app: Any) -> Any:
 
 
 def _taken(address: str, tried: list[int], why: str) -> str:
-    if len(tried) == 1:
-        span = f"{tried[0]}-{min(65535, tried[0] + 9)}"
-        return (f"The metrics cannot be had on {address}:{tried[0]} (CALLSHEET_METRICS_PORT): {why}. Another worker of "
-                f"this machine may have the port: give a range, CALLSHEET_METRICS_PORT={span}, of which each worker "
-                "takes one, 0 for any free port, or another number.")
-    return (f"The metrics cannot be had on any of the ports {tried[0]} to {tried[-1]} at {address} "
-            f"(CALLSHEET_METRICS_PORT): {why}. Give a wider range, or 0 for any free port.")
+    return (f"The metrics cannot be had on {address}, ports {tried[0]} to {tried[-1]} (CALLSHEET_METRICS_PORT): {why}. "
+            "Other workers of this machine may have them: give a wider range, such as CALLSHEET_METRICS_PORT="
+            f"{tried[0]}-{min(65535, tried[-1] + 10)}, of which each worker takes one, or 0 for any free port.")

@@ -1,6 +1,6 @@
-"""How what the processes of a cpu worker count comes to its main process, which answers Prometheus: over a pipe.
+"""What a process has counted since it started; of a cpu worker's processes it comes to the main one over a pipe.
 
-A process that has counted something writes what it has more than at its last message, at most once a second and
+A process that has counted something writes what it has more than at its last report, at most once a second and
 when it ends. So sums stay right when processes come and go; one that is killed takes a second's counts with it.
 """
 
@@ -8,29 +8,41 @@ import contextlib
 import json
 import os
 import threading
+from collections import defaultdict
 from typing import Any
 
+import psutil
 from celery import signals
 
-from callsheet.workers.metrics.totals import Key, Totals, counted, current, together
+from callsheet.resources.accounts import LABELS, NAMES, Usage, process_latencies, process_rows
+from callsheet.resources.breaker import breaker_states
+from callsheet.resources.counters import counts
+from callsheet.resources.limits.gates import waiting
+from callsheet.resources.timings import outcomes, spreads, told_apart
+
+Key = tuple[str, ...]
+Totals = dict[Key, float]
+"""Numbers by the name of a family and its labels, of a histogram also the class, or "sum"."""
 
 _active: list["Relay"] = []
+_AGENT, _ENDPOINT, _MODEL = (LABELS.index(label) for label in ("agent", "endpoint", "model"))
 
 EVERY = 1.0
-"""Seconds between two messages of a process at least."""
-
-_WHOLE = 3_500  # bytes of a message; what is shorter than a pipe's 4,096 arrives in one piece
-
-
-def active() -> "Relay | None":
-    """The relay of this process, if it is the main one of a cpu worker."""
-    return _active[0] if _active and _active[0].pid == os.getpid() else None
+"""Seconds between two reports of a process at least."""
 
 
 def all_processes() -> tuple[Totals, Totals]:
     """What this worker has counted in all its processes, and what is so in them now."""
-    relay = active()
-    return together(relay.totals(), relay.current()) if relay is not None else together({}, ())
+    relay = _active[0] if _active and _active[0].pid == os.getpid() else None  # it is a cpu worker's main one
+    totals, states = (relay.totals(), relay.current()) if relay is not None else ({}, [])
+    for key, value in counted().items():
+        totals[key] = totals.get(key, 0.0) + value
+    now: Totals = {}
+    for one in (current(), *states):
+        for key, value in one.items():
+            known = now.get(key, 0.0)
+            now[key] = known + value if key[0] == "waiting" else max(known, value)
+    return totals, now
 
 
 class Relay:
@@ -45,7 +57,7 @@ class Relay:
         self._current: dict[int, Totals] = {}
         self._thread = threading.Thread(target=self._read, name="callsheet-metrics-relay", daemon=True)
         # Held here, because Celery's signals hold their receivers weakly.
-        self._on_init, self._on_end, self._on_task = self._begin, self._finish, self._touch
+        self._on_init, self._on_end, self._on_task = self._begin, self._send, self._touch
 
     # In the main process
 
@@ -69,21 +81,19 @@ class Relay:
     def current(self) -> list[Totals]:
         """What is so now in each process that lives."""
         with self._lock:
-            for pid in [pid for pid in self._current if not _lives(pid)]:
+            for pid in [pid for pid in self._current if not psutil.pid_exists(pid)]:
                 del self._current[pid]
             return [dict(found) for found in self._current.values()]
 
     def _read(self) -> None:
         with os.fdopen(self._reading, "rb") as lines:
             for line in lines:
-                with contextlib.suppress(ValueError, KeyError, TypeError):  # a process may end in mid-sentence
-                    self._take(json.loads(line))
-
-    def _take(self, message: dict[str, Any]) -> None:
-        with self._lock:
-            for key, more in message["c"]:
-                self._totals[tuple(key)] = self._totals.get(tuple(key), 0.0) + more
-            self._current.setdefault(message["p"], {}).update((tuple(key), value) for key, value in message["g"])
+                with contextlib.suppress(ValueError, TypeError), self._lock:  # a process may end in mid-sentence
+                    pid, kind, key, value = json.loads(line)
+                    if kind == "more":
+                        self._totals[tuple(key)] = self._totals.get(tuple(key), 0.0) + value
+                    else:
+                        self._current.setdefault(pid, {})[tuple(key)] = value
 
     # In a child
 
@@ -110,44 +120,56 @@ class Relay:
             self._news.clear()
             self._send()
 
-    def _finish(self, **_: Any) -> None:
-        self._send()
-
-    def _send(self) -> None:
+    def _send(self, **_: Any) -> None:
         with self._sending:
-            now, state = counted(), current()
-            more = [(key, value - self._sent.get(key, 0.0)) for key, value in now.items()]
-            news = [("c", key, change) for key, change in more if change]
-            news += [("g", key, value) for key, value in state.items() if self._told.get(key) != value]
-            while news:
-                part, text = _part(news)
-                try:
-                    os.write(self._writing, text)
+            more = {key: value - self._sent.get(key, 0.0) for key, value in counted().items()}
+            news = [("more", key, value) for key, value in more.items() if value]
+            news += [("now", key, value) for key, value in current().items() if self._told.get(key) != value]
+            for kind, key, value in news:
+                try:  # what is shorter than a pipe's 4,096 bytes arrives in one piece
+                    os.write(self._writing, json.dumps([os.getpid(), kind, key, value]).encode() + b"\n")
                 except OSError:  # full, or nobody listens any more: next time
                     return
-                for kind, key, value in part:
-                    if kind == "c":
-                        self._sent[key] = self._sent.get(key, 0.0) + value
-                    else:
-                        self._told[key] = value
-                news = news[len(part):]
+                if kind == "more":
+                    self._sent[key] = self._sent.get(key, 0.0) + value
+                else:
+                    self._told[key] = value
 
 
-def _part(news: list[tuple[str, Key, float]]) -> tuple[list[tuple[str, Key, float]], bytes]:
-    """So many of the news as fit into one message, and the message."""
-    count = len(news)
-    while True:
-        part = news[:count]
-        text = json.dumps({"p": os.getpid(), "c": [[key, value] for kind, key, value in part if kind == "c"],
-                           "g": [[key, value] for kind, key, value in part if kind == "g"]}).encode() + b"\n"
-        if len(text) <= _WHOLE or count == 1:
-            return part, text
-        count = max(1, count * _WHOLE // (len(text) + 1))
+def counted() -> Totals:
+    """What only grows."""
+    found: defaultdict[Key, float] = defaultdict(float)
+    for (name, endpoint, detail), value in counts().items():
+        found["counter", name, endpoint, detail] += value
+    for (kind, label), (classes, total) in spreads().items():
+        for number, value in enumerate(classes):
+            if value:
+                found["spread", kind, label, str(number)] = value
+        found["spread", kind, label, "sum"] = total
+    for (agent, outcome), value in outcomes().items():
+        found["ended", agent, outcome] = value
+    _usage(found)
+    return dict(found)
 
 
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
+def _usage(found: defaultdict[Key, float]) -> None:
+    """Tenants are left out: there may be any number of them."""
+    for row, numbers in process_rows().items():
+        usage = Usage.from_numbers(numbers)
+        agent = told_apart(row[_AGENT]) if row[_AGENT] else ""
+        for name in NAMES:
+            value = getattr(usage, name)
+            if value:
+                found["usage", agent, row[_ENDPOINT], row[_MODEL], name] += value
+        found["spread", "model", row[_ENDPOINT], "sum"] += usage.seconds
+    for endpoint, classes in process_latencies().items():
+        for number, value in enumerate(classes):
+            if value:
+                found["spread", "model", endpoint, str(number)] = value
+
+
+def current() -> Totals:
+    """What is so now in this process."""
+    found: Totals = {("waiting", endpoint): float(number) for endpoint, number in waiting().items()}
+    found |= {("left_alone", endpoint): float(alone) for endpoint, alone in breaker_states().items()}
+    return found
