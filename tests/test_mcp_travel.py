@@ -5,8 +5,10 @@ import builtins
 import json
 import logging
 import sys
+from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,9 @@ import callsheet
 from callsheet import Settings, Toolkit
 from callsheet.errors import CannotTravel, McpMisused, ModuleNotAllowed, SettingsError, UsageError
 from callsheet.mcp import HttpStatefulClient, HttpStatelessClient, MCPToolFunction, StdIOStatefulClient, home
+from callsheet.mcp.attempt import Attempt
 from callsheet.mcp.bounds import TOO_LARGE, Lines
+from callsheet.mcp.http import _Events
 from callsheet.messages import Recorded
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader, Writer
@@ -221,4 +225,24 @@ def test_what_is_too_large_is_answered_by_an_error_with_its_id(message: str, ide
     for data in (line, event.removeprefix(b"data:")):
         answer = json.loads(data)
         assert answer["id"] == json.loads(ident) and answer["error"]["code"] == TOO_LARGE
-    assert (after, name, last) == (b"next", b"event: message\r", [b"\r", b"data: n\r", b"\r"])
+    assert (after, name, last) == (b"next", b"event: message", [b"", b"data: n", b""])
+
+
+@given(st.lists(st.text("abc: ", max_size=20)), st.sampled_from(["\n", "\r\n", "\r"]),
+       st.lists(st.integers(1, 9), min_size=1))
+def test_lines_of_events_end_as_the_standard_allows(lines: list[str], end: str, sizes: list[int]) -> None:
+    reader, data = Lines(100, b"data:"), "".join(line + end for line in lines).encode()
+    got = [line for piece in pieces_of(data, sizes) for line in reader.feed(piece)]
+    assert [line.decode() for line in got] == lines and reader.rest() == b""
+
+
+def test_an_event_of_many_lines_is_bounded_as_one_of_one_line_is() -> None:
+    async def body() -> AsyncIterator[bytes]:
+        while True:
+            yield b"data: " + b"x" * 500 + b"\n"
+
+    async def read() -> int:
+        return sum([len(piece) async for piece in _Events(body(), 10_000, Attempt())])
+
+    with pytest.raises(httpx2.SSEError, match="over 10,000 bytes"):
+        asyncio.run(read())

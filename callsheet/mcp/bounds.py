@@ -49,6 +49,7 @@ class Lines:
     def __init__(self, limit: int, before: bytes = b"") -> None:
         self._limit = limit
         self._before = before
+        self._half = False  # whether it ended with half of a CR LF
         self._clear()
 
     def _clear(self) -> None:
@@ -57,7 +58,10 @@ class Lines:
         self._head = self._tail = b""  # of a line that is too large
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The lines that are complete with this piece."""
+        """The lines that are complete with this piece; events' may end with CR, LF or both."""
+        if self._before:
+            data, self._half = data.removeprefix(b"\n") if self._half else data, data.endswith(b"\r")
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
         *ended, rest = data.split(b"\n")
         for piece in ended:
             self._add(piece)

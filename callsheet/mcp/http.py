@@ -216,6 +216,7 @@ class _Events(httpx2.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         lines, self._pieces = Lines(self._limit, b"data:"), aiter(self._stream)
+        size = 0  # of an event, whose message may be many lines
         while True:
             try:
                 async with self._attempt.bounded():
@@ -230,8 +231,14 @@ class _Events(httpx2.AsyncByteStream):
             if piece is None:
                 self._pieces = None
                 break
-            if whole := b"".join(line + b"\n" for line in lines.feed(piece)):
-                yield whole
+            ended = list(lines.feed(piece))
+            for line in ended:
+                size = size + len(line) if line else 0
+                if size > 2 * self._limit:
+                    self._attempt.fail(large := httpx2.SSEError(too_large(self._limit)))
+                    raise large
+            if ended:
+                yield b"\n".join([*ended, b""])
         if rest := lines.rest():
             yield rest
 
