@@ -279,7 +279,7 @@ def test_only_who_cannot_wait_is_refused_and_told_for_how_long(bench: Make) -> N
     assert [one[0] for one in answer.queued] == [21, 22]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_window_ever_has_more_whatever_is_asked_when(bench: Make, data: st.DataObject) -> None:
     limits = data.draw(st.fixed_dictionaries({
@@ -300,7 +300,7 @@ def test_no_window_ever_has_more_whatever_is_asked_when(bench: Make, data: st.Da
     assert limits["tokens"] is None or tokens <= limits["tokens"]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_the_script_and_the_limiter_of_one_process_say_the_same(redis_server: RedisServer, data: st.DataObject) -> None:
     limits = Limits(data.draw(st.one_of(st.none(), st.integers(1, 50))),

@@ -284,7 +284,7 @@ def outlast(seconds: float) -> None:
 
 
 @pytest.mark.parametrize(("queue", "kind"), [
-    ("io", "oom"), ("io", "readonly"), ("io", "away"), ("cpu", "noreplicas"), ("cpu", "away")])
+    ("io", "oom"), ("io", "readonly"), ("cpu", "noreplicas"), ("cpu", "away")])
 def test_what_ends_in_trouble_is_stored_and_followed_after_it(scene, folder, queue, kind):
     """Single calls, the first step of a chain, the branches of a fan-out; none of them runs twice, though their leases
     could not be renewed meanwhile."""
@@ -337,8 +337,7 @@ def test_all_that_a_call_writes_waits(scene, folder, kind):
     assert folder.lines("started") == sorted(["large", "prints", "asks", "again", "again", "first", "second"])
 
 
-@pytest.mark.parametrize("kind", ["oom", "away"])
-@pytest.mark.parametrize("agent", [Convenes, CpuConvenes])
+@pytest.mark.parametrize(("agent", "kind"), [(Convenes, "oom"), (CpuConvenes, "away")])
 def test_what_a_call_does_to_a_hub_waits_also_where_it_is_not_awaited(scene, folder, agent, kind):
     job = agent(str(folder), f"{agent.__name__} {kind}").submit(HELLO)
     folder.wait("started", 1)
@@ -352,13 +351,12 @@ def test_what_a_call_does_to_a_hub_waits_also_where_it_is_not_awaited(scene, fol
     assert folder.lines("started") == [f"{agent.__name__} {kind}"]
 
 
-@pytest.mark.parametrize("kind", ["oom", "away"])
-def test_an_elastic_group_that_hands_out_work_waits(scene, folder, kind):
+def test_an_elastic_group_that_hands_out_work_waits(scene, folder):
     group = GatedGroup(str(folder))
     with MsgHub([group]) as hub:
         hub.broadcast_nowait([HELLO, HELLO])
         folder.wait("started", 1)
-        with Trouble(scene.server, kind):
+        with Trouble(scene.server, "oom"):
             folder.open()
             folder.wait("ended", 1)
             outlast(LEASE)
@@ -366,7 +364,7 @@ def test_an_elastic_group_that_hands_out_work_waits(scene, folder, kind):
 
 
 @pytest.mark.parametrize(("agent", "kind"), [
-    (Keeps, "oom"), (Keeps, "away"), (CpuKeeps, "readonly"), (CpuKeeps, "away")])
+    (Keeps, "away"), (CpuKeeps, "readonly")])
 def test_the_state_of_an_agent_is_kept_after_it(scene, folder, agent, kind):
     keeps = agent(str(folder))
     first = keeps.submit(HELLO)
@@ -403,15 +401,14 @@ def test_the_end_of_a_call_over_its_time_limit_is_stored_after_the_trouble(scene
     assert Echo("a").submit(HELLO).get(20).content == "a:hello"
 
 
-@pytest.mark.parametrize("kind", ["oom", "readonly"])
-def test_a_worker_that_starts_in_trouble_works_after_it(own_redis, kind):
-    trouble = Trouble(own_redis, kind)
+def test_a_worker_that_starts_in_trouble_works_after_it(own_redis):
+    trouble = Trouble(own_redis, "readonly")
     with use_settings(client_settings(own_redis)):
         job = Echo("a").submit(HELLO)
         trouble.begin()
         process = Worker("callsheet.workers.io", own_redis.url, "-c", "2", env=ENV)
         try:
-            wait_for(lambda: re.search(trouble.words[kind], process.log) or "ready." in process.log, 30,
+            wait_for(lambda: re.search(trouble.words["readonly"], process.log) or "ready." in process.log, 30,
                      f"a word in the log {process.log}")
             trouble.end()
             assert job.get(30).content == "a:hello"
@@ -535,7 +532,7 @@ def forgetful():
         server.remove()
 
 
-@pytest.mark.parametrize("how", ["flushed", "restarted empty", "restarted from an old file"])
+@pytest.mark.parametrize("how", ["flushed", "restarted from an old file"])
 def test_what_redis_lost_ends_and_what_runs_goes_on(forgetful, folder, how, monkeypatch):
     monkeypatch.setattr(waiting, "_LOOK", 1.0)
     scene = forgetful

@@ -16,7 +16,7 @@ import redis.asyncio.sentinel
 import redis.retry
 import redis.sentinel
 from kombu.exceptions import BatchPublishError, OperationalError
-from redis.backoff import ConstantBackoff
+from redis.backoff import ConstantBackoff, NoBackoff
 
 from callsheet.errors import RedisUnavailable
 from callsheet.resources.loops import PerLoop
@@ -67,7 +67,8 @@ def _async(settings: Settings, listens: bool = False) -> Any:
                                                              max_connections=_MOST, timeout=None, **waits)
         # Closing it closes the pool only where the client owns it.
         return redis.asyncio.Redis.from_pool(pool)
-    manager = _AsyncSentinel(sentinels.hosts, sentinel_kwargs=sentinels.own_options)
+    manager = _AsyncSentinel(sentinels.hosts, sentinel_kwargs={
+        **sentinels.own_options, "retry": redis.asyncio.retry.Retry(NoBackoff(), 0)})
     make: Any = _SentinelPool
     return _SentinelClient.from_pool(make(sentinels.master, manager, max_connections=_MOST, timeout=None,
                                           **sentinels.server_options, **waits))

@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from redis import UsernamePasswordCredentialProvider
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 SCHEME = "sentinel://"
 _PORT = 26379
@@ -49,7 +51,8 @@ class Sentinels:
     @property
     def own_options(self) -> dict[str, Any]:
         """How to connect to the sentinels: redis-py's and kombu's `sentinel_kwargs`."""
-        waits: dict[str, Any] = {"socket_connect_timeout": 2, "socket_timeout": 2}
+        # None is asked again: whoever asks goes on to the next.
+        waits: dict[str, Any] = {"socket_connect_timeout": 2, "socket_timeout": 2, "retry": Retry(NoBackoff(), 0)}
         return {**waits, "credential_provider": self.login} if self.login else waits
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import WorkerLostError
 from celery.exceptions import TimeLimitExceeded
+from celery.states import READY_STATES
 from celery.worker import state
 from celery.worker.request import Request
 from kombu.utils.encoding import safe_repr
@@ -113,7 +114,8 @@ class SecondChanceRequest(Request):
             logger.error("Task %s[%s] ended with %r; noting that raised %r. Its message is settled all the same.",
                          self.name, self.id, error, exc, exc_info=not isinstance(exc, MemoryError))
             with suppress(Exception):
-                if not stored:
+                # Its own failure may be there already, over which a callback of the task raised.
+                if not stored and self.task.backend.get_state(self.id) not in READY_STATES:
                     self.task.backend.mark_as_failure(self.id, error, request=self._context,
                                                       store_result=self.store_errors)
             with suppress(Exception):
