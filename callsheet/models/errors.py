@@ -8,13 +8,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import aiohttp
 import httpx
 
 from callsheet.errors import ModelError
 from callsheet.resources.endpoints import shown_url
 from callsheet.resources.refusals import refused_parameter
 from callsheet.resources.traces import without_trace
+from callsheet.resources.transport import UntrustedCertificate
 from callsheet.resources.verdict import RETRIED, asked_delay, is_spent, of_error
 from callsheet.settings import Endpoint
 from callsheet.settings.providers import address_variable
@@ -156,7 +156,7 @@ class Failures:
         elif isinstance(exc, httpx.ProxyError):
             what = f"The proxy before {self.where} does not connect: {self.clean(str(exc))}."
             remedy = f"Correct {prefix}PROXY, or HTTPS_PROXY where the endpoint has none of its own."
-        elif isinstance(exc.__cause__, aiohttp.ClientSSLError):
+        elif isinstance(exc, UntrustedCertificate):
             return EndpointError(f"{self.where} shows a certificate that is not trusted: {self.clean(str(exc))}. Name "
                                  f"the file of its issuer's certificate in {prefix}CA_FILE, or correct {address}.",
                                  self.name)

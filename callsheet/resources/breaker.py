@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Hashable
 from uuid import uuid4
 
-import aiohttp
 import httpx
 
 from callsheet.errors import CircuitOpen
@@ -18,6 +17,7 @@ from callsheet.resources.recent import SLOTS, Clock, Recent
 from callsheet.resources.record import record_of, watch
 from callsheet.resources.refusals import PARAMETER
 from callsheet.resources.subscriptions import subscriptions
+from callsheet.resources.transport import UntrustedCertificate
 from callsheet.settings import Endpoint, Settings
 from callsheet.settings.endpoints import BreakerPolicy
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 LOOK = 1.0
 """Seconds at most between two looks whether another's probe has ended, where no notice of that comes."""
 
-_NOT_ITS_FAULT = (httpx.UnsupportedProtocol, httpx.DecodingError, httpx.PoolTimeout)
+_NOT_ITS_FAULT = (httpx.UnsupportedProtocol, httpx.DecodingError, httpx.PoolTimeout, UntrustedCertificate)
 
 
 class Breaker:
@@ -232,8 +232,7 @@ def _failed(response: httpx.Response) -> bool:
 
 def is_failure(exc: BaseException) -> bool:
     """Whether an error says that the endpoint does not work."""
-    return (isinstance(exc, httpx.TransportError) and not isinstance(exc, _NOT_ITS_FAULT)
-            and not isinstance(exc.__cause__, aiohttp.ClientSSLError))
+    return isinstance(exc, httpx.TransportError) and not isinstance(exc, _NOT_ITS_FAULT)
 
 
 _kept: dict[Hashable, Breaker] = {}

@@ -4,20 +4,25 @@ httpx's own pool looks through all its connections at each request; aiohttp's do
 process hold a thousand slow calls.
 """
 
+import asyncio
 import base64
+import functools
+import importlib
 import socket
 import ssl
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import aiohttp
 import httpx
 
 from callsheet.errors import SettingsError
 from callsheet.settings import Endpoint
 from callsheet.settings.endpoints import address_of
+
+if TYPE_CHECKING:
+    import aiohttp
 
 KEEPALIVE = 15.0
 """Seconds that an idle connection is kept for the next call."""
@@ -60,7 +65,11 @@ class Pooled(httpx.AsyncBaseTransport):
         self._opening = opening
         self._opened: aiohttp.ClientSession | None = None
 
-    def _open(self) -> aiohttp.ClientSession:
+    async def _open(self) -> "aiohttp.ClientSession":
+        # A third of a second, which programs and workers whose agents call no model never need.
+        aiohttp = await asyncio.to_thread(importlib.import_module, "aiohttp")
+        if self._opened is not None:
+            return self._opened
         connector = aiohttp.TCPConnector(limit=self._limit, keepalive_timeout=KEEPALIVE, ssl=self._trusted,
                                          socket_factory=self._opening)
         # A jar would carry one agent's cookies into another's calls.
@@ -81,14 +90,15 @@ class Pooled(httpx.AsyncBaseTransport):
             content = request.stream
             request.headers.pop("transfer-encoding", None)  # aiohttp's affair
         limits = request.extensions.get("timeout", {})
-        timeout = aiohttp.ClientTimeout(
+        session = self._opened or await self._open()
+        timeout = type(session.timeout)(
             connect=limits.get("pool"), sock_connect=limits.get("connect"), sock_read=limits.get("read"))
         try:
-            answer = await (self._opened or self._open()).request(
+            answer = await session.request(
                 request.method, str(request.url), headers=request.headers, data=content, timeout=timeout,
                 allow_redirects=False, auto_decompress=False, proxy=self._proxy, proxy_headers=self._proxy_headers,
                 server_hostname=request.extensions.get("sni_hostname"))
-        except _THEIRS as exc:
+        except _theirs() as exc:
             raise _exact(exc, request) from exc
         extensions = {"http_version": b"HTTP/1.1"}
         if answer.reason:
@@ -103,7 +113,7 @@ class Pooled(httpx.AsyncBaseTransport):
 
 
 class _Body(httpx.AsyncByteStream):
-    def __init__(self, answer: aiohttp.ClientResponse, request: httpx.Request) -> None:
+    def __init__(self, answer: "aiohttp.ClientResponse", request: httpx.Request) -> None:
         self._answer = answer
         self._request = request
 
@@ -113,7 +123,7 @@ class _Body(httpx.AsyncByteStream):
     async def __anext__(self) -> bytes:
         try:
             chunk = await self._answer.content.read(_CHUNK)
-        except _THEIRS as exc:
+        except _theirs() as exc:
             raise _exact(exc, self._request) from exc
         if not chunk:
             raise StopAsyncIteration
@@ -124,28 +134,47 @@ class _Body(httpx.AsyncByteStream):
         await self._answer.wait_for_close()
 
 
-_THEIRS = (aiohttp.ClientError, ConnectionError)
+class UntrustedCertificate(httpx.ConnectError):
+    """The server shows a certificate that is not trusted."""
 
-# Whoever retries must know whether the server may have seen the call. The first match counts.
-_EXACT: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
-    (aiohttp.ConnectionTimeoutError, httpx.ConnectTimeout),
-    (aiohttp.ServerTimeoutError, httpx.ReadTimeout),
-    (aiohttp.ClientProxyConnectionError, httpx.ProxyError),
-    (aiohttp.ClientHttpProxyError, httpx.ProxyError),
-    (aiohttp.ClientConnectorError, httpx.ConnectError),
-    (aiohttp.ServerFingerprintMismatch, httpx.ConnectError),
-    (aiohttp.ServerDisconnectedError, httpx.RemoteProtocolError),
-    (aiohttp.ClientPayloadError, httpx.RemoteProtocolError),
-    (aiohttp.ClientResponseError, httpx.RemoteProtocolError),
-    (aiohttp.InvalidURL, httpx.UnsupportedProtocol),
-    (aiohttp.ClientError, httpx.ReadError),
-    (ConnectionError, httpx.ReadError),
-)
+
+class ProxyRefused(httpx.ProxyError):
+    """The proxy answered that it does not connect there, and not for a trouble of its own."""
+
+
+@functools.cache
+def _exactly() -> tuple[tuple[type[Exception], type[httpx.TransportError]], ...]:
+    """Whoever retries must know whether the server may have seen the call. The first match counts."""
+    import aiohttp
+
+    return (
+        (aiohttp.ConnectionTimeoutError, httpx.ConnectTimeout),
+        (aiohttp.ServerTimeoutError, httpx.ReadTimeout),
+        (aiohttp.ClientProxyConnectionError, httpx.ProxyError),
+        (aiohttp.ClientHttpProxyError, httpx.ProxyError),
+        (aiohttp.ClientSSLError, UntrustedCertificate),
+        (aiohttp.ClientConnectorError, httpx.ConnectError),
+        (aiohttp.ServerFingerprintMismatch, httpx.ConnectError),
+        (aiohttp.ServerDisconnectedError, httpx.RemoteProtocolError),
+        (aiohttp.ClientPayloadError, httpx.RemoteProtocolError),
+        (aiohttp.ClientResponseError, httpx.RemoteProtocolError),
+        (aiohttp.InvalidURL, httpx.UnsupportedProtocol),
+        (aiohttp.ClientError, httpx.ReadError),
+        (ConnectionError, httpx.ReadError),
+    )
+
+
+@functools.cache
+def _theirs() -> tuple[type[Exception], ...]:
+    return tuple(theirs for theirs, _ in _exactly())
 
 
 def _exact(error: Exception, request: httpx.Request) -> httpx.TransportError:
     """httpx's error for one of aiohttp's."""
-    return next(ours for theirs, ours in _EXACT if isinstance(error, theirs))(str(error), request=request)
+    found = next(ours for theirs, ours in _exactly() if isinstance(error, theirs))
+    if found is httpx.ProxyError and getattr(error, "status", 500) < 500:
+        found = ProxyRefused
+    return found(str(error), request=request)
 
 
 def _trusted(endpoint: Endpoint) -> ssl.SSLContext | bool:

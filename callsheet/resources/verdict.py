@@ -6,8 +6,9 @@ import re
 import time
 from dataclasses import dataclass
 
-import aiohttp
 import httpx
+
+from callsheet.resources.transport import ProxyRefused, UntrustedCertificate
 
 RETRIED = frozenset({408, 409, 425, 429, *range(500, 600)})
 """Statuses after which the same request may succeed."""
@@ -18,7 +19,8 @@ _PER_DAY = re.compile(rb'"quota(?:Id|_limit)"\s*:\s*"[^"]*PerDay')  # Google's
 _TOO_LARGE = re.compile(rb"Limit:? (\d+),.{0,40}?Requested:? ~?(\d+)", re.I)
 
 _BEFORE_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
-_NEVER = (httpx.UnsupportedProtocol, httpx.DecodingError)
+# An address, a certificate or a refusal does not mend by itself.
+_NEVER = (httpx.UnsupportedProtocol, httpx.DecodingError, UntrustedCertificate, ProxyRefused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,7 @@ def of_error(exc: httpx.TransportError, after_sent: bool) -> Again | None:
         exc: what the pooled transport raised.
         after_sent: whether also if the server may have begun to work on it.
     """
-    cause = exc.__cause__
-    if isinstance(exc, _NEVER) or isinstance(cause, aiohttp.ClientSSLError):
-        return None  # an address or a certificate does not mend by itself
-    if isinstance(cause, aiohttp.ClientHttpProxyError) and cause.status < 500:
-        return None
-    if after_sent or isinstance(exc, _BEFORE_SENT):
+    if not isinstance(exc, _NEVER) and (after_sent or isinstance(exc, _BEFORE_SENT)):
         return Again(type(exc).__name__)
     return None
 
