@@ -37,6 +37,16 @@ class Login(UsernamePasswordCredentialProvider):
         return hash((self.username, self.password))
 
 
+class _Once(Retry):
+    """No sentinel is asked again: whoever asks goes on to the next. In a form that `inspect` can show."""
+
+    def __init__(self) -> None:
+        super().__init__(NoBackoff(), 0)
+
+    def __json__(self) -> str:
+        return "once"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sentinels:
     """Sentinels, and the server that they are asked for."""
@@ -51,8 +61,7 @@ class Sentinels:
     @property
     def own_options(self) -> dict[str, Any]:
         """How to connect to the sentinels: redis-py's and kombu's `sentinel_kwargs`."""
-        # None is asked again: whoever asks goes on to the next.
-        waits: dict[str, Any] = {"socket_connect_timeout": 2, "socket_timeout": 2, "retry": Retry(NoBackoff(), 0)}
+        waits: dict[str, Any] = {"socket_connect_timeout": 2, "socket_timeout": 2, "retry": _Once()}
         return {**waits, "credential_provider": self.login} if self.login else waits
 
     @property
