@@ -146,7 +146,7 @@ def test_thousands_that_start_in_ten_years_burden_no_worker(redis, start, tmp_pa
 def test_they_outlive_workers_and_start_on_time(redis, start, tmp_path):
     near = {"CALLSHEET_ETA_HORIZON": "1"}
     [first] = start(("io", "-c", "20"), **near)
-    at = in_seconds(20)
+    at = in_seconds(10)
     results = send(200, tmp_path / "ran", at)
     wait_for(lambda: waiting(redis) == 200, 10, "all put away")
     revoked = [result.id for result in results[:20]]
@@ -172,7 +172,7 @@ def test_they_outlive_workers_and_start_on_time(redis, start, tmp_path):
 
 def test_a_worker_holds_a_thousand_and_no_more_and_runs_all(redis, start, tmp_path):
     [io] = start(("io", "-c", "20"))
-    at = in_seconds(20)
+    at = in_seconds(15)
     send(1300, tmp_path / "ran", at)
     wait_for(lambda: not redis.llen("io") and waiting(redis) >= 200, 15, "some put away")
     assert 900 < redis.hlen("unacked") <= 1100

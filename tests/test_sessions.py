@@ -2,22 +2,20 @@
 
 import asyncio
 import json
-import subprocess
-import sys
 
 import pytest
+from click.testing import CliRunner
 
 import callsheet
 from callsheet import Msg, sessions
+from callsheet.cli.main import main
 from callsheet.errors import StateBusy, StateMismatch, StateMissing, UsageError
 from callsheet.memory import InMemoryMemory, RedisMemory
 from callsheet.settings import use_settings
 from callsheet.tasks.turns import sessions as work
 from tests.agents.remembering import Clerk, Other
-from tests.cli_process import environment
 from tests.fleet import client_settings
 from tests.office import say
-from tests.services import ROOT
 
 
 def run(coro):
@@ -226,32 +224,30 @@ def test_states_expire_and_are_kept_for_ever_with_0(redis_server):
 # The command line ---------------------------------------------------------------------------------------
 
 
-def command(*args, env):
-    return subprocess.run([sys.executable, "-m", "callsheet.cli.main", *args], cwd=ROOT, env=environment(**env),
-                          capture_output=True, text=True, check=False)
+def command(*args):
+    return CliRunner().invoke(main, ["session", *args])
 
 
 def test_the_command_line(redis_server, tmp_path):
-    env = {"CALLSHEET_REDIS_URL": redis_server.url}
     with use_settings(client_settings(redis_server)):
         redis_server.client().flushall()
         sessions.save(filled("alice", "hello there"))
-    listed = command("session", "list", env=env)
-    assert "alice" in listed.stdout
-    assert "tests.agents.remembering:Clerk" in listed.stdout
-    assert json.loads(command("session", "list", "--json", env=env).stdout)["id"] == "alice"
-    shown = command("session", "show", "alice", env=env).stdout
-    assert "count = 1" in shown
-    assert "u: hello there" in shown
-    path = tmp_path / "a.jsonl"
-    assert command("session", "export", "alice", "--output", str(path), env=env).returncode == 0
-    assert path.read_text(encoding="utf-8") == command("session", "export", "alice", env=env).stdout
-    assert command("session", "import", str(path), "--id", "bob", env=env).stdout == "bob\n"
-    assert command("session", "fork", "bob", "carol", env=env).returncode == 0
-    refused = command("session", "import", str(path), env=env)
-    assert refused.returncode == 1
-    assert "already" in refused.stderr
-    assert command("session", "delete", "alice", "bob", env=env).returncode == 0
-    gone = command("session", "delete", "alice", env=env)
-    assert (gone.returncode, "'alice'" in gone.stderr) == (1, True)
-    assert "carol" in command("session", "list", env=env).stdout
+        listed = command("list")
+        assert "alice" in listed.stdout
+        assert "tests.agents.remembering:Clerk" in listed.stdout
+        assert json.loads(command("list", "--json").stdout)["id"] == "alice"
+        shown = command("show", "alice").stdout
+        assert "count = 1" in shown
+        assert "u: hello there" in shown
+        path = tmp_path / "a.jsonl"
+        assert command("export", "alice", "--output", str(path)).exit_code == 0
+        assert path.read_text(encoding="utf-8") == command("export", "alice").stdout
+        assert command("import", str(path), "--id", "bob").stdout == "bob\n"
+        assert command("fork", "bob", "carol").exit_code == 0
+        refused = command("import", str(path))
+        assert refused.exit_code == 1
+        assert "already" in refused.stderr
+        assert command("delete", "alice", "bob").exit_code == 0
+        gone = command("delete", "alice")
+        assert (gone.exit_code, "'alice'" in gone.stderr) == (1, True)
+        assert "carol" in command("list").stdout
