@@ -20,6 +20,7 @@ from callsheet.resources.loops import running_loop
 Hook = Callable[..., Any]
 Registry = dict[str, dict[str, Hook]]
 _WRAPPED = "__callsheet_hooked__"
+_on_classes: set[type] = set()  # classes that were given hooks
 _running: ContextVar[frozenset[tuple[int, str]]] = ContextVar("callsheet_hooks_running", default=frozenset())
 
 
@@ -74,6 +75,7 @@ class Hooked:
             UsageError: there is no such hook type.
         """
         _put(cls._class_hooks, cls, hook_type, hook_name, hook)
+        _on_classes.add(cls)
 
     @classmethod
     def remove_class_hook(cls, hook_type: str, hook_name: str) -> None:
@@ -90,7 +92,7 @@ class Hooked:
         if self._sent_class_hooks is not None:
             return self._sent_class_hooks
         found: Registry = {}
-        for cls in type(self).__mro__:
+        for cls in type(self).__mro__ if _on_classes else ():  # each call asks
             for kind, hooks in cls.__dict__.get("_class_hooks", {}).items():
                 for name, hook in hooks.items():
                     found.setdefault(kind, {}).setdefault(name, hook)

@@ -221,10 +221,11 @@ def check_body(body: Any, in_headers: bool) -> None:
             odd += _nameless(dict(embed))
         elif _METHODS & embed.keys():
             odd.append("what follows it is not Celery's")
-        try:
-            kind.validate_python(embed)
-        except ValidationError as exc:
-            odd += _in_words(exc.errors(include_url=False, include_context=False, include_input=False))
+        if not kind.validator.isinstance_python(embed):
+            try:
+                kind.validate_python(embed)
+            except ValidationError as exc:
+                odd += _in_words(exc.errors(include_url=False, include_context=False, include_input=False))
     elif embed is not None:
         odd.append("what follows it is no object")
     if odd:
