@@ -45,12 +45,10 @@ class AgentBase(Hooked, StateModule, Recorded):
     observes_at_once: ClassVar[bool] = False
     #: Whether its replies wait for a person.
     asks_people: ClassVar[bool] = False
-    id: str
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Give the agent its id and its hooks here, so that a subclass need not call `super().__init__()`."""
+        """Give the agent its hooks here, so that a subclass need not call `super().__init__()`."""
         self = super().__new__(cls, *args, **kwargs)
-        self.id = uuid4().hex
         self._instance_hooks = {}
         self._replies = set()
         self._interrupted = {}
@@ -59,6 +57,15 @@ class AgentBase(Hooked, StateModule, Recorded):
         self._seated = self._observing = self._once = False
         self.msg_queue = None
         return self
+
+    @functools.cached_property
+    def id(self) -> str:
+        """The agent's id, which its state is kept under; made when it is asked for, as a worker knows it already."""
+        return uuid4().hex
+
+    def __getstate__(self) -> object:
+        assert self.id  # a copy is the same agent
+        return super().__getstate__()
 
     def __init_subclass__(cls, *, queue: str | None = None, observe: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
