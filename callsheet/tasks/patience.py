@@ -79,6 +79,7 @@ class Trouble:
                 return
             self._since, self._said = time.monotonic(), 0.0
             self._over.clear()
+            _on.add(self)
         self._say(exc)
         threading.Thread(target=self._look, name="callsheet-trouble", daemon=True).start()
 
@@ -133,6 +134,7 @@ class Trouble:
     def _end(self) -> None:
         with self._lock:
             self._over.set()
+            _on.discard(self)
             waiting, self._waiting = self._waiting, []
         logger.warning("The Redis at %s works again, after %.1f s.", self._settings.redis_address,
                        time.monotonic() - self._since)
@@ -149,6 +151,7 @@ def _release(future: "asyncio.Future[None]") -> None:
 
 
 _troubles: dict[tuple[int, str], Trouble] = {}
+_on: set[Trouble] = set()  # those that are on, for who looks often
 
 
 def trouble() -> Trouble:
@@ -171,7 +174,7 @@ class _Tries:
     """
 
     def __init__(self) -> None:
-        self._trouble, self.count = trouble(), 0
+        self.count = 0
         self._messages: list[Any] = []
         self._at = 0
         self._on = False
@@ -194,17 +197,20 @@ class _Tries:
         """A try has failed; what is no trouble of Redis is raised."""
         if not is_trouble(exc):
             raise exc
-        self._trouble.notice(exc)
+        trouble().notice(exc)
         self.count += 1
 
     def before(self) -> tuple[Trouble, float] | None:
         """What is to be waited for before the next try, and the seconds after that."""
-        if not (self._trouble.on or self.count):
+        if not (_on or self.count):
+            return None
+        found = trouble()
+        if not (found.on or self.count):
             return None
         lift = lift_limits.get() if _ended.get() else None
         if lift is not None:
             lift()
-        return self._trouble, _pause(self.count) if self.count > 1 else 0.0
+        return found, _pause(self.count) if self.count > 1 else 0.0
 
     def message(self, name: str, made: Any) -> Any:
         """The message to send: the one that an earlier try made for this place, or this one."""
