@@ -16,6 +16,7 @@ from callsheet import Msg
 from callsheet.errors import PoisonedCall
 from callsheet.resources import dead_letters
 from callsheet.settings import use_settings
+from callsheet.tasks.app import current_app
 from callsheet.workers.broker.layout import mark_lost
 from tests.agents.marking import CpuMarks
 from tests.fleet import client_settings
@@ -278,7 +279,9 @@ def test_what_a_process_was_handed_and_has_not_begun_runs_once_when_the_connecti
             client.client_kill_filter(_type=kind, skipme=True)
         # It was given back, and taken again, once the worker had looked which of its calls run.
         process.wait_log("Connection to broker lost")
-        time.sleep(1.5)
+        wait_for(lambda: process.log.count("Connected to") == 2, what="the next connection")
+        wait_for(lambda: current_app().control.ping([process.name], timeout=1), what="its consumer")
+        wait_for(lambda: client.hlen("unacked") == 1, what="the first to be taken again")
         child.resume()
         for job in jobs:
             job.get(20)
