@@ -538,14 +538,14 @@ def test_what_is_remembered_of_published_messages_is_bounded_and_expires(server)
     client = server.client()
     for number in range(1, 602):
         for answer in (1, 0):
-            assert PUBLISH.run(client, ["q", "ids:"], [f"{number}0000", f"m{number}"]) == answer
+            assert PUBLISH.run(client, ["ids:", "q"], [1, f"{number}0000", f"m{number}"]) == answer
     assert client.lrange("q", 0, -1) == [f"m{number}" for number in range(601, 0, -1)]
     assert [client.scard(key) for key in ("ids:0000", "ids:0000:old")] == [601 - 512, 256]
     assert all(0 < client.ttl(key) <= 86400 for key in ("ids:0000", "ids:0000:old"))
     assert client.memory_usage("ids:0000:old") < 256 * 10
     client.set("text", "no list")
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
-        PUBLISH.run(client, ["text", "ids:"], ["1", "m"])
+        PUBLISH.run(client, ["ids:", "text"], [1, "1", "m"])
     assert not client.exists("ids:1")
 
 

@@ -101,9 +101,12 @@ def refuse(value: str, name: str, where: str) -> None:
             raise refusal(where, f"has {what} in it")
 
 
-def refuse_known(text: str, where: str) -> None:
-    """See that a text holds nothing that the settings of this process keep secret; raises CannotTravel as `refuse`."""
-    if (len(text) < _BLOB or " " in text[:_LONGEST]) and in_use().within(text):
+def refuse_known(data: Any, where: str) -> None:
+    """See that data hold nothing that the settings of this process keep secret; raises CannotTravel as `refuse`."""
+    if not (secrets := in_use()):
+        return
+    text = data if isinstance(data, str) else repr(data)
+    if (len(text) < _BLOB or " " in text[:_LONGEST]) and secrets.within(text):
         raise refusal(where, "holds what the settings here keep secret")
 
 

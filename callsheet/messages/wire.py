@@ -77,7 +77,7 @@ class Writer:
         """
         try:
             data = self._write(value, where)
-            refuse_known(repr(data), where)
+            refuse_known(data, where)
         except RecursionError:
             raise CannotTravel(f"{where} contains itself or is nested too deeply. Give it without the loop.") from None
         return data
@@ -272,9 +272,10 @@ class Reader:
                                "another version of Callsheet?") from exc
 
     def _read(self, data: Any) -> Any:
-        if isinstance(data, list):
+        kind = type(data)
+        if kind is list:
             return [self._read(item) for item in data]
-        if not isinstance(data, dict):
+        if kind is not dict:
             return data
         tag = next((key for key in data if key.startswith("$")), None)
         if tag is None:

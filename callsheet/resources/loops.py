@@ -83,20 +83,15 @@ class PerLoop(Generic[T]):
             await kept.guard.aclose()
 
 
+#: The loop that runs in this thread, if one does.
+running_loop = asyncio._get_running_loop
+
 _process_loop: list[Callable[[], asyncio.AbstractEventLoop]] = []
 
 
 def provide_process_loop(give: Callable[[], asyncio.AbstractEventLoop]) -> None:
     """Say which loop of this process lasts; called once by the layer that owns it."""
     _process_loop[:] = [give]
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The loop that runs in this thread, if one does."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def lasting_loop() -> asyncio.AbstractEventLoop:

@@ -86,6 +86,9 @@ class Secrets:
         self._all = {form: (_half(form), _half(form[::-1])[::-1]) for form in found}
         self._plain = {form: halves for form, halves in self._all.items() if unmistakable(meant[form])}
 
+    def __bool__(self) -> bool:
+        return bool(self._all)
+
     def without(self, text: str) -> str:
         """The text without them, and without halves of long ones: for people, who can do without an ordinary word."""
         return _hidden(self._all, text)
@@ -101,7 +104,7 @@ class Secrets:
 
 def _hidden(forms: dict[str, tuple[str, str]], text: str) -> str:
     """The text without these forms, the longest first, and without their halves."""
-    if any(map(text.__contains__, itertools.chain.from_iterable(forms.values()))):
+    if forms and any(map(text.__contains__, itertools.chain.from_iterable(forms.values()))):
         for form in forms:
             text = text.replace(form, HIDDEN)
         for head, tail in forms.values():  # what is left of those that were cut

@@ -31,20 +31,20 @@ class Burst:
 
     def __init__(self, app: Celery, settings: Settings, agent: AgentBase, options: CallOptions) -> None:
         self._app, self._settings, self._agent = app, settings, agent
-        self._options = options
+        self._options, self._label = options, agent.label
         self._writer = writer_for(settings)
         self._queue = options.queue_for(agent.default_queue(), agent.label, settings.known_queues)
         call, self._blobs = make_call(agent, (), {}, replace(options, job_id=None), job="", settings=settings,
                                       writer=self._writer)
         self._call = call.to_wire()
-        self._what = f"argument 1 of {agent.label}"
+        self._what = f"argument 1 of {self._label}"
         self._ready: list[tuple[str, list[Any]]] = []
 
     def add(self, values: Sequence[Any], ids: Sequence[str] | None) -> None:
         """Write the arguments of some calls."""
         for number, value in enumerate(values):
             written = self._writer.write(value, self._what)
-            data, blobs = payloads.pack(written, self._settings, f"Argument 1 of {self._agent.label}")
+            data, blobs = payloads.pack(written, self._settings, f"Argument 1 of {self._label}")
             self._blobs |= blobs
             self._ready.append((ids[number] if ids else self._options.job_id or str(uuid4()), [data]))
 
@@ -60,12 +60,12 @@ class Burst:
         options = {"queue": self._queue, "priority": self._options.priority, "eta": self._options.start_time()}
         for job_id, args in self._ready:
             call = stamped({**self._call, "job": job_id, "args": args}, job_id, options)
-            texts = shown(self._agent.label, args, settings=self._settings)
+            texts = shown(self._label, args, settings=self._settings)
             send(producer, task.name, build(job_id, task.name, (None, call), {}, **headers, **texts), **sending)
             sending["declare"] = ()  # the first message has declared the queue
             if parent:
                 parent.add_trail(app.AsyncResult(job_id))
-            job = Job(job_id, label=self._agent.label, queues=queues, settings=self._settings)
+            job = Job(job_id, label=self._label, queues=queues, settings=self._settings)
             self._agent._jobs.add(job)
             made_here(job_id)
             jobs.append(job)

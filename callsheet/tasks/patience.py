@@ -282,14 +282,16 @@ async def trouble_over(exc: BaseException, tries: int) -> None:
 provide_patience(patient, patiently)
 
 
-@contextmanager
-def ended() -> Iterator[None]:
-    """The work of the call that runs here is done: what is left is to store and to send."""
-    token = _ended.set(True)
-    try:
-        yield
-    finally:
-        _ended.reset(token)
+class ended:
+    """The work of the call that runs here is done: what is left, the block's, is to store and to send."""
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> None:
+        self._token = _ended.set(True)
+
+    def __exit__(self, *exc_info: object) -> None:
+        _ended.reset(self._token)
 
 
 def has_ended() -> bool:

@@ -9,6 +9,7 @@ from callsheet.resources.redis import async_client, sync_client, translated
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 _LEAST = 1024  # bytes; what is smaller stays in its message, whatever number of messages that is
 
 
@@ -25,9 +26,7 @@ def pack(data: Any, settings: Settings, what: str, copies: int = 1) -> tuple[Any
         PayloadTooLarge: names the size and the limit.
     """
     inline_max = min(settings.payload_inline_max, max(_LEAST, settings.payload_inline_max // copies))
-    if _surely_small(data, min(inline_max, settings.payload_max)):
-        return data, {}
-    text = json.dumps(data, separators=(",", ":")).encode()
+    text = _to_json(data).encode()
     if len(text) > settings.payload_max:
         raise PayloadTooLarge(
             f"{what} is {len(text):,} bytes as JSON; the limit is {settings.payload_max:,}. Send a reference (a path, "
@@ -37,27 +36,6 @@ def pack(data: Any, settings: Settings, what: str, copies: int = 1) -> tuple[Any
     return apart(text)
 
 
-def _surely_small(data: Any, limit: int) -> bool:
-    """Whether the JSON text is under `limit` bytes, judged without writing it; False if that is not certain."""
-    left, size = [data], 0
-    while left:
-        item = left.pop()
-        if isinstance(item, str):
-            size += 6 * len(item) + 3  # an escape for each character, at worst
-        elif isinstance(item, dict):
-            size += 2
-            left += item.values()
-            left += item.keys()
-        elif isinstance(item, list):
-            size += 2 + len(item)
-            left += item
-        else:
-            size += 26
-        if size > limit:
-            return False
-    return True
-
-
 def refs(data: Any) -> set[str]:
     """The payloads that `data` refers to: itself, in a list of results, or in the state of a one-by-one fan-out."""
     if isinstance(data, dict):
@@ -65,7 +43,7 @@ def refs(data: Any) -> set[str]:
             return {data[REF]}
         return refs(data["$seq"]["input"]) | refs(data["$seq"]["results"]) if "$seq" in data else set()
     if isinstance(data, list):
-        return set().union(*map(refs, data)) if data else set()
+        return set().union(*[refs(item) for item in data if isinstance(item, (dict, list))])
     return set()
 
 

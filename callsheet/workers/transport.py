@@ -161,32 +161,33 @@ class Batch(stock.PublishBatch):
         except RedisConnectionError as exc:
             raise BatchPublishError("The connection was lost within a batch") from exc
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing waits to be sent."""
-        return not self._buffered
-
     def close(self) -> None:
         """The end of the batch."""
         self.channel.tables = None
         super().close()
 
     def flush(self) -> None:
-        """Send; once more where the connection broke or the server forgot the script: what is there is not put again.
+        """Send, what goes on lists as one command; once more where the connection broke, if that is all there is.
 
         Raises:
             BatchPublishError: it failed; nobody knows how much has arrived.
         """
-        commands, count = list(self.pipeline.command_stack), self._buffered
+        stack, count = self.pipeline.command_stack, self._buffered
+        puts = [args for args, _ in stack if args[0] == "EVALSHA"]
+        if puts:
+            stack[:] = [command for command in stack if command[0][0] != "EVALSHA"]
+            lists: dict[str, int] = {}
+            args = [part for *_, name, _, number, text in puts
+                    for part in (lists.setdefault(name, len(lists) + 1), number, text)]
+            self.pipeline.execute_command(*PUBLISH.command([puts[0][3], *lists], args, by_text=True))
+        commands = list(stack)
         try:
             super().flush()
         except BatchPublishError as exc:
-            once = all(str(args[0]).startswith("EVAL") for args, _ in commands)  # no broadcast
-            if not once or not isinstance(exc.__cause__, (RedisConnectionError, NoScriptError)):
+            if len(commands) > len(puts[:1]) or not isinstance(exc.__cause__, RedisConnectionError):
                 raise
             self._failed, self._buffered = None, count
-            for (_, _, *args), options in commands:
-                self.pipeline.pipeline_execute_command("EVAL", PUBLISH.text, *args, **options)
+            self.pipeline.command_stack += commands
             super().flush()
 
 
@@ -329,14 +330,6 @@ class Channel(stock.Channel):
         self._check_open()
         return Batch(self, max_size)
 
-    def basic_publish(self, *args: Any, **kwargs: Any) -> Any:
-        """Kombu's; on a closed channel an error that has it sent over the next one.
-
-        Kombu's producer goes on with the channel that it had where it connects anew as it declares a queue.
-        """
-        self._check_open()
-        return super().basic_publish(*args, **kwargs)
-
     def _check_open(self) -> None:
         if self.connection is None:
             raise RedisConnectionError("The channel is closed: its connection was lost.")
@@ -345,7 +338,12 @@ class Channel(stock.Channel):
         return MessageId.new()
 
     def _inplace_augment_message(self, message: dict[str, Any], exchange: str, routing_key: str) -> None:
-        """Kombu's; a message that is sent again keeps its delivery tag."""
+        """Kombu's; a message that is sent again keeps its delivery tag.
+
+        On a closed channel it raises what has it sent over the next one: kombu's producer goes on with the channel
+        that it had where it connects anew as it declares a queue.
+        """
+        self._check_open()
         known = message["properties"].get("delivery_tag")
         super()._inplace_augment_message(message, exchange, routing_key)
         if isinstance(known, MessageId):
@@ -357,21 +355,20 @@ class Channel(stock.Channel):
         if not isinstance(tag, MessageId) or (self._expires and queue in self._expires) or not self._takes_once:
             super()._put(queue, message, **kwargs)
             return
-        layout, batch = self._layout, kwargs.get("_publish_batch")
+        layout = self._layout
         name = layout.list_for(queue, message)
         # A message may go to several queues.
-        args = [tag.number ^ crc32(name.encode()), _encode(message)]
-        # To what is sent by its hash kombu's client adds the prefix itself.
-        known = PUBLISH.command([name.removeprefix(layout.prefix), layout.taken], args)
-        if batch is not None:
-            new = PUBLISH.command([name, layout.taken], args, by_text=True) if batch.is_empty else known
-            batch.add("execute_command", *new)
+        keys, args = [layout.taken, name], [1, tag.number ^ crc32(name.encode()), _encode(message)]
+        # To the first key of what is sent by its hash kombu's client adds the prefix itself.
+        known = PUBLISH.command([layout.taken.removeprefix(layout.prefix), name], args)
+        if "_publish_batch" in kwargs:
+            kwargs["_publish_batch"].add("execute_command", *known)
             return
         with self.conn_or_acquire() as client:
             try:
                 client.execute_command(*known)
             except NoScriptError:
-                client.execute_command(*PUBLISH.command([name, layout.taken], args, by_text=True))
+                client.execute_command(*PUBLISH.command(keys, args, by_text=True))
 
     @cached_property
     def _takes_once(self) -> bool:

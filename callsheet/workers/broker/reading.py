@@ -70,6 +70,7 @@ _TASK: Any = TypeAdapter(_fields(
     eta=_Name | datetime, expires=_Name | datetime, retries=Annotated[int, Field(ge=0, le=_MOST_RETRIES)],
     timelimit=Annotated[list[_Seconds | None], Field(min_length=2, max_length=2)], group_index=int,
     replaced_task_nesting=int, ignore_result=bool, stamps=_Object, stamped_headers=list[_Name], **_AFTER))
+_NOTHING: dict[str, None] = dict.fromkeys(_AFTER)  # follows most tasks
 _FOLLOWS: Any = TypeAdapter(_fields(**_AFTER))
 _ENVELOPE: Any = TypeAdapter(_fields(
     body=str, **_named("content_type", "content_encoding"), headers=_Object, properties=_fields(
@@ -185,11 +186,13 @@ def _in_words(errors: Any) -> list[str]:
 
 def _nameless(fields: dict[str, Any]) -> list[str]:
     """What is wrong with the fields of a task beside their types."""
+    task, task_id = fields.get("task"), fields.get("id")
+    if task and task_id and f"{task}{task_id}".isprintable() and _METHODS.isdisjoint(fields):
+        return []
     odd = [f"it is a task without {what}" for key, what in (("task", "a name"), ("id", "an id")) if not fields.get(key)]
     odd += [f"its {key} has control characters" for key in ("task", "id")
             if not str(fields.get(key) or "").isprintable()]
-    taken = _METHODS & fields.keys()
-    for name in taken:
+    for name in _METHODS & fields.keys():
         del fields[name]
         odd.append(f"it has the header {name[:100]!r}, which is not for senders")
     return odd
@@ -216,7 +219,7 @@ def check_body(body: Any, in_headers: bool) -> None:
     odd = [] if type(args) in (list, tuple) else ["its arguments are no list"]
     if type(kwargs) is not dict:
         odd.append("its keyword arguments are no object")
-    if type(embed) is dict:
+    if type(embed) is dict and embed != _NOTHING:
         if kind is _TASK and not in_headers:
             odd += _nameless(dict(embed))
         elif _METHODS & embed.keys():
@@ -226,7 +229,7 @@ def check_body(body: Any, in_headers: bool) -> None:
                 kind.validate_python(embed)
             except ValidationError as exc:
                 odd += _in_words(exc.errors(include_url=False, include_context=False, include_input=False))
-    elif embed is not None:
+    elif embed not in (None, _NOTHING):
         odd.append("what follows it is no object")
     if odd:
         raise Unreadable("; ".join(odd[:_TOLD]))
