@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.forks import python
 from tests.services import ROOT, wait_for
 
 READY = "Ready. Ctrl-C stops all."
@@ -28,8 +28,7 @@ class Cli:
     def __init__(self, *args: str, cwd: Path, **env: str) -> None:
         self._log = Path(tempfile.mkstemp(prefix="callsheet-cli-", suffix=".log")[1])
         with self._log.open("wb") as log:
-            self.popen = subprocess.Popen([sys.executable, "-m", "callsheet.cli.main", *args], cwd=cwd, stdout=log,
-                                          stderr=subprocess.STDOUT, env=environment(**env), start_new_session=True)
+            self.popen = python("callsheet.cli.main", *args, output=log, env=environment(**env), cwd=cwd)
         self.process = psutil.Process(self.popen.pid)
         self.family: list[psutil.Process] = []
 

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import urllib.error
 import urllib.parse
@@ -13,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.forks import python
 from tests.services import ROOT, free_port, wait_for
 
 
 class Flower:
     """Its pages and its API."""
 
-    def __init__(self, port: int, log: Path, process: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, port: int, log: Path, process: Any) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.log_path = log
@@ -63,8 +63,8 @@ def flower(redis_url: str, *options: str, **more: str) -> Iterator[Flower]:
     env = {**os.environ, "CALLSHEET_REDIS_URL": redis_url, "FLOWER_UNAUTHENTICATED_API": "1",
            "PYTHONPATH": str(ROOT), **more}
     with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, "-m", "callsheet.cli.main", "flower", "--port", str(port),
-                                    "--", *options], env=env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
+        process = python("callsheet.cli.main", "flower", "--port", str(port), "--", *options, output=out, env=env,
+                         cwd=ROOT)
     try:
         started = Flower(port, log, process)
 

@@ -11,7 +11,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from tests.forks import python
 from tests.services import ROOT, free_port, wait_for
 
 EVERYTHING = "2026.8.31"
@@ -50,12 +52,15 @@ class HttpServer:
         self.command = [part.replace("{port}", str(self.port)) for part in command]
         self.notes_file = Path(tempfile.mkstemp(prefix="callsheet-mcp-", suffix=".notes")[1])
         self.url = f"http://127.0.0.1:{self.port}{path}"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Any = None
 
     def start(self) -> "HttpServer":
         env = {**os.environ, "PORT": str(self.port), "NOTES": str(self.notes_file)}
-        self.process = subprocess.Popen(self.command, env=env, cwd=ROOT, stdout=subprocess.DEVNULL,
-                                        stderr=subprocess.DEVNULL, start_new_session=True)
+        if self.command[:2] == [sys.executable, "-m"]:
+            self.process = python(*self.command[2:], env=env, cwd=ROOT)
+        else:
+            self.process = subprocess.Popen(self.command, env=env, cwd=ROOT, stdout=subprocess.DEVNULL,
+                                            stderr=subprocess.DEVNULL, start_new_session=True)
 
         def answers() -> bool:
             assert self.process is not None and self.process.poll() is None, "the server ended"

@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,8 @@ from typing import NamedTuple, TypeVar
 
 import psutil
 import redis
+
+from tests.forks import python
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
@@ -165,9 +166,8 @@ class Worker:
                    "PYTHONPATH": os.pathsep.join([str(cwd), str(ROOT), os.environ.get("PYTHONPATH", "")]),
                    **(env or {})}
         with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", app, "worker", "-n", self.name, "-l", "INFO", *options],
-                stdout=log, stderr=subprocess.STDOUT, env=environ, cwd=cwd, start_new_session=True)
+            self.process = python("celery", "-A", app, "worker", "-n", self.name, "-l", "INFO", *options, output=log,
+                                  env=environ, cwd=cwd)
 
     @property
     def log(self) -> str:

@@ -1,14 +1,16 @@
 """Limits over several processes on a real Redis, against a server that enforces them."""
 
 import json
+import os
+import shutil
 import signal
-import subprocess
-import sys
+import tempfile
 import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +20,8 @@ from callsheet.settings import use_settings
 from callsheet.tasks.app import current_app
 from tests.agents.spenders import Queues
 from tests.fleet import client_settings
-from tests.services import RedisServer, Worker, free_port, wait_for, worker
+from tests.forks import python
+from tests.services import ROOT, RedisServer, Worker, free_port, wait_for, worker
 from tests.test_limits_rules import most_in_a_window
 
 
@@ -27,7 +30,7 @@ class Server:
 
     def __init__(self, **limits: Any) -> None:
         self.port = free_port()
-        self.process = subprocess.Popen([sys.executable, "-m", "tests.provider", str(self.port), json.dumps(limits)])
+        self.process = python("tests.provider", str(self.port), json.dumps(limits), env=dict(os.environ), cwd=ROOT)
         wait_for(self._answers, what="the provider to answer")
 
     @property
@@ -68,23 +71,25 @@ class Callers:
     def __init__(self, url: str, redis: RedisServer, name: str, count: int, job: dict[str, Any],
                  **endpoint: Any) -> None:
         given = {"base_url": url, "retry": {"attempts": 1}, "breaker": {"enabled": False}, **endpoint}
-        self.processes = []
+        self.processes: list[Any] = []
+        self.outputs: list[Path] = []
+        folder = Path(tempfile.mkdtemp(prefix="callsheet-callers-"))
         for number in range(count):
             full = {"endpoint": given, "name": name, "redis": redis.url, "tokens": [0, 0], "took": 0.05,
                     "who": f"{name}-{number}", "skew": 3600 * number, **job}  # clocks disagree by hours
-            self.processes.append(subprocess.Popen([sys.executable, "-m", "tests.limits_caller", json.dumps(full)],
-                                                   stdout=subprocess.PIPE, text=True))
-        for process in self.processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
+            with (folder / f"{name}-{number}").open("wb") as output:
+                self.processes.append(python("tests.limits_caller", json.dumps(full), output=output,
+                                             env=dict(os.environ), cwd=ROOT))
+            self.outputs.append(Path(output.name))
+        wait_for(lambda: all(output.read_text().startswith("ready\n") for output in self.outputs), 60,
+                 lambda: f"callers: {[output.read_text() for output in self.outputs]}")
 
     def ended(self) -> Counter[str]:
         """How the calls of all that were not killed ended."""
         total: Counter[str] = Counter()
-        for process in self.processes:
-            out, _ = process.communicate(timeout=60)
-            if process.returncode == 0:
-                total.update(json.loads(out))
+        for process, output in zip(self.processes, self.outputs, strict=True):
+            if process.wait(60) == 0:
+                total.update(json.loads(output.read_text().splitlines()[-1]))
         return total
 
     def kill(self, number: int) -> None:
@@ -98,6 +103,7 @@ class Callers:
         for process in self.processes:
             process.kill()
             process.wait()
+        shutil.rmtree(self.outputs[0].parent)
 
 
 WINDOW = 10.0
