@@ -24,7 +24,7 @@ from callsheet.tasks.dispatch import RemoteDispatcher as _RemoteDispatcher  # no
 from callsheet.tasks.events import Event
 from callsheet.tasks.inline import inline
 from callsheet.tasks.jobs import Job
-from callsheet.tasks.people.question import Question
+from callsheet.tasks.people.store import Question
 from callsheet.tasks.pipelines import (
     FanoutPipeline,
     SequentialPipeline,
@@ -33,7 +33,7 @@ from callsheet.tasks.pipelines import (
     stream_printing_messages,
 )
 from callsheet.tasks.toolcalls import ToolCall as _ToolCall  # noqa: F401 - provides the queues of tools
-from callsheet.tasks.turns.shared import Shared as _Shared  # noqa: F401 - keeps what RedisMemory holds
+from callsheet.tasks.turns.sessions import Shared as _Shared  # noqa: F401 - keeps what RedisMemory holds
 from callsheet.tools import Toolkit, ToolResponse
 
 __version__ = "0.1.0"

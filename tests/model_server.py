@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from callsheet.resources import learned
+from callsheet.resources import refusals
 from callsheet.settings import Settings, use_settings
 from tests.services import free_port
 
@@ -22,7 +22,7 @@ async def serving(handler: Handler, name: str = "openai", *, redis_url: str | No
     """`handler` at every address behind the endpoint `name`, where nothing is tried again; gives the address."""
     endpoint.setdefault("retry", {"attempts": 1})
     more: dict[str, Any] = {"redis_url": redis_url, "key_prefix": key_prefix} if redis_url else {}
-    learned._known.clear()  # of another server at the same port
+    refusals._known.clear()  # of another server at the same port
     async def handle(request: web.Request) -> web.StreamResponse:
         return await handler(request)
 

@@ -17,8 +17,8 @@ from callsheet.models import AnthropicChatModel, GeminiChatModel, OllamaChatMode
 from callsheet.models.answer import MOST_CALLS, Answer
 from callsheet.models.errors import EndpointError
 from callsheet.resources import inflate, transport
+from callsheet.resources.record import without_trace
 from callsheet.resources.tokens import Tokens, numbers_in, tokens_of
-from callsheet.resources.traces import without_trace
 from callsheet.resources.usage import UsageReader
 from callsheet.settings.endpoints import Price
 from tests.model_server import ASK, Handler, says, serving, streams, whole

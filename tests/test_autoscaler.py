@@ -25,12 +25,11 @@ from callsheet.models import OpenAIChatModel
 from callsheet.scaling import Limits, Load, Policy
 from callsheet.settings import use_settings
 from callsheet.tasks.app import make_app
-from callsheet.tasks.asking import ask
+from callsheet.tasks.control import ask
+from callsheet.workers.app import wrong_with
 from callsheet.workers.autoscaler import AT_WORK, LoadAutoscaler
-from callsheet.workers.flags import wrong_with
-from callsheet.workers.gauges import ProcessGauge, Reading
+from callsheet.workers.gauges import BusyTime, ProcessGauge, Reading, UnitMemory, WaitsForTurns, age_of
 from callsheet.workers.machine import Group, Processors, cores, cpu_seconds, memory_of, own_share_of
-from callsheet.workers.measures import BusyTime, UnitMemory, WaitsForTurns, age_of
 from callsheet.workers.status import LOAD
 from tests.agents.asking import Asker
 from tests.agents.gated import Blocking, CpuGated, Gated

@@ -12,11 +12,11 @@ from click.testing import CliRunner
 
 import callsheet
 from callsheet.cli import main as main_module
+from callsheet.cli.batch import Sent
 from callsheet.cli.inputs import Input, Inputs, Malformed
 from callsheet.cli.main import COMMANDS, main
 from callsheet.cli.progress import Tally, clock
 from callsheet.cli.results import Results
-from callsheet.cli.sent import Sent
 from callsheet.cli.stack import claimed
 from callsheet.cli.target import load
 from callsheet.errors import AgentFailed

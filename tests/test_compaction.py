@@ -7,7 +7,7 @@ import pytest
 import callsheet
 from callsheet import Msg, sessions
 from callsheet.errors import UsageError
-from callsheet.formatters.tokens import TokenCounterBase
+from callsheet.formatters.base import TokenCounterBase
 from callsheet.memory import InMemoryMemory, KeepLast, Summarize
 from callsheet.testing import ScriptedModel
 from tests.agents.remembering import AsyncOnCpu, Clerk, halves, raises

@@ -9,7 +9,7 @@ import pytest
 import callsheet
 from callsheet import AgentFailed, ElasticGroup, Msg, MsgHub, ResultTimeout
 from callsheet.errors import UsageError
-from callsheet.hub.ledger import Ledger, Piece
+from callsheet.hub.elastic_state import Ledger, Piece
 from callsheet.hub.place import the_hubs
 from callsheet.scaling import Limits, Load, Policy, Rules
 from tests.agents.hubs import Talker

@@ -8,8 +8,7 @@ import pytest
 from callsheet import Settings
 from callsheet.errors import SettingsError
 from callsheet.settings import Endpoint
-from callsheet.settings.endpoints import Price, price_of
-from callsheet.settings.providers import address_variable
+from callsheet.settings.endpoints import Price, address_variable, price_of
 
 AT = "http://h/v1"
 

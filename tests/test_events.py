@@ -10,15 +10,7 @@ import time
 import pytest
 
 import callsheet
-from callsheet import (
-    AgentFailed,
-    FanoutPipeline,
-    Job,
-    JobCancelled,
-    Msg,
-    SequentialPipeline,
-    stream_printing_messages,
-)
+from callsheet import AgentFailed, FanoutPipeline, Job, JobCancelled, Msg, SequentialPipeline, stream_printing_messages
 from callsheet.errors import UsageError
 from tests.agents.basic import Chatty, Echo
 from tests.agents.work import CpuPrinter, Printer, PrintsAndFails

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callsheet.models.stub import extract
-from callsheet.models.stub.instructions import Task, kind_of, understand
+from callsheet.models.stub.extract import Task, headings, kind_of, sentences, understand, words
 from callsheet.models.stub.respond import answer, fill
-from callsheet.models.stub.text import headings, sentences, words
 
 BRIDGE = """\
 # The bridge at Øresund

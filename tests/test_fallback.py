@@ -18,7 +18,7 @@ from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader, Writer
 from callsheet.models import ChatModelBase, ChatResponse, EndpointError, FallbackModel, OpenAIChatModel
 from callsheet.models.fallback import falls_back
-from callsheet.resources.counters import counts
+from callsheet.resources.timings import counts
 from callsheet.settings import Settings, use_settings
 from tests.model_server import ASK, delta, streams, whole
 from tests.servers import Part, Playing, answer, break_off, hang_up

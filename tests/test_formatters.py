@@ -36,7 +36,7 @@ from callsheet.formatters import (
     OpenAIChatFormatter,
     OpenAIMultiAgentFormatter,
 )
-from callsheet.formatters.mending import mended
+from callsheet.formatters.base import mended
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader, Writer
 from callsheet.resources.outbound import admitted

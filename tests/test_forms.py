@@ -18,8 +18,7 @@ from pydantic.alias_generators import to_camel
 
 from callsheet.errors import UsageError
 from callsheet.messages.forms import form_of
-from callsheet.models.schema import response_format
-from callsheet.models.structured import read_fitting
+from callsheet.models.structured import read_fitting, response_format
 
 
 class Node(BaseModel):

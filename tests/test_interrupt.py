@@ -10,7 +10,7 @@ from callsheet import AgentBase, Job, Msg, SequentialPipeline
 from callsheet.agents.running import run_reply
 from callsheet.errors import AgentTimeout, JobCancelled, UsageError
 from callsheet.settings import use_settings
-from callsheet.tasks.interrupts import interruptible, running
+from callsheet.tasks.control import interruptible, running
 from tests.agents.basic import Echo
 from tests.agents.interrupted import Computes, ComputesOnIo, Talker, Waits, WaitsOnCpu
 from tests.fleet import client_settings

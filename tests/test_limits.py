@@ -19,9 +19,9 @@ from callsheet.errors import LimiterUnavailable, RateLimited, SettingsError, Usa
 from callsheet.resources import client, context, record, transport
 from callsheet.resources.context import CallContext, call_context
 from callsheet.resources.limits import gate as gates
-from callsheet.resources.limits.gates import _gates
+from callsheet.resources.limits.gate import _gates
+from callsheet.resources.limits.messages import Ticket
 from callsheet.resources.limits.reported import Reported, reported
-from callsheet.resources.limits.ticket import Ticket
 from callsheet.resources.record import CallRecord
 from callsheet.settings import Settings, use_settings
 from callsheet.settings.keys import Keys

@@ -17,9 +17,9 @@ import callsheet
 from callsheet import Settings, Toolkit
 from callsheet.errors import CannotTravel, McpMisused, ModuleNotAllowed, SettingsError, UsageError
 from callsheet.mcp import HttpStatefulClient, HttpStatelessClient, MCPToolFunction, StdIOStatefulClient, home
-from callsheet.mcp.attempt import Attempt
 from callsheet.mcp.bounds import TOO_LARGE, Lines
 from callsheet.mcp.http import _Events
+from callsheet.mcp.lifecycle import Attempt
 from callsheet.messages import Recorded
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader, Writer

@@ -23,7 +23,7 @@ from callsheet.hub import MsgHub
 from callsheet.models import OpenAIChatModel
 from callsheet.models.stub import Reply, StubModelServer
 from callsheet.resources import timings
-from callsheet.resources.notes import CallNotes
+from callsheet.resources.context import CallNotes
 from callsheet.settings import use_settings
 from callsheet.workers.metrics.collector import FAMILIES
 from callsheet.workers.metrics.port import MetricsPort

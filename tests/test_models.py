@@ -28,8 +28,8 @@ from callsheet.models import (
     OpenAIChatModel,
 )
 from callsheet.models.answer import reason
-from callsheet.models.schema import response_format
 from callsheet.models.sse import LIMIT, Event, EventStream, EventTooLong, LineStream
+from callsheet.models.structured import response_format
 from callsheet.settings import Settings, use_settings
 from tests.hanging import for_ever
 from tests.model_server import ASK, USAGE, Handler, delta, says, serving, streams, whole

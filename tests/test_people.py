@@ -32,7 +32,7 @@ from callsheet.tasks.loop import wait_on_process_loop
 from callsheet.tasks.people import store
 from callsheet.tasks.people.answers import open_questions, problems
 from callsheet.tasks.people.asker import JobAsker
-from callsheet.tasks.people.question import Question
+from callsheet.tasks.people.store import Question
 from callsheet.tasks.prints import EventWriter
 from callsheet.tasks.scope import Scope
 from tests.agents.basic import Echo

@@ -18,11 +18,10 @@ from celery import chain
 import callsheet
 from callsheet import AgentFailed, FanoutPipeline, Job, Msg, MsgHub, SequentialPipeline, Settings
 from callsheet.agents import CallOptions
-from callsheet.cli.batch import Batch
+from callsheet.cli.batch import Batch, Sent
 from callsheet.cli.inputs import Input
 from callsheet.cli.progress import Display, Tally
 from callsheet.cli.results import Results
-from callsheet.cli.sent import Sent
 from callsheet.errors import AgentTimeout, HubMissing, JobLost, RedisUnavailable, ResultTimeout
 from callsheet.hub import listening
 from callsheet.hub.place import the_hubs

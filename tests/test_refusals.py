@@ -13,10 +13,9 @@ from callsheet import Msg, ReActAgent, Toolkit
 from callsheet.errors import CircuitOpen
 from callsheet.formatters import AnthropicChatFormatter, OpenAIChatFormatter
 from callsheet.models import AnthropicChatModel, EndpointError, OpenAIChatModel
-from callsheet.resources import client, learned, transport
+from callsheet.resources import client, refusals, transport
 from callsheet.resources.context import CallContext, call_context
-from callsheet.resources.refusals import WANTS_REASONING, named_delay, refused_parameter
-from callsheet.resources.verdict import is_spent
+from callsheet.resources.refusals import WANTS_REASONING, is_spent, named_delay, refused_parameter
 from callsheet.settings import Endpoint, Settings, use_settings
 from tests.model_server import ASK, Handler, delta, serving, streams, whole
 from tests.servers import Playing, answer, hang_up
@@ -317,7 +316,7 @@ def test_what_one_worker_learned_the_fleet_knows_for_a_while(redis_server: Redis
     async def main() -> None:
         async with serving(server, redis_url=redis_server.url, key_prefix=prefix):
             for _ in range(2):
-                learned._known.clear()  # as in another process
+                refusals._known.clear()  # as in another process
                 with call_context(CallContext(call="c1")):
                     agent = ReActAgent("judge", "s", OpenAIChatModel("m", stream=False), OpenAIChatFormatter())
                     agent.set_console_output_enabled(False)
@@ -326,7 +325,7 @@ def test_what_one_worker_learned_the_fleet_knows_for_a_while(redis_server: Redis
     asyncio.run(main())
     assert [body["tool_choice"] for body in server.bodies] == ["required", "auto", "auto"]
     [key] = redis_server.client().keys(f"{prefix}learned:*")
-    assert 0 < redis_server.client().ttl(key) <= learned.KEPT
+    assert 0 < redis_server.client().ttl(key) <= refusals.KEPT
 
 
 def test_a_server_that_fails_is_left_alone_all_the_same() -> None:

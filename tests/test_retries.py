@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callsheet.resources import aclose_all, client, transport
+from callsheet.resources.boards import BUDGET_WINDOW, Recent, RetryBudget
 from callsheet.resources.context import CallContext, call_context
-from callsheet.resources.counters import counts
-from callsheet.resources.recent import BUDGET_WINDOW, Recent, RetryBudget
 from callsheet.resources.record import CallRecord, record_of
+from callsheet.resources.refusals import asked_delay, of_answer
 from callsheet.resources.retries import Retrying
-from callsheet.resources.verdict import asked_delay, of_answer
+from callsheet.resources.timings import counts
 from callsheet.settings import Endpoint, Settings
 from callsheet.settings.endpoints import RetryPolicy
 from tests.servers import Part, Playing, answer, break_off, hang_up, silence

@@ -17,10 +17,9 @@ from callsheet.errors import SettingsError
 from callsheet.scaling import Rules
 from callsheet.settings import use_settings
 from callsheet.settings.celery import JOIN_EXPIRES, broker_url, celery_config, route
-from callsheet.settings.endpoints import BreakerPolicy, Endpoint, RetryPolicy
+from callsheet.settings.endpoints import BreakerPolicy, Endpoint, RetryPolicy, ollama_url
 from callsheet.settings.keys import Keys
 from callsheet.settings.mcp import McpSettings
-from callsheet.settings.providers import ollama_url
 from callsheet.tasks.app import make_app
 from tests.services import ROOT
 

@@ -14,8 +14,7 @@ import pytest
 import redis
 
 from callsheet import Job, Msg
-from callsheet.cli.processes import Service
-from callsheet.cli.supervisor import Interrupts, ServiceFailed, Supervisor
+from callsheet.cli.processes import Interrupts, Service, ServiceFailed, Supervisor
 from callsheet.settings import Settings, use_settings
 from tests.cli_process import Cli, cli
 from tests.demo_files.counted import Counted

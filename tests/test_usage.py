@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import callsheet
 from callsheet import AgentFailed, FanoutPipeline, Job, Msg, SequentialPipeline, Usage
 from callsheet.cli.main import main
-from callsheet.cli.spent import in_words
+from callsheet.cli.progress import in_words
 from callsheet.errors import UsageError
 from callsheet.models.stub import StubModelServer
 from callsheet.resources import accounts, books

@@ -7,7 +7,7 @@ import pytest
 from callsheet import AgentBase
 from callsheet.memory import InMemoryMemory
 from callsheet.tasks.turns.binding import Binding
-from callsheet.tasks.turns.warm import Warm, WarmAgents
+from callsheet.tasks.turns.desk import Warm, WarmAgents
 from tests.agents.remembering import Built
 from tests.office import say
 

@@ -9,7 +9,7 @@ from typing import Any
 from callsheet.agents.base import AgentBase
 from callsheet.errors import BadReply
 from callsheet.messages import Msg
-from callsheet.tools.interrupts import ReplyInterrupts, reply_interrupts
+from callsheet.tools.execution import ReplyInterrupts, reply_interrupts
 
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
 

@@ -18,7 +18,7 @@ from callsheet.settings import get_settings
 from callsheet.tasks.jobs import Job
 from callsheet.tasks.people.answers import open_questions, why_not
 from callsheet.tasks.people.here import put
-from callsheet.tasks.people.question import Question
+from callsheet.tasks.people.store import Question
 
 
 @click.command(epilog="""\b

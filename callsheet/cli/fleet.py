@@ -12,18 +12,16 @@ from typing import Any
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from callsheet.cli.processes import Process, exit_text
+from callsheet.cli.processes import Interrupts, Process, ServiceFailed, Supervisor, exit_text
 from callsheet.cli.stack import worker_service
-from callsheet.cli.supervisor import Interrupts, ServiceFailed, Supervisor
 from callsheet.resources.backlog import backlogs
 from callsheet.resources.redis import sync_client
 from callsheet.resources.trouble import in_words
 from callsheet.scaling import Decision, Limits, Load, Policy, Rules
 from callsheet.settings import Settings
 from callsheet.tasks.app import make_app
-from callsheet.workers.gauges import Reading
+from callsheet.workers.gauges import BusyTime, Reading
 from callsheet.workers.machine import Group, Processors, cores, family_of, machine_memory, own_share_of
-from callsheet.workers.measures import BusyTime
 from callsheet.workers.status import LOAD
 
 LOOK_EVERY = 0.1  # seconds between two looks at the processes

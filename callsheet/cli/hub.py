@@ -10,9 +10,9 @@ import click
 from callsheet import Msg
 from callsheet.cli.terminal import say, say_json
 from callsheet.hub import HubEvent, HubInfo, Member, listen
+from callsheet.hub.broadcast import say as say_in
+from callsheet.hub.entries import checked_name, missing
 from callsheet.hub.place import the_hubs
-from callsheet.hub.refusals import checked_name, missing
-from callsheet.hub.saying import say as say_in
 
 
 @click.group(epilog="""\b

@@ -17,7 +17,7 @@ from callsheet.messages.printable import printable
 #: Where each command is; a module is imported when its command is asked for.
 COMMANDS = {
     "up": ("callsheet.cli.up", "up"),
-    "run": ("callsheet.cli.run", "run"),
+    "run": ("callsheet.cli.runner", "run"),
     "answer": ("callsheet.cli.answer", "answer"),
     "top": ("callsheet.cli.top", "top"),
     "show": ("callsheet.cli.show", "show"),

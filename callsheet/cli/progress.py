@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from callsheet.agents.console import print_to_console
 from callsheet.cli.terminal import Text, say
+from callsheet.errors import JobError, RedisUnavailable
+from callsheet.resources.accounts import JobUsage, Usage, process_rows
+from callsheet.resources.books import job_usage
+from callsheet.settings import Settings
+from callsheet.tasks.events import Event
+from callsheet.tasks.jobs import Job
 
 _PLAIN_EVERY = 5.0  # seconds
 
@@ -103,3 +110,67 @@ class Display:
             self._bar.console.print(Text(text))
         else:
             say(text, err=True)
+
+
+class Prints:
+    """Shows what the agents of a run's jobs print.
+
+    Args:
+        display: of the run's progress.
+        alone: whether there is one input: then messages are shown as they grow. Of several, whole ones are.
+    """
+
+    def __init__(self, display: Display, alone: bool) -> None:
+        self._display, self._alone = display, alone
+
+    async def follow(self, source: str, job: Job) -> None:
+        """Show what the agents of an input's job print, until it ends."""
+        try:
+            async for event in job.stream():
+                self._show(source, job, event)
+        except JobError:
+            return  # told with its result
+
+    def _show(self, source: str, job: Job, event: Event) -> None:
+        if event.again:
+            self._display.say(f"{source}: {event.agent} begins anew; what it had not finished is void.")
+        if event.question is not None:
+            self._display.say(f"{source}: {event.agent} asks: {event.question.prompt}\n"
+                              f"  To answer: callsheet answer {job.id} TEXT")
+        elif self._alone:
+            print_to_console(event.msg, event.last)
+        elif event.last:
+            say(f"{source}: {event.msg.name}: {event.msg.get_text_content() or '(no text)'}")
+
+
+_TOGETHER = 1000  # jobs read in one trip
+
+
+def spent(jobs: list[str], settings: Settings) -> Usage:
+    """What some jobs took; inline, what this process did. Nothing, where Redis has gone."""
+    if settings.inline:
+        return JobUsage.of(process_rows())
+    total = Usage()
+    try:
+        for start in range(0, len(jobs), _TOGETHER):
+            total += job_usage(jobs[start:start + _TOGETHER], settings)
+    except RedisUnavailable:
+        return Usage()
+    return total
+
+
+def in_words(usage: Usage) -> str:
+    """One line, or "" where no call was made."""
+    if not usage.calls:
+        return ""
+    words = [f"{usage.calls:,} model calls"]
+    for count, what in ((usage.errors, "failed"), (usage.retries, "retries"), (usage.fallbacks, "fallbacks")):
+        if count:
+            words.append(f"{count:,} {what}")
+    if usage.total_tokens:
+        cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
+        words.append(f"{usage.input_tokens:,} tokens in{cached}, {usage.output_tokens:,} out")
+    if usage.cost:
+        lacking = f", without {usage.unpriced:,} calls that have no price" if usage.unpriced else ""
+        words.append(f"cost {usage.cost:,.4f}{lacking}")
+    return ", ".join(words)

@@ -8,23 +8,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
 
 from callsheet.agents import CallOptions
-from callsheet.cli.batch import Batch, Refused
+from callsheet.cli.batch import Batch, Refused, Sent
 from callsheet.cli.inputs import Input, Inputs, Malformed
-from callsheet.cli.prints import Prints
-from callsheet.cli.progress import Display, Tally, clock
-from callsheet.cli.remedies import Remedies
+from callsheet.cli.processes import Interrupted, Interrupts
+from callsheet.cli.progress import Display, Prints, Tally, clock, in_words, spent
 from callsheet.cli.results import Results
-from callsheet.cli.sent import Sent
-from callsheet.cli.spent import in_words, spent
 from callsheet.cli.stack import Plan, Stack, claimed, write_info
-from callsheet.cli.supervisor import Interrupted, Interrupts
 from callsheet.cli.target import Loaded, load
 from callsheet.cli.terminal import say
-from callsheet.cli.under_way import fates
+from callsheet.cli.under_way import Remedies, fates
+from callsheet.cli.up import autoscale
 from callsheet.settings import Settings, get_settings, use_settings
 
 INTERRUPTED = 130  # exit code
@@ -271,3 +269,52 @@ class Runner:
             meanwhile = f"Jobs that go on at the workers: {tally.running}."
         say(f"\nInterrupted: {tally.done} of {tally.total} inputs have a result in {self.order.output}, {left} "
                    f"have none. {meanwhile}\nTo go on, give the same command again.", err=True)
+
+
+@click.command(epilog="""\b
+Examples:
+  callsheet run review.py --input docs --up
+  callsheet run review.py --input tickets.jsonl --output answers.jsonl --text-field body
+  callsheet run review.py --target critic --input a.txt --input b.txt --retries 2 --timeout 120
+
+\b
+A line of a JSONL input is a text, {"text": ...} or a message {"content": ..., "name": ..., "role": ...}; further
+fields of {"text": ...} become its metadata. A file or an output line is one input. The exit code is 0 if all inputs
+have a result, 1 if some failed or are malformed, 130 after Ctrl-C.""")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--input", "inputs", multiple=True, required=True, type=click.Path(exists=True, path_type=Path),
+              metavar="PATH", help="A text file, a folder of them, or JSONL; may be given again.")
+@click.option("--output", default="results.jsonl", show_default=True, type=click.Path(dir_okay=False, path_type=Path),
+              help="Where results go, a line an input.")
+@click.option("--target", "name", metavar="NAME",
+              help="The variable of FILE to run. Default: `pipeline`, `agent`, or the only one.")
+@click.option("--resume/--no-resume", default=None,
+              help="Skip inputs with a result in the output, or replace the output. "
+                   "Default: resume where the output is of these inputs.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="The first N inputs only.")
+@click.option("--text-field", default="text", show_default=True, metavar="FIELD",
+              help="Field of a JSONL object that holds the text.")
+@click.option("--window", default=1000, show_default=True, type=click.IntRange(1), help="Jobs under way at most.")
+@click.option("--priority", type=click.IntRange(0, 9), help="0 (first) to 9 (last).")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
+              help="That each reply may take.")
+@click.option("--retries", default=0, show_default=True, type=click.IntRange(0),
+              help="How often a reply that raised is tried again.")
+@click.option("--queue", metavar="NAME", help="Queue of all calls, in place of the agents' own.")
+@click.option("--stream", is_flag=True, help="Show what the agents print, as it comes.")
+@click.option("--up", is_flag=True, help="Start Redis and workers for this run, and stop them after it.")
+@click.option("--io", default="500,20", show_default=True, metavar="MAX,MIN", callback=autoscale,
+              help="With --up: calls that the io worker runs at once; 0: no such worker.")
+@click.option("--cpu", default="2,1", show_default=True, metavar="MAX,MIN", callback=autoscale,
+              help="With --up: processes of the cpu worker; 0: no such worker.")
+@click.option("--stub-model", is_flag=True, help="With --up: point the workers at a stub model.")
+def run(**given: Any) -> None:
+    """Run the pipeline or agent that FILE defines over many inputs.
+
+    Without --up the workers at CALLSHEET_REDIS_URL do the work; they must allow FILE's module. A run that is
+    interrupted, even killed, goes on where it was when the same command is given again: nothing that has ended is
+    run again.
+    """
+    if given["stub_model"] and not given["up"]:
+        raise click.UsageError("--stub-model goes with --up: running workers have their own settings.")
+    raise SystemExit(Runner(Order(**given)).run())

@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from callsheet.cli.fleet import Fleet, Plan
+from callsheet.cli.processes import Interrupts
 from callsheet.cli.stack import claimed, write_info
-from callsheet.cli.supervisor import Interrupts
 from callsheet.cli.terminal import say
 from callsheet.errors import SettingsError
 from callsheet.resources.redis import sync_client, translated
 from callsheet.scaling import Limits
 from callsheet.settings import get_settings
-from callsheet.workers.flags import wrong_with
+from callsheet.workers.app import wrong_with
 
 DEFAULTS = {"io": "--autoscale=500,20", "cpu": "--concurrency=1"}
 _OURS = {"-n": "names", "--hostname": "names", "-D": "runs", "--detach": "runs", "--pidfile": "keeps"}

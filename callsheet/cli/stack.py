@@ -18,10 +18,8 @@ from urllib.parse import quote
 import click
 import httpx
 
-from callsheet.cli.embedded_redis import redis_password, redis_port, redis_service, take_back
-from callsheet.cli.ports import LOOPBACK, chosen
-from callsheet.cli.processes import Process, Service, private_file
-from callsheet.cli.supervisor import Interrupts, Supervisor
+from callsheet.cli.embedded_redis import LOOPBACK, chosen, redis_password, redis_port, redis_service, take_back
+from callsheet.cli.processes import Interrupts, Process, Service, Supervisor, private_file
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
 

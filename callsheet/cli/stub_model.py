@@ -8,9 +8,8 @@ from typing import Any
 import click
 
 from callsheet.cli.terminal import say
-from callsheet.models.stub.app import StubApp
-from callsheet.models.stub.behaviour import Behaviour
-from callsheet.models.stub.server import start
+from callsheet.models.stub.app import StubApp, start
+from callsheet.models.stub.planned import Behaviour
 
 
 @click.command("stub-model", short_help="Serve a stub model that needs no key: works by extraction.", epilog="""\b

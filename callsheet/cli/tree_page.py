@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from callsheet.cli.spent import in_words as usage_in_words
+from callsheet.cli.progress import in_words as usage_in_words
 from callsheet.cli.tree_rows import Row, Sums, cost, in_words, remarks, rows, seconds, sums, tokens
 from callsheet.messages.printable import printable
 from callsheet.tasks.tree.nodes import MEANINGS, CallNode, JobNode

@@ -1,7 +1,8 @@
 """A job's tree as rows, one below the other, for the terminal and for the page."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from callsheet.resources.accounts import Usage
 from callsheet.tasks.tree.nodes import CallNode, JobNode, Part, Steps, seen
@@ -141,3 +142,25 @@ def in_words(found: Sums) -> str:
         text += f", of which {seconds(found.idle)} idle"
     more = "1 retry" if found.retries == 1 else f"{found.retries:,} retries"
     return text + (f" · {more}" if found.retries else "")
+
+
+def as_data(job: JobNode) -> dict[str, Any]:
+    """The tree: times in seconds, moments as unix times."""
+    found = sums(job)
+    return {**_job(job), "calls": found.calls, "workers": found.workers, "waited": found.waited, "ran": found.ran,
+            "idle": found.idle, "begin": found.begin, "end": found.end, "looked": job.looked,
+            "usage": asdict(found.usage)}
+
+
+def _job(job: JobNode) -> dict[str, Any]:
+    return {"id": job.id, "label": job.label, "status": job.status, "error": job.error, "left_out": job.left_out,
+            "part": _part(job.part)}
+
+
+def _part(part: Part) -> dict[str, Any]:
+    if isinstance(part, CallNode):
+        data = {name: getattr(part, name) for name in (
+            "id", "label", "status", "queue", "worker", "pid", "sent", "started", "ended", "retries", "idle", "error",
+            "more_jobs")}
+        return {**data, "usage": asdict(part.usage), "jobs": [_job(job) for job in part.jobs]}
+    return {"beside" if part.beside else "then": [_part(inner) for inner in part.parts]}

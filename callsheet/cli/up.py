@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from callsheet.cli.processes import Interrupted, Interrupts, ServiceFailed
 from callsheet.cli.stack import Plan, Stack, assigned, claimed, write_info
-from callsheet.cli.supervisor import Interrupted, Interrupts, ServiceFailed
 from callsheet.cli.terminal import say
 
 

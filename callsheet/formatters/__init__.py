@@ -1,7 +1,7 @@
 """Formatters: messages as each provider's API takes them."""
 
 from callsheet.formatters.anthropic import AnthropicChatFormatter, AnthropicMultiAgentFormatter
-from callsheet.formatters.base import FormatterBase, TruncatedFormatterBase
+from callsheet.formatters.base import CharTokenCounter, FormatterBase, TokenCounterBase, TruncatedFormatterBase
 from callsheet.formatters.dashscope import DashScopeChatFormatter, DashScopeMultiAgentFormatter
 from callsheet.formatters.gemini import GeminiChatFormatter, GeminiMultiAgentFormatter
 from callsheet.formatters.ollama import OllamaChatFormatter, OllamaMultiAgentFormatter
@@ -11,7 +11,6 @@ from callsheet.formatters.openai import (
     OpenAIChatFormatter,
     OpenAIMultiAgentFormatter,
 )
-from callsheet.formatters.tokens import CharTokenCounter, TokenCounterBase
 
 __all__ = [
     "AnthropicChatFormatter",

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from callsheet.formatters.base import Formatted
+from callsheet.formatters.base import Formatted, TokenCounterBase
 from callsheet.formatters.engine import HISTORY_PROMPT, ChatFormatter, MultiAgentFormatter, enclosed
 from callsheet.formatters.media import KINDS, url_of
 from callsheet.formatters.openai import OpenAIForms
-from callsheet.formatters.tokens import TokenCounterBase
 from callsheet.messages import AudioBlock, ImageBlock, Msg, TextBlock, ToolResultBlock, ToolUseBlock, VideoBlock
 
 

@@ -6,9 +6,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from callsheet.formatters.base import Formatted, TruncatedFormatterBase, grouped
+from callsheet.formatters.base import Formatted, TokenCounterBase, TruncatedFormatterBase, grouped
 from callsheet.formatters.media import KINDS
-from callsheet.formatters.tokens import TokenCounterBase
 from callsheet.messages import Msg
 
 log = logging.getLogger(__name__)

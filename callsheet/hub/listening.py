@@ -10,11 +10,10 @@ from typing import Any, TypeVar
 from redis.exceptions import RedisError
 
 from callsheet.errors import RedisUnavailable, UsageError
-from callsheet.hub.large import any_large
+from callsheet.hub.entries import checked_name, gap, missing, read
 from callsheet.hub.place import Hubs, refuse_on_loop, the_hubs
 from callsheet.hub.records import Entry, HubInfo, Pushed, number_of, time_of
-from callsheet.hub.refusals import checked_name, missing
-from callsheet.hub.wire import gap, read
+from callsheet.hub.redis import any_large
 from callsheet.messages import Msg
 from callsheet.resources.loops import lasting_loop
 

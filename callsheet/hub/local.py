@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from uuid import uuid4
 
 from callsheet.errors import HubMismatch
+from callsheet.hub.entries import differs, missing
 from callsheet.hub.records import (
     REPLICA,
     Entry,
@@ -24,7 +25,6 @@ from callsheet.hub.records import (
     is_own,
     number_of,
 )
-from callsheet.hub.refusals import differs, missing
 
 _MOST_CLOSED = 100
 

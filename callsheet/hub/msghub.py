@@ -9,11 +9,10 @@ from uuid import uuid4
 from callsheet.agents import AgentBase
 from callsheet.agents.naming import checked_id
 from callsheet.errors import HubMissing, UsageError
+from callsheet.hub.broadcast import say_async, say_nowait, say_plain, spec_of, texts_of
+from callsheet.hub.entries import checked_name, missing
 from callsheet.hub.place import on_loop, refuse_on_loop, the_hubs
 from callsheet.hub.records import Opened, Opening, Seat
-from callsheet.hub.refusals import checked_name, missing
-from callsheet.hub.saying import say_async, say_nowait, say_plain, texts_of
-from callsheet.hub.telling import spec_of
 from callsheet.memory.base import messages_of
 from callsheet.messages import Msg
 

@@ -8,8 +8,7 @@ from redis.exceptions import NoScriptError
 
 from callsheet.resources.gathering import Gathering
 from callsheet.resources.loops import PerLoop
-from callsheet.resources.redis import async_client
-from callsheet.resources.scripts import Script
+from callsheet.resources.redis import Script, async_client
 from callsheet.settings import Settings
 
 _MOST = 200  # in one trip

@@ -15,8 +15,8 @@ from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
 from callsheet.errors import CallsheetError, McpError, McpUnavailable
-from callsheet.mcp.attempt import Attempt, SessionLost, current_attempt
 from callsheet.mcp.bounds import Lines, too_large
+from callsheet.mcp.lifecycle import Attempt, SessionLost, current_attempt
 from callsheet.mcp.specs import HttpSpec
 from callsheet.resources.endpoints import Signature
 from callsheet.resources.httpx2 import Httpx2Transport

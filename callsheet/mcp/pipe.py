@@ -19,8 +19,8 @@ from mcp_types import jsonrpc_message_adapter
 
 from callsheet.errors import McpUnavailable
 from callsheet.mcp.bounds import Lines
+from callsheet.mcp.lifecycle import Fate
 from callsheet.mcp.specs import StdioSpec
-from callsheet.mcp.streams import Fate
 from callsheet.settings import Settings
 from callsheet.settings.secrets import scrubbed, told
 

@@ -29,11 +29,10 @@ from mcp_types import (
 )
 
 from callsheet.errors import McpError, McpTimeout
-from callsheet.mcp.attempt import Attempt, SessionLost, current_attempt
 from callsheet.mcp.http import connected
+from callsheet.mcp.lifecycle import Attempt, Fate, SessionLost, Watched, current_attempt
 from callsheet.mcp.pipe import piped
 from callsheet.mcp.specs import LISTED, HttpSpec, Spec
-from callsheet.mcp.streams import Fate, Watched
 from callsheet.mcp.words import in_words, silent
 from callsheet.settings import Settings
 

@@ -7,8 +7,7 @@ from copy import copy
 from typing import Any
 
 from callsheet.errors import UsageError
-from callsheet.formatters.base import FormatterBase
-from callsheet.formatters.tokens import TokenCounterBase
+from callsheet.formatters.base import FormatterBase, TokenCounterBase
 from callsheet.messages import Msg, Recorded
 from callsheet.messages.pairing import calls_in
 from callsheet.models.base import ChatModelBase, ChatResponse

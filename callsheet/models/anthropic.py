@@ -13,8 +13,8 @@ from pydantic import BaseModel, SecretStr
 from callsheet.models.answer import Draft, Text, ToolCall
 from callsheet.models.base import ChatResponse
 from callsheet.models.remote import Messages, Options, check_messages, ended_by_user, one_of, opened_by_user
-from callsheet.models.schema import as_tool
 from callsheet.models.sdk import HEADER, SdkCall, SdkChatModel, no_cookies
+from callsheet.models.structured import as_tool
 from callsheet.resources.endpoints import STAND_IN, shown_url
 from callsheet.settings import Endpoint
 

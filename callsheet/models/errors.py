@@ -12,12 +12,11 @@ import httpx
 
 from callsheet.errors import ModelError
 from callsheet.resources.endpoints import shown_url
-from callsheet.resources.refusals import refused_parameter
-from callsheet.resources.traces import without_trace
+from callsheet.resources.record import without_trace
+from callsheet.resources.refusals import RETRIED, asked_delay, is_spent, of_error, refused_parameter
 from callsheet.resources.transport import UntrustedCertificate
-from callsheet.resources.verdict import RETRIED, asked_delay, is_spent, of_error
 from callsheet.settings import Endpoint
-from callsheet.settings.providers import address_variable
+from callsheet.settings.endpoints import address_variable
 from callsheet.settings.secrets import HIDDEN, scrubbed
 
 SHOWN = 500

@@ -9,8 +9,8 @@ from typing import Any
 from callsheet.errors import CallsheetError, MissingKey, ModelError, UsageError
 from callsheet.models.base import ChatModelBase, ChatResponse
 from callsheet.models.errors import EndpointError
-from callsheet.resources.counters import count
 from callsheet.resources.record import in_place_of
+from callsheet.resources.timings import count
 
 log = logging.getLogger(__name__)
 

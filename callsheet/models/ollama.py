@@ -15,7 +15,7 @@ from callsheet.models.base import ChatResponse
 from callsheet.models.exchange import Call
 from callsheet.models.openai import OpenAIChatModel
 from callsheet.models.remote import Messages, Options
-from callsheet.settings.providers import ollama_url
+from callsheet.settings.endpoints import ollama_url
 
 log = logging.getLogger(__name__)
 

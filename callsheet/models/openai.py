@@ -12,7 +12,7 @@ from callsheet.models.base import TOOL_CHOICES, ChatResponse
 from callsheet.models.errors import Failures
 from callsheet.models.exchange import Call, Opened, read_whole, stream_answer
 from callsheet.models.remote import Chunks, Messages, Options, RemoteChatModel, check_messages, ended_by_user, one_of
-from callsheet.models.schema import as_tool, response_format
+from callsheet.models.structured import as_tool, response_format
 from callsheet.resources import find_endpoint
 from callsheet.resources.refusals import OF_MESSAGES, WANTS_REASONING
 from callsheet.settings import Endpoint

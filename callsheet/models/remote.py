@@ -16,7 +16,7 @@ from callsheet.models.base import ChatModelBase, ChatResponse
 from callsheet.models.errors import EndpointError
 from callsheet.models.fallback import Candidate, first_that_answers
 from callsheet.models.structured import Misfit, added
-from callsheet.resources import find_endpoint, learned
+from callsheet.resources import find_endpoint, refusals
 from callsheet.resources.refusals import WANTS_LAST_WORD
 from callsheet.settings import Endpoint
 from callsheet.settings.secrets import keep_secret
@@ -138,15 +138,15 @@ class RemoteChatModel(ChatModelBase):
         log.warning("model_parameter_refused model=%s endpoint=%s parameter=%s: the call is made without",
                     self.model_name, self.endpoint, name)
         if exc.lasting:
-            await learned.learn(self._endpoint().base_url, self.model_name, name)
+            await refusals.learn(self._endpoint().base_url, self.model_name, name)
         return replace(options, without=options.without | {name})
 
     def _refused(self, options: Options) -> frozenset[str]:
         """What the endpoint does not take of this model's calls, or did not take of this one."""
-        return learned.refused(self._endpoint().base_url, self.model_name) | options.without
+        return refusals.refused(self._endpoint().base_url, self.model_name) | options.without
 
     async def _ask(self, messages: Messages, options: Options) -> ChatResponse | AsyncGenerator[ChatResponse, None]:
-        await learned.look(self._endpoint().base_url, self.model_name)
+        await refusals.look(self._endpoint().base_url, self.model_name)
         # The generator's first step sends the request and yields None: its errors are raised here, and a stream that
         # nobody reads is closed by the loop like any begun generator.
         chunks = self._repaired(messages, options)

@@ -15,8 +15,8 @@ from weakref import WeakValueDictionary
 
 from callsheet.errors import UsageError
 from callsheet.resources.breaker import left_alone
-from callsheet.resources.counters import counts
 from callsheet.resources.record import CallRecord, on_finished
+from callsheet.resources.timings import counts
 from callsheet.settings import get_settings
 from callsheet.settings.endpoints import price_of
 

@@ -36,8 +36,7 @@ from callsheet.resources.accounts import (
 )
 from callsheet.resources.loops import on_lasting_loop
 from callsheet.resources.record import CallRecord
-from callsheet.resources.redis import async_client, sync_client, translated
-from callsheet.resources.scripts import Script
+from callsheet.resources.redis import Script, async_client, sync_client, translated
 from callsheet.settings import Settings, get_settings
 from callsheet.settings.keys import Keys
 

@@ -10,13 +10,12 @@ from uuid import uuid4
 import httpx
 
 from callsheet.errors import CircuitOpen
-from callsheet.resources.boards import LEASE, Answer, FleetBoard, LocalBoard, Outcome
-from callsheet.resources.counters import count
+from callsheet.resources.boards import LEASE, SLOTS, Answer, Clock, FleetBoard, LocalBoard, Outcome, Recent
 from callsheet.resources.loops import on_lasting_loop
-from callsheet.resources.recent import SLOTS, Clock, Recent
 from callsheet.resources.record import record_of, watch
 from callsheet.resources.refusals import PARAMETER
 from callsheet.resources.subscriptions import subscriptions
+from callsheet.resources.timings import count
 from callsheet.resources.transport import UntrustedCertificate
 from callsheet.settings import Endpoint, Settings
 from callsheet.settings.endpoints import BreakerPolicy

@@ -10,8 +10,7 @@ import threading
 import time
 from uuid import uuid4
 
-from callsheet.resources.redis import sync_client
-from callsheet.resources.scripts import Script
+from callsheet.resources.redis import Script, sync_client
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
 

@@ -1,6 +1,7 @@
 """What is known of one outbound request, gathered while it passes through the transports."""
 
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
@@ -215,3 +216,18 @@ def _finish(record: CallRecord, error: BaseException | None) -> None:
         record.error = type(error).__name__
     for listener in _listeners:
         listener(record)
+
+
+_TRACE = "Traceback (most recent call last)"
+_ERROR = re.compile(r"(?m)^[A-Za-z_][\w.]*(?::|$)")
+_MOST = 100_000  # characters that are looked through
+
+
+def without_trace(text: str) -> str:
+    """A text without the tracebacks in it: what stands before them, and the error at the end of the last one."""
+    if _TRACE not in text:
+        return text
+    before, after = text[:text.index(_TRACE)], text[text.rindex(_TRACE) + len(_TRACE):][-_MOST:]
+    found = [match.start() for match in _ERROR.finditer(after.replace("\r\n", "\n"))]
+    error = after.replace("\r\n", "\n")[found[-1]:] if found else after
+    return f"{before.strip()} {error.strip()}".strip()

@@ -8,12 +8,11 @@ import time
 
 import httpx
 
+from callsheet.resources.boards import RetryBudget
 from callsheet.resources.context import parking
-from callsheet.resources.counters import count
-from callsheet.resources.recent import RetryBudget
 from callsheet.resources.record import record_of
-from callsheet.resources.refusals import SAID
-from callsheet.resources.verdict import Again, of_answer, of_error
+from callsheet.resources.refusals import SAID, Again, of_answer, of_error
+from callsheet.resources.timings import count
 from callsheet.settings.endpoints import RetryPolicy
 
 log = logging.getLogger(__name__)

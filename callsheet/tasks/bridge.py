@@ -19,8 +19,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from greenlet import getcurrent, greenlet
 
 from callsheet.errors import JobError
-from callsheet.resources.context import current_call, provide_parking, provide_unseating
-from callsheet.resources.notes import CallNotes
+from callsheet.resources.context import CallNotes, current_call, provide_parking, provide_unseating
 
 T = TypeVar("T")
 

@@ -9,13 +9,12 @@ from callsheet.agents.naming import checked_id
 from callsheet.errors import UsageError
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader, Writer
-from callsheet.resources.context import NO_CALL, CallContext, child_context, current_call
-from callsheet.resources.notes import CallNotes
+from callsheet.resources.context import NO_CALL, CallContext, CallNotes, child_context, current_call
 from callsheet.settings import Settings
 from callsheet.tasks import payloads
 from callsheet.tasks.homes import homes_of
 from callsheet.tasks.scope import current_scope
-from callsheet.tasks.turns.refusals import within_itself
+from callsheet.tasks.turns.records import within_itself
 
 #: What a call has from its options and its caller.
 _HANDED_ON = ("job", "tenant", "priority", "deadline", "parents", "held")

@@ -6,19 +6,46 @@ enable_gather=False each branch is a chord of its own, beside a task that carrie
 waits for another.
 """
 
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 from celery import Celery, chain, chord
-from celery.canvas import Signature
+from celery.canvas import Signature, _chain
 
 from callsheet.agents import AgentBase, CallOptions
 from callsheet.settings import Settings
 from callsheet.tasks import payloads
 from callsheet.tasks.call import Gathering, make_call, writer_for
 from callsheet.tasks.pipelines import FanoutPipeline, Member, Pipeline, SequentialPipeline
-from callsheet.tasks.plans import written
+
+Shape = Any
+_LONGEST = 200  # characters of a pipeline's label
+
+
+def written(label: str, calls: Sequence[str], labels: Sequence[str], steps: Sequence[Signature]) -> dict[str, Any]:
+    """The plan of a job."""
+    names = {"": 0}
+    of = [names.setdefault(name, len(names)) for name in labels]
+    index = {call: number for number, call in enumerate(calls)}
+    return {"label": label if len(label) <= _LONGEST else f"{label[:_LONGEST]}…", "sent": time.time(),
+            "names": list(names), "of": of, "shape": _after([_shape(step, index) for step in steps])}
+
+
+def _shape(step: Signature, index: dict[str, int]) -> Shape:
+    if isinstance(step, chord):
+        header = step.tasks if isinstance(step.tasks, (list, tuple)) else step.tasks.tasks
+        return _after([["beside", *(_shape(branch, index) for branch in header)], _shape(step.body, index)])
+    if isinstance(step, _chain):
+        return _after([_shape(inner, index) for inner in step.tasks])
+    return index[step.options["task_id"]]
+
+
+def _after(shapes: list[Shape]) -> Shape:
+    return shapes[0] if len(shapes) == 1 else ["then", *shapes]
+
 
 #: The hard limit comes this much after the soft one, which the agent sees as an exception.
 GRACE = 5.0  # seconds

@@ -20,7 +20,7 @@ from celery.backends.redis import CHORD_CLAIM_EXTEND_LUA, CHORD_CLEANUP_LUA, Red
 from celery.canvas import maybe_signature
 from celery.exceptions import BackendStoreError, ChordError, Ignore, Reject, Retry
 
-from callsheet.resources.scripts import Script
+from callsheet.resources.redis import Script
 from callsheet.tasks.aside import aside
 from callsheet.tasks.bridge import drive_unbroken, in_strand
 from callsheet.tasks.patience import has_ended, patiently

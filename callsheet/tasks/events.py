@@ -19,7 +19,7 @@ from callsheet.messages.quick import loads
 from callsheet.resources.redis import async_client
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
-from callsheet.tasks.people.question import Question
+from callsheet.tasks.people.store import Question
 from callsheet.tasks.waiter import waiter
 
 #: Id of the job to whose events the call that runs here prints.

@@ -25,8 +25,7 @@ from callsheet.mcp import StatefulClientBase
 from callsheet.mcp.home import open_names
 from callsheet.resources.backlog import STEPS
 from callsheet.resources.loops import on_lasting_loop
-from callsheet.resources.redis import sync_client
-from callsheet.resources.scripts import Script
+from callsheet.resources.redis import Script, sync_client
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
 from callsheet.tasks.patience import patient

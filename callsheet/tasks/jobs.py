@@ -24,13 +24,12 @@ from callsheet.settings.keys import Keys
 from callsheet.tasks import payloads
 from callsheet.tasks.app import current_app
 from callsheet.tasks.bridge import parked
+from callsheet.tasks.control import Said, ask_workers
 from callsheet.tasks.events import Event, checked_since, read_events
-from callsheet.tasks.interrupts import Said, ask_workers
 from callsheet.tasks.loop import on_process_loop, wait_on_process_loop
 from callsheet.tasks.patience import patient
 from callsheet.tasks.people import answers
-from callsheet.tasks.people.question import Question
-from callsheet.tasks.people.store import questions_of
+from callsheet.tasks.people.store import Question, questions_of
 from callsheet.tasks.records import CallRecord
 from callsheet.tasks.results import failure, parse, ready
 from callsheet.tasks.tree.read import refuse_unknown

@@ -25,13 +25,29 @@ from celery.signals import worker_init
 
 from callsheet.hub.patience import provide_patience
 from callsheet.resources.loops import running_loop
-from callsheet.resources.publication import MessageId
 from callsheet.resources.redis import sync_client
 from callsheet.resources.trouble import in_words, is_trouble
 from callsheet.settings import Settings, get_settings
 from callsheet.settings.keys import Keys
 from callsheet.tasks.aside import begin_aside
 from callsheet.tasks.bridge import drive, in_strand
+
+
+class MessageId(str):
+    """A delivery tag that was made for a message before it was first sent."""
+
+    __slots__ = ()
+
+    @classmethod
+    def new(cls) -> "MessageId":
+        """One that no other message has."""
+        return cls(os.urandom(16).hex())
+
+    @property
+    def number(self) -> int:
+        """Its random part, in 63 bits."""
+        return int(self[:16], 16) >> 1
+
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

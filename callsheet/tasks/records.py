@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from callsheet.resources.accounts import Usage
-from callsheet.resources.notes import CallNotes
+from callsheet.resources.context import CallNotes
 from callsheet.resources.timings import Outcome, call_ended
 
 _NOTHING = Usage()

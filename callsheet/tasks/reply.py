@@ -14,18 +14,26 @@ from callsheet.tasks import payloads
 from callsheet.tasks.base import Task
 from callsheet.tasks.bridge import drive, in_strand
 from callsheet.tasks.call import AgentCall
+from callsheet.tasks.control import interruptible
+from callsheet.tasks.execution import (
+    FINAL,
+    StatefulCall,
+    import_aside,
+    parts_of,
+    plain_reply,
+    prepared,
+    stored,
+    with_prints,
+    written,
+)
 from callsheet.tasks.homes import refuse_process, worker_homes
-from callsheet.tasks.interrupts import interruptible
 from callsheet.tasks.loop import run_private, wait_on_process_loop
 from callsheet.tasks.patience import patient, patiently
 from callsheet.tasks.records import Noted
 from callsheet.tasks.results import AGENT_ATTRIBUTE
 from callsheet.tasks.scope import current_scope, scope_of
 from callsheet.tasks.shown import Reply, shown
-from callsheet.tasks.stateful import FINAL, StatefulCall
-from callsheet.tasks.turns.line import KEEP_SENT
-from callsheet.tasks.turns.sending import stamped
-from callsheet.tasks.work import import_aside, parts_of, plain_reply, prepared, stored, with_prints, written
+from callsheet.tasks.turns.line import KEEP_SENT, stamped
 
 #: What trying again cannot mend, and the end of the time that the call was given.
 NOT_RETRIED = (CannotTravel, BadReply, BranchFailed, PayloadExpired, StateMismatch, UsageError,

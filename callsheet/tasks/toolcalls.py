@@ -15,10 +15,9 @@ from callsheet.messages import Msg
 from callsheet.tasks.loop import run_private
 from callsheet.tools import Toolkit, ToolResponse
 from callsheet.tools.arguments import call_arguments
-from callsheet.tools.failures import OutOfTime, failure_words, safe
-from callsheet.tools.offload import Errand, provide
-from callsheet.tools.response import Grown, response_of
-from callsheet.tools.running import PASS_THROUGH, spread_out
+from callsheet.tools.execution import PASS_THROUGH, spread_out
+from callsheet.tools.response import Grown, OutOfTime, failure_words, response_of, safe
+from callsheet.tools.threads import Errand, provide
 
 _FAILED, _METADATA, _INTERRUPTED = "failed", "metadata", "is_interrupted"
 

@@ -13,8 +13,7 @@ from redis.exceptions import ResponseError
 
 from callsheet.resources.gathering import Gathering
 from callsheet.resources.loops import PerLoop
-from callsheet.resources.redis import async_client
-from callsheet.resources.scripts import Script
+from callsheet.resources.redis import Script, async_client
 from callsheet.settings import Settings, get_settings
 from callsheet.settings.keys import Keys
 

@@ -8,8 +8,10 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from callsheet.errors import ToolFailed
+from callsheet.errors import CallsheetError, ToolFailed
 from callsheet.messages import AudioBlock, ImageBlock, Msg, TextBlock, VideoBlock
+from callsheet.resources.record import without_trace
+from callsheet.settings.secrets import told
 
 Block = TextBlock | ImageBlock | AudioBlock | VideoBlock
 _MEDIA = ("image", "audio", "video")
@@ -162,3 +164,30 @@ class Grown:
         if not self._blocks:
             return text_response(NOTHING)
         return ToolResponse(list(self._blocks), stream=True, id=self._id)
+
+
+LONGEST = 2_000
+"""Characters of an error's text that a model gets."""
+LONGEST_TRACE = 20_000
+"""Characters of a traceback that are logged."""
+
+
+class OutOfTime(Exception):
+    """A call of a tool is over its time; never leaves the tools."""
+
+
+def failure_text(exc: BaseException) -> str:
+    """What the model is told of an error."""
+    return f"Error: {failure_words(exc)}"
+
+
+def failure_words(exc: BaseException) -> str:
+    """An error's kind and text, and no traceback; of Callsheet's own errors the text alone."""
+    text = safe(without_trace(exc.message if isinstance(exc, CallsheetError) else str(exc)))
+    return text if text and isinstance(exc, CallsheetError) else f"{type(exc).__name__}: {text}".removesuffix(": ")
+
+
+def safe(text: str, longest: int = LONGEST) -> str:
+    """A text without the settings' secrets and without credentials in addresses; cut if it is long."""
+    text = told(text)
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"

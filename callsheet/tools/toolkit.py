@@ -17,7 +17,7 @@ from callsheet.messages.pairing import LONGEST, tool_name
 from callsheet.tools import travel
 from callsheet.tools.arguments import Misfit, given
 from callsheet.tools.clients import ClientTool, McpClient, McpFunction, tools_of
-from callsheet.tools.failures import failure_text
+from callsheet.tools.execution import PASS_THROUGH, Responses, responses
 from callsheet.tools.groups import BASIC, META_TOOL, Grouped
 from callsheet.tools.registered import (
     NamesakeStrategy,
@@ -27,8 +27,7 @@ from callsheet.tools.registered import (
     ToolFunction,
     names_in,
 )
-from callsheet.tools.response import ToolResponse, text_response
-from callsheet.tools.running import PASS_THROUGH, Responses, responses
+from callsheet.tools.response import ToolResponse, failure_text, text_response
 from callsheet.tools.signature import name_of
 
 logger = logging.getLogger(__name__)

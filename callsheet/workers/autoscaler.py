@@ -13,13 +13,12 @@ from celery.concurrency import prefork
 from celery.worker import autoscale
 
 from callsheet.errors import SettingsError
-from callsheet.resources.offers import Offer, offer
+from callsheet.resources.timings import Offer, offer
 from callsheet.scaling import Bound, Decision, Limits, Load, Policy, Rules
 from callsheet.settings import get_settings
 from callsheet.workers.backlog import Look, Looker, Memory
-from callsheet.workers.gauges import Reading, gauge_of
+from callsheet.workers.gauges import BusyTime, Reading, UnitMemory, WaitsForTurns, age_of, gauge_of
 from callsheet.workers.machine import Group
-from callsheet.workers.measures import BusyTime, UnitMemory, WaitsForTurns, age_of
 
 logger = logging.getLogger(__name__)
 

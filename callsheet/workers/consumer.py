@@ -28,7 +28,7 @@ from callsheet.workers.broker.ledger import begin_shutdown
 from callsheet.workers.broker.reading import OVERSIZE, Unreadable, check_body
 from callsheet.workers.events import PAUSE, EventDispatcher
 from callsheet.workers.later import Waiting
-from callsheet.workers.suspects import Suspects
+from callsheet.workers.prefetch import Suspects
 
 logger = logging.getLogger(__name__)
 

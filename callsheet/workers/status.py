@@ -18,7 +18,7 @@ import callsheet
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader
 from callsheet.settings import get_settings
-from callsheet.tasks import interrupts
+from callsheet.tasks import control
 from callsheet.tasks.control import UNREAD
 from callsheet.tasks.records import notes_of
 from callsheet.tasks.reply import ReplyTask
@@ -148,7 +148,7 @@ def load(state: Any, **_: Any) -> dict[str, Any]:
     return {**asdict(gauge_of(state.consumer.pool).read()), "waited": last.load.waited if last is not None else None}
 
 
-@control_command(name=interrupts.COMMAND, args=[("calls", list), ("msg", str)], signature="<ids> [msg]")
+@control_command(name=control.COMMAND, args=[("calls", list), ("msg", str)], signature="<ids> [msg]")
 def interrupt_calls(state: Any, calls: list[str], msg: Any = None, **_: Any) -> dict[str, list[str]]:
     """Interrupt those of the calls that run here: their agents' `handle_interrupt` answers.
 
@@ -156,7 +156,7 @@ def interrupt_calls(state: Any, calls: list[str], msg: Any = None, **_: Any) -> 
         The ids of those that were interrupted, and of those that run here but cannot be.
     """
     said = Reader(AllowList(get_settings().modules)).read(msg)
-    interrupted = [call for call in calls if (entry := interrupts.running(call)) and entry.interrupt(said)]
+    interrupted = [call for call in calls if (entry := control.running(call)) and entry.interrupt(said)]
     active = {request.id for request in tuple(worker_state.active_requests) if request.task.name == ReplyTask.name}
     return {"interrupted": interrupted, "refused": sorted(active.intersection(calls).difference(interrupted))}
 

@@ -12,8 +12,8 @@ from callsheet.errors import SettingsError
 from callsheet.resources.loops import on_lasting_loop
 from callsheet.settings import get_settings
 from callsheet.settings.keys import Keys
+from callsheet.tasks.execution import worker_desk
 from callsheet.tasks.homes import Sweeper
-from callsheet.tasks.stateful import worker_desk
 from callsheet.tasks.turns.backlog import Backlog
 from callsheet.workers.broker.ledger import ledger_of
 from callsheet.workers.metrics.relay import Relay
@@ -81,8 +81,7 @@ class ServeMetrics(bootsteps.StartStopStep):
     def _take_port(self, worker: Any) -> None:
         from prometheus_client import REGISTRY
 
-        from callsheet.workers.metrics.broker import Broker
-        from callsheet.workers.metrics.collector import Metrics
+        from callsheet.workers.metrics.collector import Broker, Metrics
         from callsheet.workers.metrics.port import MetricsPort
 
         settings = get_settings()

@@ -28,8 +28,8 @@ from kombu.exceptions import BatchPublishError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
-from callsheet.resources.publication import MessageId
 from callsheet.resources.trouble import refusal
+from callsheet.tasks.patience import MessageId
 from callsheet.workers.broker.claims import MOST, TRACK, Claims
 from callsheet.workers.broker.later import HORIZON
 from callsheet.workers.broker.layout import CLAIM as CLAIM_SCRIPT

@@ -14,8 +14,8 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from callsheet import Job, Msg
+from callsheet.cli.processes import Interrupted, Interrupts
 from callsheet.cli.stack import Plan, Stack, claimed
-from callsheet.cli.supervisor import Interrupted, Interrupts
 from callsheet.errors import CallsheetError
 from callsheet.settings import use_settings
 from examples.review.agents import Librarian, ReportWriter

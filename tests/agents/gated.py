@@ -11,7 +11,7 @@ from celery import shared_task
 from celery.exceptions import SoftTimeLimitExceeded
 
 from callsheet import AgentBase, ElasticGroup, Msg, MsgHub
-from callsheet.hub.shift import NOTICE
+from callsheet.hub.elastic_state import NOTICE
 from tests.agents.basic import Echo
 from tests.agents.hubs import Talker
 from tests.hanging import for_ever

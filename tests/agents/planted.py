@@ -13,13 +13,7 @@ from celery import shared_task
 
 from callsheet import AgentBase, Msg, Toolkit
 from callsheet.mcp import HttpStatelessClient, StdIOStatefulClient
-from callsheet.models import (
-    AnthropicChatModel,
-    DashScopeChatModel,
-    GeminiChatModel,
-    OllamaChatModel,
-    OpenAIChatModel,
-)
+from callsheet.models import AnthropicChatModel, DashScopeChatModel, GeminiChatModel, OllamaChatModel, OpenAIChatModel
 from callsheet.resources import client
 
 logger = logging.getLogger("somebody.elses")

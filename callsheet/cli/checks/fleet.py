@@ -15,7 +15,7 @@ from callsheet.resources.backlog import backlogs
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
 from callsheet.tasks.app import current_app
-from callsheet.tasks.asking import ask
+from callsheet.tasks.control import ask
 from callsheet.workers.status import STATUS, told, versions
 
 _LONGEST = 200  # characters of an error

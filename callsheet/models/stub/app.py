@@ -4,21 +4,86 @@ import asyncio
 import hashlib
 import json
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from aiohttp import web
 
 from callsheet.models.stub.anthropic_wire import AnthropicWire
-from callsheet.models.stub.behaviour import ERRORS, Behaviour, Chance, Lot
 from callsheet.models.stub.gemini_wire import GeminiWire
-from callsheet.models.stub.limits import RateLimit
 from callsheet.models.stub.ollama_wire import OllamaWire
 from callsheet.models.stub.openai_wire import OpenAIWire
-from callsheet.models.stub.planned import Received, Reply
+from callsheet.models.stub.planned import ERRORS, Behaviour, Chance, Lot, Received, Reply
 from callsheet.models.stub.wire import BadRequest, Completion, Exchange, Wire, complete
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A call over a limit.
+
+    Attributes:
+        what: the limit: "requests", "tokens" or "concurrent requests".
+        wait: seconds after which such a call would pass.
+    """
+
+    what: str
+    wait: float
+
+
+class RateLimit:
+    """Counts what was let pass in the last `window` seconds.
+
+    Args:
+        rpm: requests a minute; 0: any number.
+        tpm: tokens a minute, of prompts and answers together; 0: any number.
+        window: seconds over which both are counted, in proportion: 60 at rpm=60 let 60 calls pass in any minute, a
+            window of 1 lets one pass in any second.
+    """
+
+    def __init__(self, rpm: int, tpm: int, window: float) -> None:
+        self.window = window
+        self.requests = rpm * window / 60
+        self.tokens = tpm * window / 60
+        self._passed: deque[tuple[float, int]] = deque()
+        self._used = 0
+
+    def take(self, tokens: int) -> Refusal | None:
+        """Let a call of so many tokens pass, or say why not."""
+        now = time.monotonic()
+        self._forget(now)
+        if self.requests and len(self._passed) + 1 > max(self.requests, 1):
+            return Refusal("requests", self._passed[0][0] + self.window - now)
+        if self.tokens and self._used + tokens > self.tokens and self._passed:
+            over, waits = self._used + tokens - self.tokens, 0.0
+            for at, used in self._passed:
+                waits, over = at + self.window - now, over - used
+                if over <= 0:
+                    break
+            return Refusal("tokens", waits)
+        self._passed.append((now, tokens))
+        self._used += tokens
+        return None
+
+    def headers(self) -> dict[str, str]:
+        """What is left, as OpenAI tells it."""
+        now = time.monotonic()
+        self._forget(now)
+        reset = f"{max(self._passed[-1][0] + self.window - now, 0):.3f}s" if self._passed else "0s"
+        told: dict[str, str] = {}
+        for name, limit, used in (("requests", self.requests, len(self._passed)), ("tokens", self.tokens, self._used)):
+            if limit:
+                told |= {f"x-ratelimit-limit-{name}": str(math.floor(limit)), f"x-ratelimit-reset-{name}": reset,
+                         f"x-ratelimit-remaining-{name}": str(max(math.floor(limit - used), 0))}
+        return told
+
+    def _forget(self, now: float) -> None:
+        while self._passed and self._passed[0][0] <= now - self.window:
+            self._used -= self._passed.popleft()[1]
+
 
 LONG = 4000
 """Bytes of a request from which its text is worked on in a thread, so that other calls keep their time."""
@@ -211,3 +276,115 @@ async def _until(moment: float) -> None:
     left = moment - time.monotonic()
     if left > 0:
         await asyncio.sleep(left)
+
+
+async def start(stub: StubApp, host: str, port: int) -> tuple[web.AppRunner, int]:
+    """Serve on the running loop; returns what to `cleanup()`, and the port.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    # No access log: at thousands of calls a second it would be the slowest part.
+    runner = web.AppRunner(stub.app(), access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port, backlog=4096).start()
+    except BaseException:
+        await runner.cleanup()
+        raise
+    return runner, int(runner.addresses[0][1])
+
+
+class StubModelServer:
+    """A stub model server in a thread of its own, for tests.
+
+    ```python
+    with StubModelServer() as server:
+        settings = Settings.load(endpoints={"openai": {"base_url": server.base_url}})
+    ```
+
+    It speaks the APIs of OpenAI (`base_url`), and of Anthropic, Gemini and Ollama (`url`). Also an asynchronous
+    context manager.
+
+    Args:
+        host: to listen on.
+        port: 0 for any that is free.
+        behaviour: the fields of `Behaviour`: latency, jitter, error_rate, tokens_per_second, seed, rpm, tpm, window,
+            max_concurrent, break_rate, api_key.
+    """
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 0, **behaviour: Any) -> None:
+        self.stub = StubApp(Behaviour(**behaviour), keep=True)
+        self.host = host
+        self.port = port
+        self._ready = threading.Event()
+        self._failed: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def base_url(self) -> str:
+        """For the `base_url` of an endpoint that speaks OpenAI's API."""
+        return f"{self.url}/v1"
+
+    @property
+    def url(self) -> str:
+        """The server's address, for the `base_url` of an endpoint that speaks another API."""
+        return f"http://{self.host}:{self.port}"
+
+    def plan(self, *replies: Reply) -> None:
+        """Have the next calls answered so, one reply a call, whatever chance would have had in store."""
+        self.stub.planned.extend(replies)
+
+    @property
+    def calls(self) -> list[Received]:
+        """The last thousand chat calls as they came, the oldest first."""
+        return list(self.stub.received)
+
+    @property
+    def requests(self) -> int:
+        """Chat calls that came, bad ones too."""
+        return self.stub.requests
+
+    @property
+    def connections(self) -> int:
+        """TCP connections on which chat calls came."""
+        return len(self.stub.peers)
+
+    @property
+    def max_in_flight(self) -> int:
+        """Chat calls that were under way at once, at most."""
+        return self.stub.max_in_flight
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="stub-model", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+        if self._failed is not None:
+            self._thread.join()
+            raise self._failed
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        assert self._loop is not None and self._stop is not None and self._thread is not None
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    async def __aenter__(self) -> Self:
+        return await asyncio.to_thread(self.__enter__)
+
+    async def __aexit__(self, *exc: object) -> None:
+        await asyncio.to_thread(self.__exit__, *exc)
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        try:
+            runner, self.port = await start(self.stub, self.host, self.port)
+        except OSError as exc:
+            self._failed = exc
+            return
+        finally:
+            self._ready.set()
+        await self._stop.wait()
+        await runner.cleanup()

@@ -7,9 +7,245 @@ all of them. What a sentence chosen before already said counts less.
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-from callsheet.models.stub.text import carries, headings, sentences, stem, surfaces, words
+Kind = Literal["summary", "keywords", "questions", "title", "concerns", "judgement"]
+
+_KINDS: dict[Kind, str] = {
+    "judgement": r"judg\w*|compar\w*|scor(?:e|es|ing)|rat(?:e|es|ing)\b|rank\w*|evaluat\w*|grade\w*|"
+                 r"which (?:\w+ )?is better",
+    "concerns": r"risks?\b|open questions?|critici[sz]\w*|critique\w*|critic\b|weakness\w*|concerns?\b|objections?|"
+                r"problems?\b|what (?:is|could go) wrong|doubts?\b|devil's advocate|sceptic\w*|skeptic\w*",
+    "questions": r"questions?\b",
+    "keywords": r"key ?-?(?:terms?|words?|phrases?|concepts?)|tags?\b|topics?\b",
+    "title": r"titles?\b|headlines?\b",
+    "summary": r"summar\w*|condens\w*|shorten\w*|sentences?\b|bullet|key points?|main points?|tl;?dr|digest|abstract",
+}
+_KIND = {kind: re.compile(rf"\b(?:{pattern})", re.IGNORECASE) for kind, pattern in _KINDS.items()}
+_NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+            "ten": 10, "twelve": 12}
+_COUNT = re.compile(
+    rf"\b(\d{{1,3}}|{'|'.join(_NUMBERS)}|a single|single)[ -](?:[a-z-]+ ){{0,2}}?(?:sentences?|bullets?|points?|"
+    r"key ?(?:terms?|words?|phrases?|points?)|terms?|words? list|tags?|topics?|questions?|risks?|items?|lines?|"
+    r"problems?|issues?|concerns?|objections?|weaknesses)\b", re.IGNORECASE)
+_WORDS = re.compile(r"\b(?:under|at most|no more than|max(?:imum)?(?: of)?|within|fewer than|less than|up to|in)\s+"
+                    r"(\d{1,5})\s+words\b", re.IGNORECASE)
+_ORDER = re.compile(
+    r"\W*(?:(?:please|now|then|kindly|can you|could you|would you|your task is to|i want you to|in)\b[\s,]*)*"
+    r"(?:summar|list|extract|give|write|name|judge|rate|score|compare|rank|critici|critique|find|identify|evaluate|"
+    r"review|assess|suggest|propose|ask|generate|condense|shorten|tell|turn|reduce|describe|what|which|pick|choose|"
+    r"draft|make|raise|point out|produce|create|tl;?dr|keywords|key terms|title|\d+ |one |two |three |four |five )",
+    re.IGNORECASE)
+_DEFAULT_COUNT: dict[Kind, int] = {"summary": 3, "keywords": 8, "questions": 3, "title": 1, "concerns": 3,
+                                   "judgement": 1}
+MOST = 50
+"""Sentences or terms that an answer has at most, whatever was asked."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to do with a text.
+
+    Attributes:
+        count: sentences or terms.
+        bullets: as a list.
+        max_words: of the whole answer, or None.
+    """
+
+    kind: Kind = "summary"
+    count: int = 3
+    bullets: bool = False
+    max_words: int | None = None
+
+
+def understand(system: str, prompt: str, before: str = "") -> tuple[Task, str]:
+    """The task, and the text to do it to.
+
+    Args:
+        system: the system prompt; counts where the prompt gives no order.
+        prompt: the last message: an order, a text, or both.
+        before: earlier messages, the text if the prompt is nothing but an order.
+    """
+    order, text = _divide(prompt)
+    if not text.strip():
+        text = before if before.strip() else prompt
+    kind = _kind(order) or _kind(system) or "summary"
+    said = order if _kind(order) else f"{order}\n{system}"
+    count = _COUNT.search(said) or _COUNT.search(system)
+    words = _WORDS.search(said) or _WORDS.search(system)
+    return Task(
+        kind=kind,
+        count=_number(count[1]) if count else _DEFAULT_COUNT[kind],
+        bullets=bool(re.search(r"\bbullets?\b|\blist\b", said, re.IGNORECASE)) and kind != "title",
+        max_words=max(1, int(words[1])) if words else None,
+    ), text
+
+
+def kind_of(hint: str) -> Kind | None:
+    """The kind of thing that a field's name or description asks for."""
+    return _kind(re.sub(r"[_\W]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", hint)))
+
+
+def _kind(text: str) -> Kind | None:
+    """The kind that is mentioned first."""
+    found = [(match.start(), number, kind) for number, (kind, pattern) in enumerate(_KIND.items())
+             if (match := pattern.search(text))]
+    return min(found)[2] if found else None
+
+
+def _number(text: str) -> int:
+    low = text.lower()
+    number = int(low) if low.isdecimal() else _NUMBERS.get(low, 1)
+    return min(max(number, 1), MOST)
+
+
+def _divide(prompt: str) -> tuple[str, str]:
+    """A prompt's order and its text; either may be ""."""
+    paragraphs = re.split(r"\n\s*\n", prompt.strip())
+    head, tail = paragraphs[0], paragraphs[-1]
+    if len(paragraphs) > 1 and _is_order(head):
+        return head, "\n\n".join(paragraphs[1:])
+    if len(paragraphs) > 1 and _is_order(tail):
+        return tail, "\n\n".join(paragraphs[:-1])
+    inline = re.match(r"([^:\n]{1,300}):\s+(?=\S)", prompt.strip())
+    if inline and _is_order(inline[1]):
+        return inline[1], prompt.strip()[inline.end():]
+    if len(paragraphs) == 1 and _is_order(head) and len(head.split()) <= 40:
+        return head, ""
+    return "", prompt
+
+
+def _is_order(paragraph: str) -> bool:
+    short = len(paragraph) <= 400
+    return short and bool(_ORDER.match(paragraph)) and (_kind(paragraph) is not None or paragraph.rstrip()[-1:] == ":")
+
+
+_FENCE = re.compile(r"\s*(```|~~~)")
+_HEADING = re.compile(r"\s{0,3}#{1,6}\s+(.+?)\s*#*\s*$")
+_UNDERLINE = re.compile(r"\s*(=+|-+)\s*$")
+_APART = re.compile(r"\s*(?:[-*_]\s*){3,}$|\s*\||\s*</?[\w][^<>]*>\s*$")  # rules, table rows, lines of one tag
+_ITEM = re.compile(r"\s*(?:[-*+•–]|\d{1,3}[.)])\s+(?=\S)|\s*>+\s?")  # list items and quotes
+_SPEAKER = re.compile(r"[A-Z][\w .'-]{0,30}:\s")
+
+_END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+|[。！？]+[”’」』）]*\s*")
+_SHORT = (
+    "mr mrs ms dr prof st vs etc e.g i.e eg ie cf fig no vol al approx ca inc ltd co corp dept est gen gov jr sr "
+    "u.s u.k a.m p.m jan feb mar apr jun jul aug sep sept oct nov dec pp ed eds resp")
+_ABBREVIATIONS = frozenset(_SHORT.split())
+
+_WORD = re.compile(r"[぀-ヿ㐀-鿿가-힯]|[^\W_]+(?:['’-][^\W_]+)*")
+_COMMON = """
+a about above after again against all also although am among an and any are as at be because been before being below
+between both but by can cannot could did do does doing down during each either etc even every few for from further
+get gets got had has have having he her here hers him his how however i if in into is it its itself just may me might
+more most much must my neither no nor not now of off often on once one only onto or other our ours out over own per
+rather same shall she should since so some still such than that the their theirs them then there these they this those
+though through thus to too under until up upon us use used using very was we well were what when where whether which
+while who whom whose why will with within without would yet you your yours
+"""
+_STOP = frozenset(_COMMON.split())
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of `text` in order, each with its white space made single spaces.
+
+    Code blocks, tables, rules and headings are no sentences. Each list item and each line of a quote or of a
+    transcript begins a new one.
+    """
+    return [sentence for block, heading in _blocks(text) if not heading for sentence in _split(block)]
+
+
+def headings(text: str) -> list[str]:
+    """The Markdown headings, without their marks."""
+    return [block for block, heading in _blocks(text) if heading]
+
+
+def words(text: str) -> list[str]:
+    """What the text is about: its words in lower case, endings cut, without those that every text has."""
+    return [stem(word) for word in surfaces(text) if carries(word)]
+
+
+def surfaces(text: str) -> list[str]:
+    """The words as they stand."""
+    return _WORD.findall(text)
+
+
+def carries(word: str) -> bool:
+    """Whether a word says what a text is about."""
+    low = word.lower().replace("’", "'")
+    return low not in _STOP and low.partition("'")[0] not in _STOP and (len(low) > 1 or not low.isascii())
+
+
+def stem(word: str) -> str:
+    """A word without its commonest English endings, so that "limits" and "limited" are alike."""
+    low = word.lower()
+    for ending in ("ings", "ing", "edly", "ed", "ies", "es", "s"):
+        if low.endswith(ending) and len(low) - len(ending) >= 4:
+            return low[:-len(ending)]
+    return low
+
+
+def _blocks(text: str) -> Iterator[tuple[str, bool]]:
+    """Stretches of running text, and whether each is a heading."""
+    lines = re.split(r"\r\n|\r|\n", text)
+    code = _fenced(lines)
+    current: list[str] = []
+    for number, line in enumerate(lines):
+        heading = None if number in code else _HEADING.match(line)
+        if len(current) == 1 and _UNDERLINE.match(line) and number not in code:
+            yield _joined(current), True
+            current = []
+            continue
+        item = _ITEM.match(line)
+        apart = number in code or heading or not line.strip() or _APART.match(line)
+        if (apart or item or _SPEAKER.match(line)) and current:
+            yield _joined(current), False
+            current = []
+        if heading:
+            yield _joined([heading[1]]), True
+        elif not apart:
+            current.append(line[item.end():] if item else line)
+    if current:
+        yield _joined(current), False
+
+
+def _fenced(lines: list[str]) -> set[int]:
+    """Numbers of the lines of closed code blocks; a fence that nothing closes hides nothing."""
+    marks = [number for number, line in enumerate(lines) if _FENCE.match(line)]
+    pairs = zip(marks[::2], marks[1::2], strict=False)
+    return {number for start, end in pairs for number in range(start, end + 1)}
+
+
+def _joined(lines: list[str]) -> str:
+    return " ".join(" ".join(lines).split())
+
+
+def _split(block: str) -> Iterator[str]:
+    start = 0
+    for match in _END.finditer(block):
+        if match.end() < len(block) and _ends(block, start, match):
+            yield block[start:match.end()].strip()
+            start = match.end()
+    rest = block[start:].strip()
+    if _WORD.search(rest):
+        yield rest
+
+
+def _ends(block: str, start: int, match: re.Match[str]) -> bool:
+    """Whether a sentence ends here, and not an abbreviation, an initial or a quoted exclamation."""
+    if not _WORD.search(block, start, match.end()):
+        return False
+    if match[0][0] in "。！？":
+        return True
+    if block[match.end()].islower():
+        return False
+    if match[0][0] != "." or match[0].startswith(".."):
+        return True
+    last = block[max(start, match.start() - 24):match.start()].rpartition(" ")[2].lstrip("(\"'“‘[")
+    return not (last.lower() in _ABBREVIATIONS or (len(last) == 1 and last.isupper() and last != "I"))
+
 
 _DOUBT = re.compile(
     r"\b(?:TO-?DO|FIX-?ME|TBD|XXX)\b|\?(?=\s|$)|\b(?i:may|might|could|perhaps|possibly|probably|unless|unclear|unknown|"

@@ -3,16 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from callsheet.models.stub.wire import (
-    BadRequest,
-    ChatRequest,
-    Exchange,
-    Part,
-    Wire,
-    parsed,
-    sse,
-    whole_number,
-)
+from callsheet.models.stub.wire import BadRequest, ChatRequest, Exchange, Part, Wire, parsed, sse, whole_number
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _ERRORS = {400: ("invalid_request_error", None), 401: ("invalid_request_error", "invalid_api_key"),

@@ -1,6 +1,7 @@
 """Answers that a test plans, in place of what the stub would make of the text, and what the stub was asked."""
 
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -73,3 +74,72 @@ class Received:
     path: str
     headers: dict[str, str]
     body: Any
+
+
+ERRORS = {429: "Rate limit reached. Please try again later.", 500: "The server had an error while processing your "
+          "request.", 503: "The engine is currently overloaded."}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behaviour:
+    """How the server behaves.
+
+    Attributes:
+        latency: seconds before the first token.
+        jitter: seconds that the latency varies, up and down.
+        error_rate: share of calls answered with 429, 500 or 503, 0 to 1.
+        tokens_per_second: pace of an answer; 0: all at once.
+        seed: of jitter, errors and breaks; the same seed and order of calls give the same ones.
+        rpm: requests that pass in a minute; others get 429 with Retry-After; 0: any number.
+        tpm: tokens, of prompts and answers together, that pass in a minute; 0: any number.
+        window: seconds over which both are counted, in proportion: rpm=600 with 1 lets 10 pass in any second.
+        max_concurrent: calls at once that pass; others get 429; 0: any number.
+        break_rate: share of answers that break off in the middle, 0 to 1.
+        api_key: calls that do not bring it get 401; None: any key will do, or none.
+    """
+
+    latency: float = 0.0
+    jitter: float = 0.0
+    error_rate: float = 0.0
+    tokens_per_second: float = 0.0
+    seed: int = 0
+    rpm: int = 0
+    tpm: int = 0
+    window: float = 60.0
+    max_concurrent: int = 0
+    break_rate: float = 0.0
+    api_key: str | None = None
+
+
+@dataclass(frozen=True)
+class Lot:
+    """What chance has in store for one call.
+
+    Attributes:
+        wait: seconds of latency.
+        status: of an error, or None.
+        retry_after: seconds that the error asks to wait, or None.
+        breaks: whether the answer breaks off.
+    """
+
+    wait: float
+    status: int | None
+    retry_after: int | None
+    breaks: bool
+
+
+class Chance:
+    """Draws the lots of calls, in the order in which they come."""
+
+    def __init__(self, how: Behaviour) -> None:
+        self._how = how
+        self._random = random.Random(how.seed)  # noqa: S311 - errors by design, no secrets
+
+    def draw(self) -> Lot:
+        """One call's."""
+        how, chance = self._how, self._random
+        wait = max(0.0, how.latency + chance.uniform(-how.jitter, how.jitter))
+        if chance.random() < how.error_rate:
+            status = chance.choice(tuple(ERRORS))
+            return Lot(wait, status, None if status == 500 else chance.randint(1, 3), False)
+        return Lot(wait, None, None, bool(how.break_rate) and chance.random() < how.break_rate)

@@ -5,8 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from callsheet.models.stub import extract
-from callsheet.models.stub.instructions import Kind, Task, kind_of, understand
-from callsheet.models.stub.text import sentences
+from callsheet.models.stub.extract import Kind, Task, kind_of, sentences, understand
 
 _NOTHING = "There is no text to work on."
 

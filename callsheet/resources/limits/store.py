@@ -5,8 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from callsheet.resources.limits.messages import Answer, Message
-from callsheet.resources.redis import async_client, translated
-from callsheet.resources.scripts import Script
+from callsheet.resources.redis import Script, async_client, translated
 from callsheet.resources.subscriptions import subscriptions
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys

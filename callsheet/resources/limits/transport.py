@@ -9,16 +9,13 @@ import httpx
 
 from callsheet.errors import RateLimited
 from callsheet.resources.context import CallContext, current_call, fence, parking
-from callsheet.resources.counters import count
 from callsheet.resources.estimate import Estimate, estimate
-from callsheet.resources.limits.gate import Gate
-from callsheet.resources.limits.gates import gate_of
-from callsheet.resources.limits.messages import Ask, Grant, Limits
+from callsheet.resources.limits.gate import Gate, gate_of
+from callsheet.resources.limits.messages import Ask, Grant, Limits, Spent, Ticket, refusal
 from callsheet.resources.limits.reported import Reported, reported
-from callsheet.resources.limits.ticket import Spent, Ticket, refusal
 from callsheet.resources.record import CallRecord, json_body, record_of, watch
-from callsheet.resources.timings import turn_waited
-from callsheet.resources.verdict import asked_delay
+from callsheet.resources.refusals import asked_delay
+from callsheet.resources.timings import count, turn_waited
 from callsheet.settings import Endpoint, Settings
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from callsheet.messages import Msg
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
 from callsheet.tasks.people import store
-from callsheet.tasks.people.question import Question
+from callsheet.tasks.people.store import Question
 from callsheet.tasks.results import parse, ready
 from callsheet.tools.schemas import misfits
 

@@ -23,7 +23,7 @@ from callsheet.tasks.bridge import parked
 from callsheet.tasks.loop import on_process_loop
 from callsheet.tasks.patience import limits_held, patient
 from callsheet.tasks.people import store
-from callsheet.tasks.people.question import Question
+from callsheet.tasks.people.store import Question
 from callsheet.tasks.prints import EventWriter
 from callsheet.tasks.waiter import waiter
 

@@ -11,7 +11,7 @@ from callsheet.agents.terminal import Unfit, filled_in, line, tell
 from callsheet.errors import AnswerRefused, JobError
 from callsheet.resources.context import NO_CALL, current_call
 from callsheet.tasks.people.answers import problems
-from callsheet.tasks.people.question import Question
+from callsheet.tasks.people.store import Question
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from callsheet.resources.backlog import UNACKED
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
-from callsheet.tasks.asking import ask
+from callsheet.tasks.control import ask
 from callsheet.tasks.whereabouts import held, queued
 
 COMMAND = "callsheet_calls"

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from callsheet.errors import ObserveFailed
-from callsheet.hub.large import any_large, filled, parted
+from callsheet.hub.broadcast import atell, tell
+from callsheet.hub.entries import missing_of, read_by_many, said
 from callsheet.hub.records import News, time_of
-from callsheet.hub.telling import atell, tell
-from callsheet.hub.wire import missing_of, read_by_many, said
+from callsheet.hub.redis import any_large, filled, parted
 from callsheet.messages import Msg
 from callsheet.settings import Settings
 from callsheet.tasks.loop import on_process_loop

@@ -22,8 +22,9 @@ from callsheet.tasks.turns.records import (
     Place,
     Replied,
     Stored,
+    held_up,
+    other_class,
 )
-from callsheet.tasks.turns.refusals import held_up, other_class
 
 
 @dataclass

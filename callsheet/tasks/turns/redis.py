@@ -12,8 +12,7 @@ from redis.exceptions import NoScriptError
 from callsheet.errors import StateMismatch, TurnLost, UsageError
 from callsheet.hub.records import Entry, News, is_own, number_of
 from callsheet.hub.redis import LIBRARY
-from callsheet.resources.redis import async_client, sync_client, translated
-from callsheet.resources.scripts import Script
+from callsheet.resources.redis import Script, async_client, sync_client, translated
 from callsheet.resources.trouble import in_words, is_trouble
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
@@ -32,8 +31,10 @@ from callsheet.tasks.turns.records import (
     Place,
     Replied,
     Stored,
+    held_up,
+    lost,
+    other_class,
 )
-from callsheet.tasks.turns.refusals import held_up, lost, other_class
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from callsheet.resources.scripts import Script
+from callsheet.resources.redis import Script
 from callsheet.tasks.base import LOST
 from callsheet.workers.broker.reading import UNREADABLE
 from callsheet.workers.broker.stock import json as kombu_json

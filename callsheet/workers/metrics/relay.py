@@ -16,9 +16,8 @@ from celery import signals
 
 from callsheet.resources.accounts import LABELS, NAMES, Usage, process_latencies, process_rows
 from callsheet.resources.breaker import breaker_states
-from callsheet.resources.counters import counts
-from callsheet.resources.limits.gates import waiting
-from callsheet.resources.timings import outcomes, spreads, told_apart
+from callsheet.resources.limits.gate import waiting
+from callsheet.resources.timings import counts, outcomes, spreads, told_apart
 
 Key = tuple[str, ...]
 Totals = dict[Key, float]
