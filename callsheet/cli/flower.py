@@ -1,28 +1,16 @@
 """`callsheet flower`: Flower for Callsheet's app, open to nobody by mistake."""
 
-import atexit
-import contextlib
 import os
-import signal
-import sys
-from typing import Any
 
 import click
-from flower import command
-from flower.app import Flower
-from flower.urls import settings
-from flower.views.monitor import Metrics
-from tornado.options import options
-from tornado.web import authenticated
 
 from callsheet.cli.embedded_redis import LOOPBACK, chosen
-from callsheet.cli.flower_access import LOCAL_USER, Access, refuse_other_names
+from callsheet.cli.flower_access import Access
 from callsheet.cli.processes import without_keys
 from callsheet.cli.stack import python_command
 from callsheet.cli.terminal import say
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import get_settings
-from callsheet.workers.io import app
 
 _COLUMNS = "name,args,state,runtime,retries,worker,uuid,received"
 
@@ -52,7 +40,7 @@ def flower(address: str, port: int, options: tuple[str, ...]) -> None:
     with translated(settings):
         sync_client(settings).ping()
     where, env = f"unix socket {access.unix_socket}", {**without_keys(os.environ), **access.env()}
-    command = [*python_command("callsheet.cli.flower"), *access.options]
+    command = [*python_command("callsheet.cli.flower_server"), *access.options]
     if not access.unix_socket:
         port = chosen(access.port, "Flower", "--port", host=access.address)
         command += [f"--address={access.address}", f"--port={port}"]
@@ -63,43 +51,3 @@ def flower(address: str, port: int, options: tuple[str, ...]) -> None:
     if access.warning:
         say(access.warning, err=True)
     os.execve(command[0], command, env)  # noqa: S606 - the process becomes Flower
-
-
-class GuardedMetrics(Metrics):
-    """Flower's numbers, which name workers and agents, for who may see its pages; Flower shows them to anybody."""
-
-    @authenticated
-    async def get(self) -> None:
-        """The numbers."""
-        await super().get()
-
-
-class LocalMetrics(Metrics):
-    """The same on loopback, for programs of this machine; no cookie is asked for, as Prometheus keeps none."""
-
-    async def get(self) -> None:
-        """The numbers."""
-        refuse_other_names(self)
-        await super().get()
-
-
-def main() -> None:
-    """Run Flower with the options of the command line and the environment."""
-    command.apply_env_options()
-    command.apply_options(sys.argv[0], sys.argv[1:])
-    command.extract_settings()
-    command.setup_logging()
-    flower: Any = Flower(capp=app, options=options, **settings)
-    prefix = f"/{options.url_prefix.strip('/')}" if options.url_prefix else ""
-    asks = options.basic_auth or (options.auth and options.auth != LOCAL_USER)
-    flower.add_handlers(".*", [(rf"{prefix}/metrics", GuardedMetrics if asks else LocalMetrics)])
-    atexit.register(flower.stop)
-    signal.signal(signal.SIGTERM, command.sigterm_handler)
-    port = flower.start_http_server()
-    command.print_banner(app, "ssl_options" in settings, port)
-    with contextlib.suppress(KeyboardInterrupt, SystemExit):
-        flower.start()
-
-
-if __name__ == "__main__":
-    main()
