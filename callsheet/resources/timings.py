@@ -4,8 +4,6 @@ import os
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0)
@@ -151,41 +149,3 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_counts.clear)
 
 
-Readings = Mapping[tuple[str, ...], float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Offer:
-    """One number, or one for each combination of labels.
-
-    Attributes:
-        name: without `callsheet_` before it, and without `_total` behind it.
-        help: what it is, with its unit.
-        kind: "gauge", or "counter" for what only grows.
-        labels: their names; the values must be few, and no secrets.
-        read: gives the numbers by their labels' values; must be quick, and may be called by any thread.
-    """
-
-    name: str
-    help: str
-    read: Callable[[], Readings]
-    labels: tuple[str, ...] = ()
-    kind: Literal["gauge", "counter"] = "gauge"
-
-
-_offers: dict[str, Offer] = {}
-
-
-def offer(one: Offer) -> None:
-    """Offer a number from now on, in place of one of the same name."""
-    _offers[one.name] = one
-
-
-def withdraw(name: str) -> None:
-    """Offer it no more."""
-    _offers.pop(name, None)
-
-
-def offers() -> list[Offer]:
-    """All that is offered in this process."""
-    return list(_offers.values())

@@ -13,7 +13,7 @@ from celery.concurrency import prefork
 from celery.worker import autoscale
 
 from callsheet.errors import SettingsError
-from callsheet.resources.timings import Offer, offer
+from callsheet.resources.offers import Offer, offer
 from callsheet.scaling import Bound, Decision, Limits, Load, Policy, Rules
 from callsheet.settings import get_settings
 from callsheet.workers.backlog import Look, Looker, Memory

@@ -20,8 +20,9 @@ from callsheet.errors import RedisUnavailable
 from callsheet.hub.elastic import HubLag, hub_lags
 from callsheet.resources.accounts import LATENCIES
 from callsheet.resources.backlog import UNACKED, backlogs
+from callsheet.resources.offers import offers
 from callsheet.resources.redis import sync_client, translated
-from callsheet.resources.timings import BOUNDS, OTHERS, offers
+from callsheet.resources.timings import BOUNDS, OTHERS
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
 from callsheet.workers.gauges import pool_name, slot_numbers
