@@ -194,27 +194,11 @@ def give_up_homes() -> None:
         homes.give_up()
 
 
-class Sweeper:
-    """A thread that sends what waits for workers that are gone to the others."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._main, name="callsheet-homes", daemon=True)
-
-    def start(self) -> None:
-        """Start it."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop it."""
-        self._stop.set()
-
-    def _main(self) -> None:
-        keys = [Keys(self._settings.key_prefix).direct_queues()]
-        while not self._stop.wait(self._settings.turn_lease / 2):
-            with suppress(RedisError, OSError):
-                moved = _SCRIPT.run(sync_client(self._settings), keys, ["sweep", "", "", 0, *STEPS])
-                if moved:
-                    logger.warning("mcp_calls_moved count=%d: the workers that they were sent to are gone; they go to "
-                                   "others", moved)
+def sweep_homes(settings: Settings) -> None:
+    """Send what waits for workers that are gone to the others."""
+    with suppress(RedisError, OSError):
+        moved = _SCRIPT.run(sync_client(settings), [Keys(settings.key_prefix).direct_queues()],
+                            ["sweep", "", "", 0, *STEPS])
+        if moved:
+            logger.warning("mcp_calls_moved count=%d: the workers that they were sent to are gone; they go to others",
+                           moved)

@@ -86,7 +86,7 @@ logger = logging.getLogger(__name__)
 
 # By name: what these import of Celery's worker takes its tracer by value, so it comes after the user's modules, which
 # may have put another there.
-STEPS = tuple(f"callsheet.workers.steps:{name}" for name in ("PassTurnsOn", "SweepHomes", "ServeMetrics"))
+STEPS = ("callsheet.workers.steps:PassTurnsOn", "callsheet.workers.steps:ServeMetrics")
 CONSUMER_STEPS = ("callsheet.workers.steps:ReadRevoked",)
 IO_CONSUMER_STEPS = ("callsheet.workers.steps:AttachPool", "callsheet.workers.steps:FollowHubs")
 AFTER_CONFIGURE, AFTER_FINALIZE = Signal(name="app.on_after_configure"), Signal(name="app.on_after_finalize")

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 from celery import bootsteps
@@ -13,7 +14,7 @@ from callsheet.resources.loops import on_lasting_loop
 from callsheet.settings import get_settings
 from callsheet.settings.keys import Keys
 from callsheet.tasks.execution import worker_desk
-from callsheet.tasks.homes import Sweeper
+from callsheet.tasks.homes import sweep_homes
 from callsheet.tasks.turns.backlog import Backlog
 from callsheet.workers.broker.ledger import ledger_of
 from callsheet.workers.metrics.relay import Relay
@@ -26,29 +27,23 @@ _EVERY = 5.0  # seconds between two looks whether agents are still warm
 # Of a worker
 
 class PassTurnsOn(bootsteps.StartStopStep):
-    """Looks a few times a lease for turns that nobody holds any more and for which calls wait: one trip to Redis.
+    """Looks a few times a lease for what workers that are gone left, in two trips to Redis.
 
-    Every worker does, also one that has met no agent with state: all that have may be gone.
+    Turns that nobody holds any more and for which calls wait pass on; calls for MCP sessions of such workers go to
+    others. Every worker does, also one that has met neither: all that have may be gone.
     """
 
     def start(self, parent: Any) -> None:
         """When the worker starts."""
-        keeper = worker_desk(get_settings(), parent.app).keeper
-        assert keeper is not None
-        keeper.watch()
-        self._keeper = keeper
+        settings = get_settings()
+        self._keeper = worker_desk(settings, parent.app).keeper
+        assert self._keeper is not None
+        self._keeper.watch(partial(sweep_homes, settings))
 
     def stop(self, parent: Any) -> None:
         """When it stops."""
+        assert self._keeper is not None
         self._keeper.unwatch()
-
-
-class SweepHomes(bootsteps.StartStopStep):
-    """Sees to it that calls for MCP sessions of workers that are gone go to others; every worker does, likewise."""
-
-    def create(self, parent: Any) -> Sweeper:
-        """What Celery starts and stops."""
-        return Sweeper(get_settings())
 
 
 class ServeMetrics(bootsteps.StartStopStep):

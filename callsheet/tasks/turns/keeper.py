@@ -1,4 +1,4 @@
-"""The thread of a process that renews its turns' leases, and in a worker passes on those of processes that died."""
+"""The thread of a process that renews its turns' leases, and in a worker sees to what processes that died left."""
 
 import logging
 import threading
@@ -19,7 +19,7 @@ class Keeper:
     def __init__(self, store: RedisStore, publish: Callable[[list[str]], None], interval: float) -> None:
         self._store, self._publish, self._interval = store, publish, interval
         self._held: dict[str, tuple[Claim, int, float]] = {}  # by the call's id
-        self._watching = False
+        self._watching: Callable[[], object] | None = None
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -33,14 +33,18 @@ class Keeper:
         """Keep it no longer; any thread."""
         self._held.pop(claim.call_id, None)
 
-    def watch(self) -> None:
-        """From now on see that turns pass on whose lease is over, and for which calls wait; any thread."""
-        self._watching = True
+    def watch(self, also: Callable[[], object]) -> None:
+        """From now on see that turns pass on whose lease is over, and for which calls wait; any thread.
+
+        Args:
+            also: done likewise, each time.
+        """
+        self._watching = also
         self._start()
 
     def unwatch(self) -> None:
         """Leave that to others again."""
-        self._watching = False
+        self._watching = None
 
     def _start(self) -> None:
         if self._thread is None:
@@ -57,8 +61,9 @@ class Keeper:
             time.sleep(self._interval)
             try:
                 self._renew()
-                if self._watching:
+                if (also := self._watching) is not None:
                     self._look_after()
+                    also()
             except (RedisError, OSError) as exc:
                 logger.warning("turns_kept: Redis does not answer (%s); trying again.", type(exc).__name__)
             except Exception:
