@@ -14,7 +14,7 @@ from callsheet.settings import Settings
 from callsheet.tasks import payloads
 from callsheet.tasks.homes import homes_of
 from callsheet.tasks.scope import current_scope
-from callsheet.tasks.turns.records import within_itself
+from callsheet.tasks.turns.records import class_of, within_itself
 
 #: What a call has from its options and its caller.
 _HANDED_ON = ("job", "tenant", "priority", "deadline", "parents", "held")
@@ -105,11 +105,6 @@ class AgentCall:
                            local=local, parents=given.parents,
                            held=(*given.held, self.state[0]) if self.state else given.held, notes=notes)
 
-    def build(self, value: Any, settings: Settings, local: list[Any] | None = None
-              ) -> tuple[AgentBase, tuple[Any, ...], dict[str, Any]]:
-        """The agent and the arguments of `reply`; as `build_agent` and `arguments`."""
-        return self.build_agent(settings, local), *self.arguments(value, settings, local)
-
     def build_agent(self, settings: Settings, local: list[Any] | None = None) -> AgentBase:
         """The agent, once large payloads are in their places.
 
@@ -158,7 +153,7 @@ def make_call(agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, Any], o
     """
     label, state = agent.label, None
     if agent.has_state():
-        state = checked_id(agent.id), f"{type(agent).__module__}:{type(agent).__qualname__}"
+        state = checked_id(agent.id), class_of(agent)
         if awaited and agent.id in current_call().held:
             raise UsageError(within_itself(label, agent.id))
     spec, blobs = payloads.pack(writer.write(agent, f"the agent {label}"), settings, f"The agent {label}", copies)

@@ -7,7 +7,6 @@ waits for another.
 """
 
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -21,34 +20,9 @@ from callsheet.tasks import payloads
 from callsheet.tasks.call import Gathering, make_call, writer_for
 from callsheet.tasks.pipelines import FanoutPipeline, Member, Pipeline, SequentialPipeline
 
-Shape = Any
-_LONGEST = 200  # characters of a pipeline's label
-
-
-def written(label: str, calls: Sequence[str], labels: Sequence[str], steps: Sequence[Signature]) -> dict[str, Any]:
-    """The plan of a job."""
-    names = {"": 0}
-    of = [names.setdefault(name, len(names)) for name in labels]
-    index = {call: number for number, call in enumerate(calls)}
-    return {"label": label if len(label) <= _LONGEST else f"{label[:_LONGEST]}…", "sent": time.time(),
-            "names": list(names), "of": of, "shape": _after([_shape(step, index) for step in steps])}
-
-
-def _shape(step: Signature, index: dict[str, int]) -> Shape:
-    if isinstance(step, chord):
-        header = step.tasks if isinstance(step.tasks, (list, tuple)) else step.tasks.tasks
-        return _after([["beside", *(_shape(branch, index) for branch in header)], _shape(step.body, index)])
-    if isinstance(step, _chain):
-        return _after([_shape(inner, index) for inner in step.tasks])
-    return index[step.options["task_id"]]
-
-
-def _after(shapes: list[Shape]) -> Shape:
-    return shapes[0] if len(shapes) == 1 else ["then", *shapes]
-
-
-#: The hard limit comes this much after the soft one, which the agent sees as an exception.
-GRACE = 5.0  # seconds
+#: Seconds by which the hard limit comes after the soft one, which the agent sees as an exception.
+GRACE = 5.0
+_LONGEST = 200  # characters of a pipeline's label, in its plan
 
 
 def expiry(options: CallOptions) -> str | None:
@@ -125,8 +99,12 @@ class Canvas:
         return _chained(steps)
 
     def plan(self, label: str) -> dict[str, Any]:
-        """The pipeline's shape, for whoever looks at the job; see `plans`."""
-        return written(label, self.calls, self.labels, self._planned)
+        """The pipeline's shape, for whoever looks at the job (`callsheet.tasks.tree`)."""
+        names = {"": 0}
+        of = [names.setdefault(name, len(names)) for name in self.labels]
+        index = {call: number for number, call in enumerate(self.calls)}
+        return {"label": label if len(label) <= _LONGEST else f"{label[:_LONGEST]}…", "sent": time.time(),
+                "names": list(names), "of": of, "shape": _after([_shape(step, index) for step in self._planned])}
 
     def input(self, value: Any, label: str) -> Any:
         """A pipeline's input, written."""
@@ -216,3 +194,17 @@ def _chained(steps: list[Signature]) -> Signature:
 def _last(step: Signature) -> Signature:
     """The task whose result is the step's."""
     return _last(step.body) if isinstance(step, chord) else step
+
+
+def _shape(step: Signature, index: dict[str, int]) -> Any:
+    """How a plan describes a step: a call by its number, `["then", ...]` or `["beside", ...]`."""
+    if isinstance(step, chord):
+        header = step.tasks if isinstance(step.tasks, (list, tuple)) else step.tasks.tasks
+        return _after([["beside", *(_shape(branch, index) for branch in header)], _shape(step.body, index)])
+    if isinstance(step, _chain):
+        return _after([_shape(inner, index) for inner in step.tasks])
+    return index[step.options["task_id"]]
+
+
+def _after(shapes: list[Any]) -> Any:
+    return shapes[0] if len(shapes) == 1 else ["then", *shapes]

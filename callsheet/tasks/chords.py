@@ -184,7 +184,9 @@ class ChordBackend(RedisBackend):
             self._clean_up(chord)
 
     def _results(self, chord: _Complete) -> list[Any]:
-        return self._nested(chord) if chord.shape else self._flat(chord)
+        if chord.shape:
+            return self._nested(chord)
+        return [self._unpack_chord_result(part, self.decode) for part in self._parts(chord)]
 
     def _parts(self, chord: _Complete) -> list[bytes]:
         if chord.parts is not None:
@@ -192,9 +194,6 @@ class ChordBackend(RedisBackend):
         fetch = self.client.zrange if self._chord_zset else self.client.lrange
         parts: list[bytes] = fetch(chord.keys[0], 0, -1)
         return parts
-
-    def _flat(self, chord: _Complete) -> list[Any]:
-        return [self._unpack_chord_result(part, self.decode) for part in self._parts(chord)]
 
     def _nested(self, chord: _Complete) -> list[Any]:
         """The results in the header's structure; None for a task that stores no result.

@@ -1,4 +1,4 @@
-"""Making calls into jobs on workers."""
+"""Making calls into jobs on workers: one by one, or many calls of one agent in one trip to Redis (`Burst`)."""
 
 import asyncio
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from callsheet.tasks.inline import InlineDispatcher
 from callsheet.tasks.jobs import Job
 from callsheet.tasks.patience import limits_held, patient
 from callsheet.tasks.people.here import asking_here
-from callsheet.tasks.pipelines import Pipeline
+from callsheet.tasks.pipelines import Member, Pipeline
 from callsheet.tasks.reply import ReplyTask
 from callsheet.tasks.shown import shown
 from callsheet.tasks.turns.line import stamped
@@ -104,21 +104,18 @@ class Burst:
         return {**routed, "retry": False}  # a batch is not sent again: nobody knows how much of it has arrived
 
 
-Target = AgentBase | Pipeline
-
-
 class RemoteDispatcher:
     """Sends calls to workers through Celery."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def submit(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Job:
+    def submit(self, target: Member, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Job:
         """Check, then send; a call that cannot travel is refused before anything is sent."""
         with translated(self.settings):
             return self._publish_together(self._prepare(target, args, kwargs, options))
 
-    def submit_many(self, target: Target, values: Sequence[Any], options: CallOptions,
+    def submit_many(self, target: Member, values: Sequence[Any], options: CallOptions,
                     job_ids: Sequence[str] | None = None) -> list[Job]:
         """A job for each value, published together, with these ids, if given; if one cannot travel, none is sent."""
         if not values:
@@ -135,7 +132,7 @@ class RemoteDispatcher:
         with translated(self.settings), app.together():
             return [self._publish(sending) for sending in prepared]
 
-    async def call(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
+    async def call(self, target: Member, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
         """Submit without blocking the loop, and wait; a caller that is cancelled cancels the job."""
         agents = target.members() if isinstance(target, Pipeline) else [target]
         # Awaited inside a reply, a call prints where that reply does, unless its prints are collected here.
@@ -166,7 +163,7 @@ class RemoteDispatcher:
         with current_app(self.settings).together():  # a fan-out is many messages
             return self._publish(sending)
 
-    def _prepare(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions,
+    def _prepare(self, target: Member, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions,
                  stream: str | None = None, awaited: bool = False) -> "_Sending":
         """Everything that can be refused is refused here."""
         canvas = Canvas(current_app(self.settings), self.settings, options,
@@ -206,7 +203,7 @@ class RemoteDispatcher:
 class _Sending:
     """A job that is ready to be sent."""
 
-    target: Target
+    target: Member
     canvas: Canvas
     steps: Signature | None
     value: Any = None

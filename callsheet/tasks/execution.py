@@ -1,4 +1,7 @@
-"""Calls of agents with state on a worker: each takes its agent's turn, and saves what its reply changed."""
+"""How a worker carries out a call: its payloads are loaded, its agent replies and prints, the reply is written.
+
+A call of an agent with state also takes its agent's turn, and saves what its reply changed (`StatefulCall`).
+"""
 
 import asyncio
 import contextlib
@@ -9,12 +12,11 @@ import json
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
-from celery import states
 from celery.exceptions import Ignore
 
 from callsheet.agents import AgentBase
@@ -37,7 +39,7 @@ from callsheet.tasks.loop import on_process_loop, run_private, wait_on_process_l
 from callsheet.tasks.patience import ended, patient, patiently
 from callsheet.tasks.people.asker import JobAsker
 from callsheet.tasks.prints import EventWriter
-from callsheet.tasks.results import failure, parse, ready, record_of
+from callsheet.tasks.results import failed_meta, failure, parse, ready
 from callsheet.tasks.scope import Scope, current_scope
 from callsheet.tasks.turns.backlog import Backlog
 from callsheet.tasks.turns.desk import Desk, Taken, Turn, running
@@ -46,6 +48,14 @@ from callsheet.tasks.turns.keeper import Keeper
 from callsheet.tasks.turns.line import Publisher, place_of
 from callsheet.tasks.turns.records import Busy, Claim, Replied
 from callsheet.tasks.turns.redis import RedisStore
+
+logger = logging.getLogger(__name__)
+
+FINAL = "__callsheet_final__"
+"""Attribute of an error after which the call is not tried again."""
+
+_MOST_RERUNS = 1  # of a call whose turn was lost
+_LOOK = 0.2  # of the lease, between two looks of the keeper
 
 
 def parts_of(call: AgentCall, value: Any, with_agent: bool = True) -> list[Any]:
@@ -57,26 +67,22 @@ def parts_of(call: AgentCall, value: Any, with_agent: bool = True) -> list[Any]:
 def filled(call: AgentCall, parts: list[Any]) -> AgentCall:
     """The call with its payloads in their places."""
     agent, args, kwargs, _, _ = parts
-    return AgentCall(agent=agent, args=args, kwargs=kwargs, label=call.label, job=call.job, piped=call.piped)
+    return replace(call, agent=agent, args=args, kwargs=kwargs)
 
 
 def arguments(call: AgentCall, parts: list[Any], settings: Settings, backend: Any
               ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of `reply`."""
-    return filled(call, parts).arguments(_input(call, parts, backend), settings)
+    value, branches = parts[3:]
+    if call.gathering is not None:
+        value = gathered(value, Gathering(branches=branches, on_error=call.gathering.on_error), backend)
+    return filled(call, parts).arguments(piped_input(value), settings)
 
 
 def prepared(call: AgentCall, parts: list[Any], settings: Settings, backend: Any
              ) -> tuple[AgentBase, tuple[Any, ...], dict[str, Any]]:
     """The agent and the arguments of `reply`."""
-    return filled(call, parts).build(_input(call, parts, backend), settings)
-
-
-def _input(call: AgentCall, parts: list[Any], backend: Any) -> Any:
-    value, branches = parts[3:]
-    if call.gathering is not None:
-        value = gathered(value, Gathering(branches=branches, on_error=call.gathering.on_error), backend)
-    return piped_input(value)
+    return filled(call, parts).build_agent(settings), *arguments(call, parts, settings, backend)
 
 
 def written(call: AgentCall, reply: Any, settings: Settings) -> tuple[Any, dict[str, bytes]]:
@@ -157,14 +163,6 @@ async def _in_thread(function: Any) -> Any:
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(_threads(), context.run, unseated, function)
 
-
-logger = logging.getLogger(__name__)
-
-FINAL = "__callsheet_final__"
-"""Attribute of an error after which the call is not tried again."""
-
-_MOST_RERUNS = 1  # of a call whose turn was lost
-_LOOK = 0.2  # of the lease, between two looks of the keeper
 
 _desks: dict[tuple[int, str, str], Desk] = {}
 
@@ -344,9 +342,7 @@ class StatefulCall:
         if turn is None or not self._last(exc):
             await self._release(taken)
             return
-        record = {"status": states.FAILURE, "result": record_of(exc, self.claim.label),
-                  "traceback": "".join(traceback.format_exception(exc))}
-        await self.desk.end_failed(turn, {"error": record})
+        await self.desk.end_failed(turn, {"error": failed_meta(exc, self.claim.label)})
 
     async def _release(self, taken: Taken) -> None:
         """Nothing is kept of the turn; in spite of a cancellation."""

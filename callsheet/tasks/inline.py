@@ -9,7 +9,6 @@ import json
 import os
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,10 +42,10 @@ from callsheet.tasks.events import Event
 from callsheet.tasks.gather import gathered
 from callsheet.tasks.jobs import Job
 from callsheet.tasks.people.store import Question
-from callsheet.tasks.pipelines import FanoutPipeline, Pipeline, SequentialPipeline
+from callsheet.tasks.pipelines import FanoutPipeline, Member, Pipeline, SequentialPipeline
 from callsheet.tasks.records import CallRecord
 from callsheet.tasks.reply import NOT_RETRIED, retry_pause
-from callsheet.tasks.results import failure, record_of
+from callsheet.tasks.results import failed_meta, failure, record_of
 from callsheet.tasks.scope import Scope, current_scope
 from callsheet.tasks.turns.desk import Desk, Turn, waiting_for
 from callsheet.tasks.turns.hearing import hear, speak, tell_inline
@@ -120,14 +119,11 @@ class InlineJob(Job):
 
     async def _wait(self) -> Any:
         async with waiting_for(self.id):  # a reply that waits for its own agent's next turn is refused
-            await self._until_over()
+            if self._task is not None and self._task.get_loop() is asyncio.get_running_loop():
+                await asyncio.wait({self._task})
+            else:
+                await asyncio.to_thread(self._over.wait)
         return self._value()
-
-    async def _until_over(self) -> None:
-        if self._task is not None and self._task.get_loop() is asyncio.get_running_loop():
-            await asyncio.wait({self._task})
-        else:
-            await asyncio.to_thread(self._over.wait)
 
     async def _events(self, since: str) -> AsyncGenerator[Event, None]:
         seen = int(since.partition("-")[0])
@@ -191,9 +187,6 @@ async def _with_all_begun(work: Coroutine[Any, Any, None]) -> None:
         await asyncio.wait(left)
 
 
-Target = AgentBase | Pipeline
-
-
 @contextmanager
 def inline() -> Iterator[None]:
     """Run every call that is made in the block in this process, without Redis; as CALLSHEET_INLINE=1 does for all.
@@ -218,28 +211,28 @@ class InlineDispatcher:
         self.hubs = self.store.hubs
         self._desk = Desk(self.store, self.settings)
 
-    def submit(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Job:
+    def submit(self, target: Member, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Job:
         """Run it: to its end in plain code, as a task of the running loop in async code."""
-        run = InlineRun(target, options, self._desk, awaited=False)
-        run.check(args, kwargs)
-        if isinstance(target, AgentBase):
-            target._jobs.add(run)
-        return InlineJob(run, args, kwargs)
+        return InlineJob(self._checked(target, args, kwargs, options, awaited=False), args, kwargs)
 
-    def submit_many(self, target: Target, values: Any, options: CallOptions,
+    def submit_many(self, target: Member, values: Any, options: CallOptions,
                     job_ids: Sequence[str] | None = None) -> list[Job]:
         """A job for each value; with these ids, if given."""
         ids: Sequence[str | None] = job_ids or [options.job_id] * len(values)
         return [self.submit(target, (value,), {}, replace(options, job_id=job_id))
                 for value, job_id in zip(values, ids, strict=True)]
 
-    async def call(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
+    async def call(self, target: Member, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
         """Run it and give its result."""
-        run = InlineRun(target, options, self._desk, awaited=True)
+        return await self._checked(target, args, kwargs, options, awaited=True).run(args, kwargs)
+
+    def _checked(self, target: Member, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions,
+                 awaited: bool) -> "InlineRun":
+        run = InlineRun(target, options, self._desk, awaited)
         run.check(args, kwargs)
         if isinstance(target, AgentBase):
             target._jobs.add(run)
-        return await run.run(args, kwargs)
+        return run
 
 
 class InlineRun:
@@ -250,7 +243,7 @@ class InlineRun:
         account: what its outbound calls took.
     """
 
-    def __init__(self, target: Target, options: CallOptions, desk: Desk, awaited: bool) -> None:
+    def __init__(self, target: Member, options: CallOptions, desk: Desk, awaited: bool) -> None:
         self.target = target
         self.options = options
         self.settings = desk.settings
@@ -299,7 +292,7 @@ class InlineRun:
     def _read(self, data: Any) -> Any:
         return Reader(AllowList(self.settings.modules), self._local).read(json.loads(json.dumps(data)))
 
-    async def _any(self, target: Target, value: Any, kwargs: dict[str, Any]) -> Any:
+    async def _any(self, target: Member, value: Any, kwargs: dict[str, Any]) -> Any:
         if isinstance(target, AgentBase):
             return await self._agent(target, (self._read(value),), kwargs)
         if isinstance(target, SequentialPipeline):
@@ -319,7 +312,7 @@ class InlineRun:
                 results += gathered([await self._branch(agent, value, kwargs)], one, None)
         return await self._any(target.reduce, results, {}) if target.reduce is not None else results
 
-    async def _branch(self, agent: Target, value: Any, kwargs: dict[str, Any]) -> Any:
+    async def _branch(self, agent: Member, value: Any, kwargs: dict[str, Any]) -> Any:
         try:
             return await self._any(agent, value, kwargs)
         except CallsheetError as exc:
@@ -350,10 +343,7 @@ class InlineRun:
             except Exception as exc:
                 status = states.FAILURE
                 if isinstance(exc, NOT_RETRIED) or tries >= self.options.retries:
-                    record = record_of(exc, call.label)
-                    meta = {"status": states.FAILURE, "result": record, "traceback": "".join(
-                        traceback.format_exception(exc))}
-                    raise failure(meta, call.label, self.id) from exc
+                    raise failure(failed_meta(exc, call.label), call.label, self.id) from exc
                 status, pause = states.RETRY, retry_pause(tries, self.settings, exc)
             finally:
                 current_scope.reset(token)
@@ -410,6 +400,6 @@ class InlineRun:
         return payloads.pack(self._writer.write(reply, what), self.settings, what)[0]
 
 
-def _has_steps(target: Target) -> bool:
+def _has_steps(target: Member) -> bool:
     """Whether it makes any call or gathers: an empty SequentialPipeline hands its input on as it is."""
     return not isinstance(target, SequentialPipeline) or any(map(_has_steps, target.agents))

@@ -357,10 +357,7 @@ class EventStream:
     async def __aiter__(self) -> AsyncIterator[Event]:
         events = _Events(self._job._events(self._since))
         try:
-            while True:
-                event = await on_process_loop(events.next())
-                if event is None:
-                    return
+            while (event := await on_process_loop(events.next())) is not None:
                 self._since = event.id
                 yield event
         finally:
@@ -370,14 +367,11 @@ class EventStream:
         refuse_on_loop("for event in job.stream()", "async for event in job.stream()")
         events = _Events(self._job._events(self._since))
         try:
-            while True:
-                event = wait_on_process_loop(events.next(), None)
-                if event is None:
-                    return
+            while (event := wait_on_process_loop(events.next())) is not None:
                 self._since = event.id
                 yield event
         finally:
-            wait_on_process_loop(events.end(), None)
+            wait_on_process_loop(events.end())
 
 
 class _Events:

@@ -13,6 +13,7 @@ import os
 import selectors
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
 
@@ -225,22 +226,11 @@ def run_private(coro: Coroutine[Any, Any, T]) -> T:
 
 def run_in_thread(coro: Coroutine[Any, Any, T]) -> T:
     """As `run_private`, in a thread of its own, for a thread whose loop is busy running the caller."""
-    outcome: list[T] = []
-    problem: list[BaseException] = []
-
-    def main() -> None:
+    def run() -> T:
         try:
-            outcome.append(run_private(coro))
-        except BaseException as exc:
-            problem.append(exc)
+            return run_private(coro)
         finally:
-            loop = getattr(_process.private, "loop", None)
-            if loop is not None:
-                loop.close()
+            _process.private.loop.close()
 
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(main,), name="callsheet-eager")
-    thread.start()
-    thread.join()
-    if problem:
-        raise problem[0]
-    return outcome[0]
+    with ThreadPoolExecutor(1, "callsheet-eager") as thread:
+        return thread.submit(contextvars.copy_context().run, run).result()

@@ -246,8 +246,8 @@ def patiently(do: Callable[[], T]) -> T:
     if not _serves or _Tries.under_way():
         return do()
     strand = in_strand()
-    if not strand and not _may_block():
-        return do()
+    if not strand and (get_current_worker_task() is None or running_loop() is not None):
+        return do()  # no task runs in this thread, or a loop does
     tries = _Tries()
     while True:
         try:
@@ -325,11 +325,6 @@ def limits_held() -> Iterator[None]:
     finally:
         if go_on is not None:
             go_on()
-
-
-def _may_block() -> bool:
-    """Whether a task runs in this thread, and no loop."""
-    return get_current_worker_task() is not None and running_loop() is None
 
 
 async def _outcome(future: "asyncio.Future[T]") -> T:

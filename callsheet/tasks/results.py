@@ -7,8 +7,8 @@ behind it.
 """
 
 import asyncio
-import contextlib
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -110,7 +110,7 @@ class LateConsumer(ResultConsumer):
 
     def _look(self) -> None:
         keys = list(self.subscribed_to)
-        with contextlib.suppress(*self._connection_errors):
+        with suppress(*self._connection_errors):
             for start in range(0, len(keys), _TOGETHER):
                 for text in filter(None, self.backend.client.mget(keys[start:start + _TOGETHER])):
                     meta = self._decode_result(text)
@@ -344,8 +344,14 @@ def _revoked(args: list[Any], who: str, job_id: str) -> JobError:
     return JobCancelled(f"The call of {who} was cancelled (job {job_id}).")
 
 
+def failed_meta(exc: BaseException, label: str) -> dict[str, Any]:
+    """What the backend would store of a call that failed so, where something else keeps it."""
+    return {"status": states.FAILURE, "result": record_of(exc, label),
+            "traceback": "".join(traceback.format_exception(exc))}
+
+
 def record_of(exc: BaseException, label: str) -> dict[str, Any]:
-    """What the backend would store of `exc`, for calls that run inline."""
+    """What the backend would store of an error."""
     return {"exc_type": type(exc).__qualname__, "exc_module": type(exc).__module__,
             "exc_message": told_all([arg if isinstance(arg, (str, int, float, bool, type(None))) else repr(arg)
                                      for arg in exc.args]), "agent": label}

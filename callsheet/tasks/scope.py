@@ -39,12 +39,8 @@ class Scope:
         if self._counts is None:
             self._counts = Counter()
         self._counts[what] += 1
-        return digest(f"{self.path}\n{what}\n{self._counts[what]}")
-
-
-def digest(text: str) -> str:
-    """Twelve hexadecimal digits for a text."""
-    return hashlib.blake2s(text.encode("utf-8", "replace"), digest_size=6).hexdigest()
+        text = f"{self.path}\n{what}\n{self._counts[what]}"
+        return hashlib.blake2s(text.encode("utf-8", "replace"), digest_size=6).hexdigest()
 
 
 #: The run of the call that runs here.

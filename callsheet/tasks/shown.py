@@ -64,7 +64,8 @@ def _value(value: Any, secrets: Secrets, depth: int = 0) -> str:
     if isinstance(value, Mapping):
         return _mapping(value, secrets, depth)
     if isinstance(value, Sequence):
-        return f"[{_items(value, secrets, depth)}]"
+        inner = "…" if depth > _MOST else _joined((_value(item, secrets, depth + 1) for item in value), len(value))
+        return f"[{inner}]"
     return _text(str(value), secrets)
 
 
@@ -85,10 +86,6 @@ def _mapping(value: Mapping[str, Any], secrets: Secrets, depth: int) -> str:
              + (HIDDEN if names_a_secret(str(key)) else _value(item, secrets, depth + 1))
              for key, item in value.items())
     return "{" + _joined(pairs, len(value)) + "}"
-
-
-def _items(value: Sequence[Any], secrets: Secrets, depth: int) -> str:
-    return "…" if depth > _MOST else _joined((_value(item, secrets, depth + 1) for item in value), len(value))
 
 
 def _content(content: Any, secrets: Secrets) -> str:

@@ -24,7 +24,12 @@ from callsheet.tasks.tree.nodes import LATER, NOT_RUN, RUNNING, TAKEN, UNKNOWN, 
 LONGEST_ERROR = 300
 """Characters of an error that are shown."""
 
-_OVER = (states.SUCCESS, states.FAILURE, states.REVOKED)
+DEEPEST = 24
+"""Levels of jobs below jobs that are read."""
+
+_PAGE = 200
+
+Meta = dict[str, Any]
 
 
 def filled(call_id: str, label: str, meta: dict[str, Any] | None, live: LiveCall | None) -> CallNode:
@@ -38,16 +43,11 @@ def filled(call_id: str, label: str, meta: dict[str, Any] | None, live: LiveCall
         node.more_jobs = record.more_children
     if meta is not None:
         node.status = str(meta["status"])
-        if node.status in (states.FAILURE, states.RETRY, states.REVOKED):
+        if node.status in states.EXCEPTION_STATES:
             node.error = error_of(meta, node.label, call_id)
     if live is not None and (meta is None or not ready(meta)):
         _put_live(node, live)
     return node
-
-
-def live_node(live: LiveCall) -> CallNode:
-    """A call of which only this is known."""
-    return _put_live(CallNode(live.id), live)
 
 
 def _put_live(node: CallNode, live: LiveCall) -> CallNode:
@@ -93,15 +93,7 @@ def status_of(meta: dict[str, Any] | None, calls: list[CallNode]) -> str:
     for status in (RUNNING, states.RETRY, TAKEN, WAITING):
         if status in found:
             return status
-    return RUNNING if found.intersection(_OVER) else LATER if found == {LATER} else UNKNOWN
-
-
-DEEPEST = 24
-"""Levels of jobs below jobs that are read."""
-
-_PAGE = 200
-
-Meta = dict[str, Any]
+    return RUNNING if found.intersection(states.READY_STATES) else LATER if found == {LATER} else UNKNOWN
 
 
 def read_tree(job_id: str, settings: Settings, most: int = 1000) -> JobNode:
@@ -260,7 +252,7 @@ class _Reading:
     def _place_others(self, root: JobNode) -> None:
         """Calls that workers or queues told of, and that no call has named as its child."""
         first = next(root.own_calls(), None)
-        others = [live_node(live) for live in self._live.values() if live.id not in self._placed]
+        others = [_put_live(CallNode(live.id), live) for live in self._live.values() if live.id not in self._placed]
         self._placed |= {node.id: node for node in others}
         for node in others:
             above = self._placed.get(self._live[node.id].parent, first)

@@ -124,12 +124,7 @@ class Backlog:
 
     def known(self, agent_id: str) -> dict[str, Run]:
         """What is there of the agent's hubs, by epoch. Later messages are added to it."""
-        found = {}
-        for epoch in self._seats.get(agent_id, ()):
-            run = self._runs.get(epoch)
-            if run is not None and run.entries:
-                found[epoch] = run
-        return found
+        return {epoch: self._runs[epoch] for epoch in self._seats.get(agent_id, ()) if epoch in self._runs}
 
     def sweep(self, warm: Collection[str]) -> None:
         """Follow the hubs no longer in which no agent sits that is warm now, or was at the sweep before."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from callsheet.agents import AgentBase
 from callsheet.hub.records import News
 
 FORMAT = 1
@@ -168,6 +169,11 @@ class Stored(Described):
     version: int
     fields: dict[str, str]
     entries: list[tuple[str, str]]
+
+
+def class_of(agent: AgentBase) -> str:
+    """An agent's class as its state names it."""
+    return f"{type(agent).__module__}:{type(agent).__qualname__}"
 
 
 def other_class(claim: Claim, found: str) -> str:

@@ -33,6 +33,7 @@ from callsheet.tasks.turns.records import (
     Granted,
     Place,
     Stored,
+    class_of,
     other_class,
     within_itself,
 )
@@ -106,11 +107,6 @@ async def in_turn(agent_id: str, cls: str, label: str, do: Callable[[Store, Clai
     return await on_loop(store, work)
 
 
-def class_of(agent: AgentBase) -> str:
-    """An agent's class as its state names it."""
-    return f"{type(agent).__module__}:{type(agent).__qualname__}"
-
-
 async def save(agent: AgentBase, agent_id: str) -> None:
     """Write an agent's state, in place of what is there."""
     changes = replace(Binding(agent, _nothing).changes(get_settings().payload_max), replace=True)
@@ -153,15 +149,15 @@ def content_of(stored: Stored, with_summarised: bool = False) -> dict[str, Conte
     changes: dict[str, list[Any]] = {}
     for path, text in stored.entries:
         changes.setdefault(path, []).append(json.loads(text))
-    if with_summarised:
-        return {path: original(log) for path, log in changes.items()}
-    found: dict[str, Content] = {}
-    for path, log in changes.items():
-        content: Content = []
-        for number, change in enumerate(log):
-            content = apply(content, change, number)
-        found[path] = content
-    return found
+    read_log = original if with_summarised else _replayed
+    return {path: read_log(log) for path, log in changes.items()}
+
+
+def _replayed(log: list[Change]) -> Content:
+    content: Content = []
+    for number, change in enumerate(log):
+        content = apply(content, change, number)
+    return content
 
 
 def messages_of(stored: Stored, with_summarised: bool) -> list[Msg]:
@@ -279,11 +275,8 @@ async def save_modules(session_id: str, modules: dict[str, StateModule]) -> None
 
 async def load_modules(session_id: str, modules: dict[str, StateModule], allow_not_exist: bool) -> None:
     """Read the states of modules; those that were not saved stay as they are."""
-    found = await read(session_id)
+    found = await read(session_id) if allow_not_exist else await existing(session_id)
     if found is None:
-        if allow_not_exist:
-            return
-        await existing(session_id)
         return
     if found.cls != MODULES:
         raise StateMismatch(f"The state under the id {session_id!r} is that of an agent of {found.cls}: load it with "
@@ -304,8 +297,7 @@ def _memories(path: str, fields: dict[str, str], entries: list[tuple[str, str]])
     found = {}
     for of, log in logs.items():
         memory = found[of] = InMemoryMemory()
-        for number, change in enumerate(log):
-            memory.content = apply(memory.content, change, number)
+        memory.content = _replayed(log)
         memory._compressed_summary = json.loads(fields.get(f"{of}.{_SUMMARY}", '""'))
 
         async def so_far(log: list[Change] = log) -> list[Change]:
