@@ -23,7 +23,9 @@ from callsheet.tasks.shown import hidden
 
 logger = logging.getLogger(__name__)
 
-_PROCESSES = 1 << 32  # pids of processes are below, those of calls on the asyncio pool above
+#: The first of the numbers that calls on the asyncio pool have for process ids: above those of all processes, so that
+#: nobody can signal a process by what `inspect active` shows for a call.
+FIRST_PID = 1 << 32
 _REPLY = "callsheet.reply"
 _DIED = "died"  # header: how often the process that ran the task died, of which its worker's main process knows
 _TELLING = ("exception", "traceback")
@@ -58,7 +60,7 @@ class SecondChanceRequest(Request):
     def _note(self, outcome: Outcome) -> None:
         """Keep the record of an agent's call whose process, or coroutine, does not come to that."""
         if self.time_start and self.agent and noted(self._context) is None:
-            pid = self.worker_pid if self.worker_pid and self.worker_pid < _PROCESSES else os.getpid()
+            pid = self.worker_pid if self.worker_pid and self.worker_pid < FIRST_PID else os.getpid()
             record = Noted(self._context, self.agent, self.args[-1].get("sent"), self.time_start, pid)
             if pid != os.getpid():  # else the coroutine counts
                 record.count(outcome)

@@ -1,4 +1,4 @@
-"""The Celery apps of the workers."""
+"""The Celery apps of the workers, and what they do while `celery worker` reads its command line (`First`)."""
 
 import contextlib
 import functools
@@ -36,6 +36,15 @@ from callsheet.tasks.app import App, make_app, serve_as
 from callsheet.tasks.homes import give_up_homes
 from callsheet.workers import status  # noqa: F401 - registers its commands
 from callsheet.workers.logs import gather_lines
+
+logger = logging.getLogger(__name__)
+
+# By name: what these import of Celery's worker takes its tracer by value, so it comes after the user's modules, which
+# may have put another there.
+STEPS = ("callsheet.workers.steps:PassTurnsOn", "callsheet.workers.steps:ServeMetrics")
+CONSUMER_STEPS = ("callsheet.workers.steps:ReadRevoked",)
+IO_CONSUMER_STEPS = ("callsheet.workers.steps:AttachPool", "callsheet.workers.steps:FollowHubs")
+AFTER_CONFIGURE, AFTER_FINALIZE = Signal(name="app.on_after_configure"), Signal(name="app.on_after_finalize")
 
 
 class First(click.Option):
@@ -80,16 +89,6 @@ def wrong_with(value: str) -> str:
     except SettingsError as exc:
         return f"{exc} {right}"
     return ""
-
-
-logger = logging.getLogger(__name__)
-
-# By name: what these import of Celery's worker takes its tracer by value, so it comes after the user's modules, which
-# may have put another there.
-STEPS = ("callsheet.workers.steps:PassTurnsOn", "callsheet.workers.steps:ServeMetrics")
-CONSUMER_STEPS = ("callsheet.workers.steps:ReadRevoked",)
-IO_CONSUMER_STEPS = ("callsheet.workers.steps:AttachPool", "callsheet.workers.steps:FollowHubs")
-AFTER_CONFIGURE, AFTER_FINALIZE = Signal(name="app.on_after_configure"), Signal(name="app.on_after_finalize")
 
 
 class WorkerApp(App):

@@ -1,4 +1,4 @@
-"""One run of a task on the asyncio pool: what Celery handed over, and how a coroutine runs on the loop."""
+"""One run of a task on the asyncio pool: what Celery handed over, and how it runs, on the loop or in a thread."""
 
 import asyncio
 import contextvars
@@ -17,6 +17,7 @@ from celery.app import trace
 from celery.exceptions import Ignore, SoftTimeLimitExceeded, Terminated
 from celery.worker import state
 
+from callsheet.resources.loops import running_loop
 from callsheet.tasks.bridge import Crossing, SoftLimit
 from callsheet.tasks.patience import hold_limits, lift_limits
 from callsheet.workers.threads import Interrupted, raise_in
@@ -37,14 +38,6 @@ class Fate(enum.Enum):
     TIMED_OUT = "over its hard time limit"
     TAKEN = "another worker's by now"
     DROPPED = "dropped by a cold shutdown, to be delivered again"
-
-
-def on_loop(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether the code that asks runs on this loop."""
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
 
 
 class Failure(ExceptionInfo):
@@ -191,7 +184,7 @@ class Call:
             What has them go on. Holds may overlap; loop thread, elsewhere nothing is held.
         """
         sent = getattr(self.request, "time_limits", None) or (None, None)
-        if any(sent) or not self._clock or not on_loop(self.home.loop):
+        if any(sent) or not self._clock or running_loop() is not self.home.loop:
             return lambda: None
         if not self._holds:
             self._clear_timers()

@@ -1,4 +1,8 @@
-"""What a pool tells of its load: the asyncio pool by itself, any other by what Celery knows of its requests."""
+"""What a pool tells of its load: the asyncio pool by itself, any other by what Celery knows of its requests.
+
+And what the autoscaler makes of such readings over time: how long calls keep their slots, what one more of them takes,
+and how many could make use of one.
+"""
 
 import math
 import os
@@ -9,6 +13,10 @@ from typing import Any
 from celery.worker import state
 
 from callsheet.resources.limits.gate import waiting as waiting_for_turns
+
+_MEMORY = 10.0  # seconds after which half of what was seen is forgotten
+_LITTLE = 0.01  # calls: of fewer nothing can be said
+_MANY = 20  # calls under way from which their memory can be told from the worker's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +47,7 @@ class Reading:
 
 
 class ProcessGauge:
-    """Reads pools of processes, and all that are not ours.
-
-    Args:
-        pool: Celery's.
-    """
+    """Reads pools of processes, and all that are not ours."""
 
     idle_costs = True
     most_added = 8  # processes at once, ten times a second at most: Celery ends a pool that starts 100 in a second
@@ -69,11 +73,7 @@ class ProcessGauge:
 
 
 class SlotGauge:
-    """Reads the asyncio pool.
-
-    Args:
-        pool: an AsyncioPool.
-    """
+    """Reads the asyncio pool."""
 
     idle_costs = False
     most_added = 1 << 30
@@ -117,11 +117,6 @@ def slot_numbers(pool: Any) -> dict[str, float]:
 def gauge_of(pool: Any) -> ProcessGauge | SlotGauge:
     """The gauge for a pool."""
     return SlotGauge(pool) if hasattr(pool, "slots") else ProcessGauge(pool)
-
-
-_MEMORY = 10.0  # seconds after which half of what was seen is forgotten
-_LITTLE = 0.01  # calls: of fewer nothing can be said
-_MANY = 20  # calls under way from which their memory can be told from the worker's own
 
 
 def age_of(request: Any) -> float | None:
@@ -207,8 +202,8 @@ class WaitsForTurns:
         begun, turns = reading.begun - self._begun, reading.turns - self._turns
         self._begun, self._turns = reading.begun, reading.turns
         if begun > 0:
-            self._part = (self._part + min(1.0, max(0.0, turns / begun))) / 2 if self._part else min(
-                1.0, max(0.0, turns / begun))
+            part = min(1.0, max(0.0, turns / begun))
+            self._part = (self._part + part) / 2 if self._part else part
         if not reading.turns:
             self._part = 0.0
             return None

@@ -44,11 +44,7 @@ def start_of(headers: dict[str, Any], timezone: Any) -> float | None:
 
 
 class Waiting:
-    """Puts messages away for a consumer.
-
-    Args:
-        consumer: Celery's.
-    """
+    """Puts messages away for a consumer of Celery's."""
 
     def __init__(self, consumer: Any) -> None:
         conf = consumer.app.conf

@@ -25,6 +25,7 @@ from callsheet.settings import get_settings
 from callsheet.tasks.bridge import call_ident
 from callsheet.tasks.loop import LoopThread, adopt
 from callsheet.tasks.people.asker import provide_leaving
+from callsheet.tasks.request import FIRST_PID
 from callsheet.workers.broker import ledger
 from callsheet.workers.calls import Call, CoroutineCall, Fate, ThreadCall, trace_lightly
 from callsheet.workers.mailbox import HubMailbox, LoopMailbox
@@ -37,13 +38,15 @@ logger = logging.getLogger(__name__)
 
 THREAD_PATIENCE = 1.0  # seconds that a cold shutdown waits for threads, which may never end
 
+# Calls begun in one turn of the loop. With all at once, none would send its request before all had made theirs up.
+BEGIN_TOGETHER = 64
+
+# What Celery's command line takes for pools of processes: the pool's option, and the flag.
+_OF_PROCESSES = {"maxtasksperchild": "--max-tasks-per-child", "max_memory_per_child": "--max-memory-per-child"}
+
 
 class Shutdown:
-    """The end of one pool.
-
-    Args:
-        pool: the pool.
-    """
+    """The end of one pool."""
 
     def __init__(self, pool: "AsyncioPool") -> None:
         self._pool = pool
@@ -138,15 +141,6 @@ class Shutdown:
             if pool.consumer is not None:
                 pool.consumer.cancel_active_requests()
 
-
-# Calls begun in one turn of the loop. With all at once, none would send its request before all had made theirs up.
-BEGIN_TOGETHER = 64
-
-# What Celery's command line takes for pools of processes: the pool's option, and the flag.
-_OF_PROCESSES = {"maxtasksperchild": "--max-tasks-per-child", "max_memory_per_child": "--max-memory-per-child"}
-
-# Above every process id, so that nobody can signal a process by what `inspect active` shows for a call.
-FIRST_PID = 1 << 32
 
 
 class AsyncioPool(BasePool):
@@ -408,14 +402,12 @@ class AsyncioPool(BasePool):
                 for call in self._calls.values():
                     call.twins.clear()
 
-    def drop_line(self) -> list[Call]:
+    def drop_line(self) -> None:
         """Forget the calls that wait for a slot; their messages stay unacknowledged."""
         with self.slots.lock:
-            dropped = self.slots.clear()
-            for call in dropped:
+            for call in self.slots.clear():
                 call.fate, call.done = Fate.DROPPED, True
                 self._forget(call)
-            return dropped
 
     @property
     def line(self) -> list[Call]:

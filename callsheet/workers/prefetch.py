@@ -1,4 +1,8 @@
-"""How many messages a worker of the asyncio pool holds: as many as its pool has slots for, and a few to see more."""
+"""Which messages a worker holds, and which of them it begins.
+
+On the asyncio pool it holds as many as the pool has slots for, and a few to see more (`Prefetch`). A message whose
+workers were lost before begins alone, or nearly so, until it is known that its call did not kill them (`Suspects`).
+"""
 
 import time
 from collections import deque
@@ -11,6 +15,9 @@ from callsheet.settings import get_settings
 from callsheet.tasks.base import LOST
 from callsheet.workers.broker.later import FAILURES
 from callsheet.workers.broker.layout import ALONE, BESIDE, POISONED, suspected
+
+APART = 10.0  # seconds after which the next suspect begins, though the one before it still runs
+_LOOK = 0.2  # seconds between two looks whether it does
 
 
 def room_for(slots: int, most: int, multiplier: int) -> int:
@@ -96,12 +103,8 @@ class Prefetch:
         self._added += consumer.qos.value - before  # Celery has limits of its own
 
 
-APART = 10.0  # seconds after which the next one begins, though the one before it still runs
-_LOOK = 0.2  # seconds between two looks whether it does
-
-
 class Suspects:
-    """Those of one consumer.
+    """Messages of one consumer whose workers were lost before.
 
     Args:
         consumer: ours.

@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
 C = TypeVar("C")
@@ -77,14 +77,10 @@ class Slots(Generic[C]):
         """Parked calls that wait for a slot to go on with."""
         return len(self._returning)
 
-    def withdraw(self, call: C) -> bool:
-        """Take a call out of the line; False when it is not in it."""
-        with self.lock:
-            try:
-                self.waiting.remove(call)
-            except ValueError:
-                return False
-            return True
+    def withdraw(self, call: C) -> None:
+        """Take a call out of the line, if it is in it."""
+        with self.lock, suppress(ValueError):
+            self.waiting.remove(call)
 
     def clear(self) -> list[C]:
         """Empty the line of new calls and return it."""

@@ -22,6 +22,7 @@ from callsheet.tasks import control
 from callsheet.tasks.control import UNREAD
 from callsheet.tasks.records import notes_of
 from callsheet.tasks.reply import ReplyTask
+from callsheet.tasks.request import FIRST_PID
 from callsheet.tasks.tree.live import COMMAND, belongs
 from callsheet.workers.gauges import gauge_of, pool_name, slot_numbers
 from callsheet.workers.metrics.relay import all_processes
@@ -35,7 +36,6 @@ LOAD = "callsheet_load"
 MOST_AGENTS = 50
 """Agents that a worker tells of, those with most calls."""
 
-_PROCESSES = 1 << 32  # pids of processes are below, those of calls on the asyncio pool above
 _MODEL_NUMBERS = {"calls": 0, "errors": 1, "input_tokens": 2, "output_tokens": 2, "cost": 3}
 _PACKAGES = ("celery", "kombu", "redis", "httpx", "pydantic")
 
@@ -94,7 +94,7 @@ def _call(request: Any, data: dict[str, Any], context: dict[str, Any]) -> dict[s
     pid = request.worker_pid or 0
     return {"id": request.id, "label": data["label"], "parent": context.get("parent_id") or "",
             "queue": (request.delivery_info or {}).get("routing_key") or "", "sent": data.get("sent"),
-            "worker": request.hostname, "pid": pid if pid < _PROCESSES else os.getpid(),
+            "worker": request.hostname, "pid": pid if pid < FIRST_PID else os.getpid(),
             "started": request.time_start, "retries": context.get("retries") or 0}
 
 

@@ -58,8 +58,8 @@ class ServeMetrics(bootsteps.StartStopStep):
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
         self._port: Any = None
-        self._relay: Relay | None = None
         self._metrics: Any = None
+        self._relay: Relay | None = None
 
     def create(self, worker: Any) -> None:
         """Take the port before anything starts, and have processes tell before any is forked.

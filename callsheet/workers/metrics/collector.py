@@ -25,12 +25,14 @@ from callsheet.resources.redis import sync_client, translated
 from callsheet.resources.timings import BOUNDS, OTHERS
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
-from callsheet.workers.gauges import pool_name, slot_numbers
+from callsheet.workers.gauges import gauge_of, pool_name, slot_numbers
 from callsheet.workers.machine import cpu_seconds, memory_of
 from callsheet.workers.metrics.relay import Totals, all_processes
 
 PATIENCE = 2.0
 """Seconds that Redis is given to answer."""
+
+_MOST_TASKS = 200
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,7 @@ class Told:
 
 
 class Broker:
-    """Asks Redis, one question at a time.
-
-    Args:
-        settings: where it is.
-    """
+    """Asks Redis, one question at a time."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -79,9 +77,6 @@ class Broker:
                 self._told = Told(backlogs(queues, client), int(client.hlen(UNACKED)), tuple(hubs))
         except RedisUnavailable:
             self._told = None
-
-
-_MOST_TASKS = 200
 
 
 class Family(NamedTuple):
@@ -220,11 +215,9 @@ class Metrics(Collector):
             found["tasks"].add_metric((OTHERS,), sum(count for _, count in names[_MOST_TASKS:]))
         if pool is None:
             return
-        numbers = slot_numbers(pool)
-        for name, value in numbers.items():
+        for name, value in slot_numbers(pool).items():
             found[name].add_metric((), value)
-        pids = [process.pid for process in getattr(getattr(pool, "_pool", None), "_pool", ())]
-        if pids:
+        if pids := gauge_of(pool).pids()[1:]:
             found["pool_processes"].add_metric((), len(pids))
             found["pool_resident_memory_bytes"].add_metric((), sum(memory_of(pid) or 0 for pid in pids))
             found["pool_cpu_seconds"].add_metric((), sum(cpu_seconds(pid) or 0.0 for pid in pids))

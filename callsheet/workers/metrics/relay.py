@@ -9,6 +9,7 @@ import json
 import os
 import threading
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import psutil
@@ -141,9 +142,7 @@ def counted() -> Totals:
     for (name, endpoint, detail), value in counts().items():
         found["counter", name, endpoint, detail] += value
     for (kind, label), (classes, total) in spreads().items():
-        for number, value in enumerate(classes):
-            if value:
-                found["spread", kind, label, str(number)] = value
+        _put_classes(found, kind, label, classes)
         found["spread", kind, label, "sum"] = total
     for (agent, outcome), value in outcomes().items():
         found["ended", agent, outcome] = value
@@ -162,9 +161,11 @@ def _usage(found: defaultdict[Key, float]) -> None:
                 found["usage", agent, row[_ENDPOINT], row[_MODEL], name] += value
         found["spread", "model", row[_ENDPOINT], "sum"] += usage.seconds
     for endpoint, classes in process_latencies().items():
-        for number, value in enumerate(classes):
-            if value:
-                found["spread", "model", endpoint, str(number)] = value
+        _put_classes(found, "model", endpoint, classes)
+
+
+def _put_classes(found: defaultdict[Key, float], kind: str, label: str, classes: Iterable[float]) -> None:
+    found.update({("spread", kind, label, str(number)): value for number, value in enumerate(classes) if value})
 
 
 def current() -> Totals:
