@@ -157,11 +157,16 @@ class Draft(ABC):
 
     def response(self, *, final: bool = False, metadata: dict[str, Any] | None = None) -> ChatResponse:
         """The answer so far; when `final`, the arguments of tool calls are complete."""
-        parts = self.parts
-        calls = iter(tool_blocks([part["call"] for part in parts if "call" in part], final, self._tool_parsing))
-        content: Any = [next(calls) if "call" in part else {
-            name: str(value) if isinstance(value, Text) else value for name, value in part.items()}
-            for part in parts if part.get("text", True)]
+        content: list[Any] = []
+        ids: set[str] = set()
+        for part in self.parts:
+            if "call" in part:  # with an id of its own: the server's, if it is the first that has it
+                call: ToolCall = part["call"]
+                content.append(call.block(call.made if call.id in ids else call.id or call.made, final,
+                                          self._tool_parsing))
+                ids.add(call.id)
+            elif part.get("text", True):
+                content.append({name: str(value) if isinstance(value, Text) else value for name, value in part.items()})
         response = ChatResponse(content=content, usage=self.usage, metadata=metadata, finish_reason=self.finish)
         response.id = str(self._id or response.id)
         return response
@@ -301,42 +306,32 @@ class ToolCall:
         self._looks -= 1
         return is_object(str(self.arguments))
 
+    def block(self, ident: str, final: bool, parsing: bool) -> Any:
+        """The call as a block.
+
+        Args:
+            ident: its id.
+            final: whether the arguments are complete.
+            parsing: whether `input` shows arguments that are not; if not, it is {} and `raw_input` is the text.
+        """
+        arguments = str(self.arguments)
+        found: dict[str, Any] = {"type": "tool_use", "id": ident, "name": self.name}
+        if not final and not parsing:
+            return {**found, "input": {}, "raw_input": arguments}
+        found["input"], whole = _arguments(arguments)
+        if self.extra:
+            found["extra"] = self.extra
+        if final and not whole:
+            log.warning("model_tool_arguments_malformed tool=%s: the call goes on with what can be read", self.name)
+            found["raw_input"] = arguments
+        return found
+
 
 def _text(content: Any) -> str:
     """Text given as a string, as parts, or not at all."""
     if isinstance(content, list):
         return "".join(part.get("text") or "" for part in content if part.get("type") in ("text", None))
     return content or ""
-
-
-def tool_blocks(tools: list[ToolCall], final: bool, parsing: bool = True) -> list[Any]:
-    """Tool calls as blocks, each with an id of its own: the server's, if it is the first that has it.
-
-    Args:
-        tools: of one answer.
-        final: whether the arguments are complete.
-        parsing: whether `input` shows arguments that are not; if not, it is {} and `raw_input` is the text.
-    """
-    ids: set[str] = set()
-    blocks = []
-    for tool in tools:
-        blocks.append(_tool_block(tool, tool.made if tool.id in ids else tool.id or tool.made, final, parsing))
-        ids.add(tool.id)
-    return blocks
-
-
-def _tool_block(tool: ToolCall, ident: str, final: bool, parsing: bool) -> Any:
-    arguments = str(tool.arguments)
-    found: dict[str, Any] = {"type": "tool_use", "id": ident, "name": tool.name}
-    if not final and not parsing:
-        return {**found, "input": {}, "raw_input": arguments}
-    found["input"], whole = _arguments(arguments)
-    if tool.extra:
-        found["extra"] = tool.extra
-    if final and not whole:
-        log.warning("model_tool_arguments_malformed tool=%s: the call goes on with what can be read", tool.name)
-        found["raw_input"] = arguments
-    return found
 
 
 def _arguments(text: str) -> tuple[dict[str, Any], bool]:

@@ -28,6 +28,17 @@ TRANSIENT = frozenset({"api_error", "overloaded", "overloaded_error", "rate_limi
                        "timeout"})
 """Codes and types of errors inside an answer that another try may mend."""
 
+_KEYED = ("https://api.openai.com", "https://api.anthropic.com", "https://generativelanguage.googleapis.com",
+          "https://dashscope", "https://api.deepseek.com", "https://ollama.com")
+_EXAMPLE = "https://api.openai.com/v1"
+_TOO_LONG = re.compile(
+    r"(?i)context.?length.?exceeded|maximum context length|exceed.{0,30}context|context (?:window|size)|exceed_context|"
+    r"(?:prompt|input) is too long|input token count.{0,40}exceeds|maximum prompt length|max_prompt_tokens|"
+    r"(?:reduce|shorten) the length of the|range of input length|request_too_large|too large for model|"
+    r"token limit exceeded")
+_MEDIA = re.compile(r"image|picture|photo|audio|video|media|mime|inline_?data|base64|download", re.I)
+_ERROR_TEXTS = ("message", "detail", "msg", "error_msg", "error_message", "errors")
+
 
 class EndpointError(ModelError):
     """A model's endpoint refused a call, broke it off, or answered what cannot be used.
@@ -102,13 +113,10 @@ class Failures:
         """A stream that ended before the provider said why the answer ends."""
         return self.broken("The stream broke off before the answer was complete", "Try again.", status, retryable=True)
 
-    def needs_key(self) -> bool:
-        """Whether the endpoint is a public provider's, which answers nobody without a key."""
-        return self.endpoint.base_url.startswith(_KEYED)
-
-    def missing_key(self) -> EndpointError:
-        """No key for an endpoint that always wants one."""
-        return EndpointError(f"No key for {self.where}. {self._key_remedy()}", self.name)
+    def check_key(self) -> None:
+        """Refuse to call a public provider, which answers nobody without a key, without one."""
+        if not self._key and self.endpoint.base_url.startswith(_KEYED):
+            raise EndpointError(f"No key for {self.where}. {self._key_remedy()}", self.name)
 
     def refused(self, status: int, body: bytes, headers: httpx.Headers) -> EndpointError:
         """A status that is not 2xx."""
@@ -119,9 +127,11 @@ class Failures:
         remedy = "Pay for more with the provider." if spent else self._remedy(status, headers)
         if too_long:
             remedy = "Send less: an agent's memory has a `compaction` for that."
+        told = self.clean(said)
+        told += "" if told.endswith((".", "!", "?", "…", ":")) else "."
         error = EndpointError(
-            f"{self.where} refused a call of {self.model!r} with status {status}: {_sentence(self.clean(said))} "
-            f"{remedy}", self.name, status, retryable, asked_delay(headers) if retryable else None, too_long)
+            f"{self.where} refused a call of {self.model!r} with status {status}: {told} {remedy}", self.name, status,
+            retryable, asked_delay(headers) if retryable else None, too_long)
         return self._with_parameter(error, body.decode("utf-8", "replace"))
 
     def told(self, error: Any, status: int) -> EndpointError:
@@ -194,26 +204,6 @@ class Failures:
         """A text for people: on one line, not too long, without the key and the settings' secrets."""
         shown = " ".join(without_trace(text).split())
         return scrubbed(shown.replace(self._key, HIDDEN) if self._key else shown, SHOWN)
-
-
-_KEYED = ("https://api.openai.com", "https://api.anthropic.com", "https://generativelanguage.googleapis.com",
-          "https://dashscope", "https://api.deepseek.com", "https://ollama.com")
-_EXAMPLE = "https://api.openai.com/v1"
-
-
-_TOO_LONG = re.compile(
-    r"(?i)context.?length.?exceeded|maximum context length|exceed.{0,30}context|context (?:window|size)|exceed_context|"
-    r"(?:prompt|input) is too long|input token count.{0,40}exceeds|maximum prompt length|max_prompt_tokens|"
-    r"(?:reduce|shorten) the length of the|range of input length|request_too_large|too large for model|"
-    r"token limit exceeded")
-_MEDIA = re.compile(r"image|picture|photo|audio|video|media|mime|inline_?data|base64|download", re.I)
-
-
-def _sentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?", "…", ":")) else f"{text}."
-
-
-_ERROR_TEXTS = ("message", "detail", "msg", "error_msg", "error_message", "errors")
 
 
 def error_in(event: dict[str, Any]) -> Any:

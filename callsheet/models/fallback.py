@@ -4,7 +4,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from callsheet.errors import CallsheetError, MissingKey, ModelError, UsageError
 from callsheet.models.base import ChatModelBase, ChatResponse
@@ -14,6 +14,7 @@ from callsheet.resources.timings import count
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Reply = ChatResponse | AsyncGenerator[ChatResponse, None]
 
 NOT_SERVED = frozenset({401, 402, 403, 429})
@@ -53,7 +54,7 @@ async def first_that_answers(candidates: Sequence[Candidate]) -> Reply:
             reply = await candidate.ask()
             if following is None or isinstance(reply, ChatResponse):
                 return reply
-            return await _begun(reply)
+            return begun(await anext(reply, None), reply)
         except CallsheetError as exc:
             if following is None or not falls_back(exc):
                 raise
@@ -66,19 +67,13 @@ async def first_that_answers(candidates: Sequence[Candidate]) -> Reply:
     raise UsageError("There is no model to ask.")
 
 
-async def _begun(stream: AsyncGenerator[ChatResponse, None]) -> AsyncGenerator[ChatResponse, None]:
-    """The stream, once its first chunk is there."""
-    first = await anext(stream, None)
-    return _whole(first, stream)
-
-
-async def _whole(first: ChatResponse | None, stream: AsyncGenerator[ChatResponse, None]
-                 ) -> AsyncGenerator[ChatResponse, None]:
+async def begun(first: T | None, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """A stream whose first item was taken already; None: it was at its end."""
     async with aclosing(stream):
         if first is not None:
             yield first
-            async for chunk in stream:
-                yield chunk
+            async for item in stream:
+                yield item
 
 
 class FallbackModel(ChatModelBase):

@@ -4,7 +4,7 @@ import base64
 import importlib
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, ClassVar
 
 import httpx
@@ -15,6 +15,7 @@ from callsheet.messages.forms import form_of
 from callsheet.messages.pairing import new_call_id
 from callsheet.models.answer import Draft, Text
 from callsheet.models.base import ChatResponse
+from callsheet.models.fallback import begun
 from callsheet.models.remote import Messages, Options, check_messages, one_of, opened_by_user
 from callsheet.models.sdk import HEADER, SdkCall, SdkChatModel, no_cookies
 from callsheet.models.structured import Misfit, problems_of
@@ -135,7 +136,7 @@ class GeminiChatModel(SdkChatModel):
             return await models.generate_content(**call.arguments)
         events = await models.generate_content_stream(**call.arguments)
         first = await anext(events, None)  # only this sends the request
-        return _from(first, events)
+        return begun(first, events)
 
     def _status_error(self, exc: BaseException) -> int | None:
         errors = importlib.import_module("google.genai.errors")
@@ -151,13 +152,6 @@ class GeminiChatModel(SdkChatModel):
     def _correction(self, misfit: Misfit) -> Messages:
         return [{"role": "model", "parts": [{"text": misfit.answer}]},
                 {"role": "user", "parts": [{"text": misfit.request()}]}]
-
-
-async def _from(first: Any, rest: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
-    if first is not None:
-        yield first
-    async for event in rest:
-        yield event
 
 
 class _Answer(Draft):

@@ -18,6 +18,7 @@ from callsheet.models.remote import Messages, Options
 from callsheet.settings.endpoints import ollama_url
 
 log = logging.getLogger(__name__)
+_DURATIONS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
 
 
 class OllamaChatModel(OpenAIChatModel):
@@ -127,6 +128,3 @@ class _Events:
         """A call, which is complete; older servers give it no id, and each event counts its own from 0."""
         self._calls += 1
         return {**call, "index": self._calls, "id": call.get("id") or new_call_id()}
-
-
-_DURATIONS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")

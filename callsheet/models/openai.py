@@ -17,6 +17,9 @@ from callsheet.resources import find_endpoint
 from callsheet.resources.refusals import OF_MESSAGES, WANTS_REASONING
 from callsheet.settings import Endpoint
 
+_OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+_TEXT = {"type", "text"}  # the keys of a part that is nothing but text
+
 
 class OpenAIChatModel(RemoteChatModel):
     """A chat model behind OpenAI's API or one like it, such as vLLM's.
@@ -118,8 +121,7 @@ class OpenAIChatModel(RemoteChatModel):
         timeout = float(body.pop("timeout", None) or self.client_kwargs.get("timeout") or endpoint.timeout)
         body.update(body.pop("extra_body", None) or {})
         failures = Failures(self.endpoint, endpoint, self.model_name, key, timeout)
-        if not key and failures.needs_key():
-            raise failures.missing_key()
+        failures.check_key()
         refused = self._refused(options)
         if options.structured:
             _ask_for(options.structured, body, self.forms_by_tool or "response_format" in refused)
@@ -157,9 +159,6 @@ def _ask_for(structured: type[BaseModel], body: dict[str, Any], by_tool: bool) -
     body["tool_choice"] = _named(tool["function"]["name"])
 
 
-_OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
-
-
 def _fitting(body: dict[str, Any], refused: frozenset[str]) -> dict[str, Any]:
     """The request without what is given as None, and what the endpoint does not take, or takes by another name."""
     made = {_OTHER_NAME.get(name, name) if name in refused else name: value for name, value in body.items()
@@ -186,9 +185,6 @@ def _plain(message: dict[str, Any]) -> dict[str, Any]:
             isinstance(part, dict) and part.keys() == _TEXT and part["type"] == "text" for part in content):
         return {**message, "content": "\n".join(part["text"] for part in content)}
     return message
-
-
-_TEXT = {"type", "text"}
 
 
 def _named(tool: str) -> dict[str, Any]:

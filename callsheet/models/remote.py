@@ -28,8 +28,6 @@ Chunks = AsyncGenerator[ChatResponse | None, None]
 """Of one attempt: None once the endpoint has accepted the request, then growing responses, the last one complete.
 Where answers do not stream, that is the only one."""
 
-_ADDRESSES = ("base_url", "azure_endpoint")
-
 
 @dataclass(frozen=True)
 class Options:
@@ -95,36 +93,19 @@ class RemoteChatModel(ChatModelBase):
 
     async def _run(self, messages: Messages, options: Options) -> ChatResponse | AsyncGenerator[ChatResponse, None]:
         """Ask, and once more where the answer has not the form asked for; then the endpoint's fallbacks."""
-        others = () if self._elsewhere() else find_endpoint(self.endpoint).fallback
+        elsewhere = self.client_kwargs.get("base_url") or self.client_kwargs.get("azure_endpoint")
+        others = () if elsewhere else find_endpoint(self.endpoint).fallback
         if not others:
             return await self._ask(messages, options)
         models = [self, *map(self._at, others)]
         return await first_that_answers([
             Candidate(repr(model), functools.partial(model._ask, messages, options)) for model in models])
 
-    def _elsewhere(self) -> bool:
-        """Whether it calls another server than the endpoint's."""
-        return any(self.client_kwargs.get(name) for name in _ADDRESSES)
-
     def _at(self, endpoint: str) -> Self:
         """This model on another endpoint, with that one's key."""
         other = copy.copy(self)
         other.endpoint, other._api_key = endpoint, None
         return other
-
-    async def _chunks(self, messages: Messages, options: Options) -> Chunks:
-        begun = False
-        while True:
-            try:
-                async with aclosing(self._attempt(messages, options)) as chunks:
-                    async for chunk in chunks:
-                        begun = begun or chunk is not None
-                        yield chunk
-                return
-            except EndpointError as exc:
-                if begun:
-                    raise
-                options = await self._without(exc, options)
 
     async def _without(self, exc: EndpointError, options: Options) -> Options:
         """The options without what the endpoint does not take; learned for later calls of the model there.
@@ -149,30 +130,37 @@ class RemoteChatModel(ChatModelBase):
         await refusals.look(self._endpoint().base_url, self.model_name)
         # The generator's first step sends the request and yields None: its errors are raised here, and a stream that
         # nobody reads is closed by the loop like any begun generator.
-        chunks = self._repaired(messages, options)
+        chunks = self._chunks(messages, options)
         await anext(chunks)
         if self.stream:
             return cast("AsyncGenerator[ChatResponse, None]", chunks)
         return [chunk async for chunk in chunks if chunk is not None][-1]
 
-    async def _repaired(self, messages: Messages, options: Options) -> Chunks:
-        """The chunks of an answer, or of a second one where the first has not the form asked for."""
-        accepted = False
+    async def _chunks(self, messages: Messages, options: Options) -> Chunks:
+        """The chunks of an answer; asked for without what the endpoint refuses, and once more where it does not fit."""
+        accepted = begun = False
         misfit: Misfit | None = None
         while True:
             try:
-                async with aclosing(self._chunks(messages, options)) as chunks:
+                async with aclosing(self._attempt(messages, options)) as chunks:
                     async for chunk in chunks:
+                        begun = begun or chunk is not None
                         if chunk is not None and misfit is not None:
                             chunk.usage = added(misfit.usage, chunk.usage)
                         if chunk is not None or not accepted:
                             yield chunk
                         accepted = True
                 return
+            except EndpointError as exc:
+                if begun:
+                    raise
+                options = await self._without(exc, options)
             except Misfit as exc:
                 if misfit is not None:
                     raise exc.error from exc
-                misfit, messages = exc, [*messages, *self._told(exc)]
+                log.warning("model_answer_repair model=%s endpoint=%s: the answer does not fit and is asked for again: "
+                            "%s", self.model_name, self.endpoint, exc.problems)
+                misfit, begun, messages = exc, False, [*messages, *self._correction(exc)]
 
     def _base_url(self) -> str | None:
         """The address that `client_kwargs` give, or None."""
@@ -187,14 +175,8 @@ class RemoteChatModel(ChatModelBase):
             return endpoint
         return _stranger(base_url, endpoint.timeout, endpoint.connect_timeout, endpoint.max_connections)
 
-    def _told(self, misfit: Misfit) -> Messages:
-        """The messages that have a model correct its answer."""
-        log.warning("model_answer_repair model=%s endpoint=%s: the answer does not fit and is asked for again: %s",
-                    self.model_name, self.endpoint, misfit.problems)
-        return self._correction(misfit)
-
     def _correction(self, misfit: Misfit) -> Messages:
-        """The answer as the model's, and what it is told."""
+        """The messages that have a model correct its answer: that answer as the model's, and what it is told."""
         return [{"role": "assistant", "content": misfit.answer}, {"role": "user", "content": misfit.request()}]
 
     def _choice(self, tool_choice: str | None, tools: Sequence[dict[str, Any]] | None,

@@ -38,10 +38,6 @@ _CLIENTS = 64
 """SDK clients that a process keeps."""
 
 
-def _nothing() -> None:
-    pass
-
-
 class Seen:
     """What came back for one call, as far as an error needs it.
 
@@ -52,7 +48,7 @@ class Seen:
     """
 
     def __init__(self) -> None:
-        self.answered: Callable[[], None] = _nothing
+        self.answered: Callable[[], object] = lambda: None
         self.status: int | None = None
         self.headers = httpx.Headers()
         self.head = bytearray()
@@ -145,8 +141,7 @@ class SdkChatModel(RemoteChatModel):
         seconds = float(timeout or self.client_kwargs.get("timeout") or endpoint.timeout)
         failures = Failures(self.endpoint, endpoint, self.model_name, key, seconds)
         failures.asked = arguments
-        if not key and failures.needs_key():
-            raise failures.missing_key()
+        failures.check_key()
         through = transport(endpoint)
         identity = (sdk.__name__, id(through), key if self._api_key else None)
         client = _clients.get(identity)
@@ -224,7 +219,8 @@ def no_cookies() -> CookieJar:
 
 
 class _Watching(httpx.AsyncBaseTransport):
-    """Keeps the beginning of what comes back for a call, and has its requests signed."""
+    """Keeps the beginning of what comes back for a call, and has its requests signed. The transport under it is others'
+    too, and stays open."""
 
     def __init__(self, inner: httpx.AsyncBaseTransport, signature: Signature) -> None:
         self._inner = inner
@@ -243,9 +239,6 @@ class _Watching(httpx.AsyncBaseTransport):
             assert isinstance(response.stream, httpx.AsyncByteStream)
             response.stream = seen.body = _Body(response.stream, seen)
         return response
-
-    async def aclose(self) -> None:
-        """The transport under it is others' too."""
 
 
 class _Body(httpx.AsyncByteStream):
@@ -292,7 +285,7 @@ async def _from_the_answer_on(call: SdkCall) -> AsyncGenerator[None, None]:
         try:
             yield
         finally:
-            call.seen.answered = _nothing
+            call.seen.answered = lambda: None
 
 
 async def _patiently(events: Any, timeout: float) -> AsyncGenerator[Any, None]:
@@ -345,19 +338,16 @@ def unusable(call: SdkCall, exc: BaseException | None = None) -> EndpointError:
     """What is wrong with an answer that the SDK could not read, or that holds nothing."""
     status = call.seen.status
     text = call.seen.head.decode("utf-8", "replace").strip()
-    for line in text.split("\n"):
+    for part in (text, *text.split("\n")):
         with suppress(ValueError, RecursionError):
-            event = json.loads(line.removeprefix("data:"))
+            event = json.loads(part.removeprefix("data:"))
             if isinstance(event, dict) and (error := error_in(event)) is not None:
                 return call.failures.told(error, status or 0)
     if text.startswith(("data:", "event:")):
         return call.failures.cut_off(status)
     try:
-        data = json.loads(text)
+        json.loads(text)
     except (ValueError, RecursionError):
         return call.failures.unreadable(text, status, f" ({type(exc).__name__}: {str(exc)[:200]})" if exc else "")
-    error = error_in(data) if isinstance(data, dict) else None
-    if error is not None:
-        return call.failures.told(error, status or 0)
     return call.failures.broken(f"The answer is no chat completion: {text[:200]}",
                                 "Check that the endpoint speaks this provider's API.", status)

@@ -1,4 +1,4 @@
-"""Answers in a form given as a pydantic model: checked, and asked for once more where they do not fit."""
+"""Answers in a form given as a pydantic model: how providers are asked for one, and what of an answer fits it."""
 
 import json
 import re
@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from callsheet.messages.forms import form_of
+from callsheet.messages.pairing import tool_name
 from callsheet.models.base import ChatUsage
 from callsheet.models.errors import EndpointError
 
@@ -20,6 +21,9 @@ MOST_STARTS = 64
 _THOUGHTS = re.compile(r"</think(?:ing)?>|\[/THINK\]")
 _START = re.compile(r"[{\[]")
 _decoder = json.JSONDecoder()
+_NOT_STRICT = frozenset({"oneOf", "allOf", "not", "if", "prefixItems", "uniqueItems", "patternProperties",
+                         "propertyNames", "contains", "dependentRequired", "dependentSchemas", "unevaluatedProperties"})
+_FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"})
 
 
 class Misfit(Exception):
@@ -95,28 +99,19 @@ def added(one: ChatUsage | None, other: ChatUsage | None) -> ChatUsage | None:
                      one.time + other.time, metadata=other.metadata)
 
 
-_NOT_STRICT = frozenset({"oneOf", "allOf", "not", "if", "prefixItems", "uniqueItems", "patternProperties",
-                         "propertyNames", "contains", "dependentRequired", "dependentSchemas", "unevaluatedProperties"})
-_FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"})
-
-
 def response_format(model: type[BaseModel]) -> dict[str, Any]:
     """The `response_format` that makes an endpoint answer with this model's data."""
     loose = form_of(model).schema
     schema, strict = _strict(loose)
     return {"type": "json_schema",
-            "json_schema": {"name": _name(model), "schema": schema if strict else loose, "strict": strict}}
+            "json_schema": {"name": tool_name(model.__name__), "schema": schema if strict else loose, "strict": strict}}
 
 
 def as_tool(model: type[BaseModel]) -> dict[str, Any]:
     """A tool whose arguments are this model's data, for endpoints without `response_format`."""
     return {"type": "function",
-            "function": {"name": _name(model), "parameters": form_of(model).schema,
+            "function": {"name": tool_name(model.__name__), "parameters": form_of(model).schema,
                          "description": (model.__doc__ or "Give the answer in this form.").strip()}}
-
-
-def _name(model: type[BaseModel]) -> str:
-    return "".join(ch if ch.isascii() and (ch.isalnum() or ch in "_-") else "_" for ch in model.__name__)[:64]
 
 
 def _strict(node: Any) -> tuple[Any, bool]:
