@@ -377,13 +377,13 @@ def test_a_list_that_does_not_come_holds_a_call_up_no_longer_than_it_has(tmp_pat
 
 
 def test_an_evil_pattern_in_a_schema_is_not_followed() -> None:
-    from callsheet.mcp.results import unfit
+    from callsheet.mcp.results import fitting
 
     class Tool:
         input_schema = {"type": "object", "properties": {"x": {"type": "string", "pattern": "^(a+)+$"}}}  # noqa: RUF012
 
     began = time.process_time()
-    assert unfit(Tool, {"x": "a" * 40 + "!"}) == []
+    fitting(Tool, {"x": "a" * 40 + "!"})
     assert time.process_time() - began < 5
 
 

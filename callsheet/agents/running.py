@@ -34,13 +34,14 @@ async def run_reply(agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, A
     try:
         reply = await agent.reply(*args, **kwargs)
         if task in agent._interrupted:  # too late: the reply is there, or tools have answered it
-            await _swallow_cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
     except asyncio.CancelledError as exc:
         times = _uncancelled(agent, task)
         # More cancellations than interrupts are somebody else's. A soft time limit is an Exception too.
         if not times or task.cancelling() > before or isinstance(exc, Exception):
             raise
-        interrupts.count = _none_left
+        interrupts.count = lambda: 0  # while this one is handled, a cancellation is something else
         reply = await agent.handle_interrupt(*args, **kwargs)
     finally:
         reply_interrupts.reset(told)
@@ -49,22 +50,12 @@ async def run_reply(agent: AgentBase, args: tuple[Any, ...], kwargs: dict[str, A
     return checked_reply(agent, reply)
 
 
-async def _swallow_cancel() -> None:
-    with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.sleep(0)
-
-
 def _uncancelled(agent: AgentBase, task: "asyncio.Task[Any]") -> int:
     """Take back the cancellations that were interrupts; how many there were."""
     times = agent._interrupted.pop(task, 0)
     for _ in range(times):
         task.uncancel()
     return times
-
-
-def _none_left() -> int:
-    """While an interrupt is handled, a cancellation is something else."""
-    return 0
 
 
 def checked_reply(agent: AgentBase, reply: Any) -> Any:

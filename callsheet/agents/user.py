@@ -51,13 +51,12 @@ class UserAgent(AgentBase):
             structured_model: the form of data that the answer's `metadata` must have.
         """
         method, found = self._method(), asker.get()
-        if method is not None:
-            async with found.waiting() if found is not None else nullcontext():
-                data = await _asked(method, structured_model, agent_id=self.id, agent_name=self.name, msg=msg)
-        elif found is not None:
+        if method is None and found is not None:
             data = await found.ask(self, msg, structured_model)
         else:
-            data = await _asked(TerminalUserInput(), structured_model, agent_id=self.id, agent_name=self.name, msg=msg)
+            async with found.waiting() if found is not None else nullcontext():
+                data = await _asked(method or TerminalUserInput(), structured_model, agent_id=self.id,
+                                    agent_name=self.name, msg=msg)
         out = Msg(self.name, _content(data), "user", data.structured_input)
         await self.print(out, True)
         return out

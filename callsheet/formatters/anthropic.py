@@ -61,6 +61,9 @@ class AnthropicMultiAgentFormatter(MultiAgentFormatter):
     call_ids: ClassVar[re.Pattern[str]] = AnthropicChatFormatter.call_ids
     chat_formatter = AnthropicChatFormatter
 
+    async def _format_system_message(self, msg: Msg) -> dict[str, Any]:
+        return {"role": "system", "content": msg.get_content_blocks("text")}
+
     async def _history(self, pieces: list[Any], opening: str) -> dict[str, Any]:
         return {"role": "user", "content": [
             {"type": "text", "text": piece} if isinstance(piece, str) else await picture(piece)

@@ -1,59 +1,18 @@
-"""Formatters turn messages into what a provider's API takes, cut to a number of tokens if asked to."""
+"""Formatters turn messages into what a provider's API takes: mended where no provider takes them as they are, and cut
+to a number of tokens if asked to."""
 
-import itertools
 import json
-import logging
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from callsheet.errors import MessageError, UsageError
 from callsheet.messages import Msg, Recorded
 from callsheet.messages.pairing import NO_RESULT, calls_in, paired, tool_name
 
 NO_TEXT = "(no text)"
-
-
-def mended(msgs: list[Msg], ids: re.Pattern[str]) -> list[Msg]:
-    """The messages without blank texts, each tool call followed by its result alone; themselves where that is so."""
-    return paired([one for msg in msgs if (one := _filled(msg)) is not None], ids)
-
-
-def _filled(msg: Msg) -> Msg | None:
-    """The message without what is blank; None where an agent, or the system, said nothing else."""
-    if isinstance(msg.content, str):
-        return msg if msg.content.strip() else _with(msg, []) if msg.role == "user" else None
-    after = [one for block in msg.content if (one := _block(block)) is not None]
-    if any(block["type"] == "tool_use" for block in after) and msg.role != "assistant":
-        msg = msg.model_copy(update={"role": "assistant"})  # nobody else can call
-    if after == msg.content:
-        return msg
-    return _with(msg, after) if after or msg.role == "user" else None
-
-
-def _with(msg: Msg, blocks: list[Any]) -> Msg:
-    return msg.model_copy(update={"content": blocks or NO_TEXT})
-
-
-def _block(block: Any) -> Any:
-    kind = block["type"]
-    if kind in ("text", "thinking"):  # others than these two keys: a signature, which is wanted back
-        return block if block[kind].strip() or len(block) > 2 else None
-    if kind in ("tool_use", "tool_result") and (name := tool_name(block["name"] or "unnamed")) != block["name"]:
-        block = {**block, "name": name}  # one that a model made up
-    if kind == "tool_use":
-        try:
-            json.dumps(block["input"], allow_nan=False)
-        except ValueError:  # of a number that is none, or too large: Python reads these, and JSON has none
-            block = {**block, "input": json.loads(json.dumps(block["input"]), parse_constant=str)}
-    if kind == "tool_result":
-        output = block["output"]
-        full = output.strip() if isinstance(output, str) else [
-            item for item in output if item["type"] != "text" or item["text"].strip()]
-        if not full or (full != output and not isinstance(output, str)):
-            return {**block, "output": full or NO_RESULT}
-    return block
+Formatted = list[dict[str, Any]]
 
 
 class TokenCounterBase(Recorded):
@@ -74,11 +33,6 @@ class CharTokenCounter(TokenCounterBase):
         if tools:
             texts.append(str(tools))
         return len("\n".join(texts))
-
-
-log = logging.getLogger(__name__)
-
-Formatted = list[dict[str, Any]]
 
 
 class FormatterBase(Recorded):
@@ -196,10 +150,42 @@ class TruncatedFormatterBase(FormatterBase):
         return msgs[:start] + msgs[cut:]
 
 
-Group = Literal["tool_sequence", "agent_message"]
+def mended(msgs: list[Msg], ids: re.Pattern[str]) -> list[Msg]:
+    """The messages without blank texts, each tool call followed by its result alone; themselves where that is so."""
+    return paired([one for msg in msgs if (one := _filled(msg)) is not None], ids)
 
 
-def grouped(msgs: Sequence[Msg]) -> Iterator[tuple[Group, list[Msg]]]:
-    """Runs of messages that call tools or give their results, and runs of others, in order."""
-    for tools, group in itertools.groupby(msgs, lambda msg: msg.has_content_blocks(["tool_use", "tool_result"])):
-        yield "tool_sequence" if tools else "agent_message", list(group)
+def _filled(msg: Msg) -> Msg | None:
+    """The message without what is blank; None where an agent, or the system, said nothing else."""
+    if isinstance(msg.content, str):
+        return msg if msg.content.strip() else _with(msg, []) if msg.role == "user" else None
+    after = [one for block in msg.content if (one := _block(block)) is not None]
+    if any(block["type"] == "tool_use" for block in after) and msg.role != "assistant":
+        msg = msg.model_copy(update={"role": "assistant"})  # nobody else can call
+    if after == msg.content:
+        return msg
+    return _with(msg, after) if after or msg.role == "user" else None
+
+
+def _with(msg: Msg, blocks: list[Any]) -> Msg:
+    return msg.model_copy(update={"content": blocks or NO_TEXT})
+
+
+def _block(block: Any) -> Any:
+    kind = block["type"]
+    if kind in ("text", "thinking"):  # others than these two keys: a signature, which is wanted back
+        return block if block[kind].strip() or len(block) > 2 else None
+    if kind in ("tool_use", "tool_result") and (name := tool_name(block["name"] or "unnamed")) != block["name"]:
+        block = {**block, "name": name}  # one that a model made up
+    if kind == "tool_use":
+        try:
+            json.dumps(block["input"], allow_nan=False)
+        except ValueError:  # of a number that is none, or too large: Python reads these, and JSON has none
+            block = {**block, "input": json.loads(json.dumps(block["input"]), parse_constant=str)}
+    if kind == "tool_result":
+        output = block["output"]
+        full = output.strip() if isinstance(output, str) else [
+            item for item in output if item["type"] != "text" or item["text"].strip()]
+        if not full or (full != output and not isinstance(output, str)):
+            return {**block, "output": full or NO_RESULT}
+    return block

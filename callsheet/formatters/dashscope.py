@@ -78,9 +78,6 @@ class DashScopeMultiAgentFormatter(MultiAgentFormatter):
         return DashScopeChatFormatter(self.promote_tool_result_images, self.promote_tool_result_audios,
                                       self.promote_tool_result_videos)
 
-    async def _format_system_message(self, msg: Msg) -> dict[str, Any]:
-        return {"role": "system", "content": msg.get_text_content()}
-
     async def _history(self, pieces: list[Any], opening: str) -> dict[str, Any]:
         content = [{"text": piece} if isinstance(piece, str) else {piece["type"]: await url_of(piece)}
                    for piece in enclosed(pieces, opening)]

@@ -1,12 +1,13 @@
 """What all formatters do alike: one message after the other, or a conversation of many told as a history."""
 
+import itertools
 import logging
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from callsheet.formatters.base import Formatted, TokenCounterBase, TruncatedFormatterBase, grouped
+from callsheet.formatters.base import Formatted, TokenCounterBase, TruncatedFormatterBase
 from callsheet.formatters.media import KINDS
 from callsheet.messages import Msg
 
@@ -166,16 +167,16 @@ class MultiAgentFormatter(TruncatedFormatterBase):
             formatted.append(await self._format_system_message(msgs[0]))
             rest = msgs[1:]
         first = True
-        for kind, group in grouped(rest):
-            if kind == "tool_sequence":
-                formatted += await self._format_tool_sequence(group)
+        for tools, group in itertools.groupby(rest, lambda msg: msg.has_content_blocks(["tool_use", "tool_result"])):
+            if tools:
+                formatted += await self._format_tool_sequence(list(group))
             else:
-                formatted += await self._format_agent_message(group, first)
+                formatted += await self._format_agent_message(list(group), first)
                 first = False
         return formatted
 
     async def _format_system_message(self, msg: Msg) -> dict[str, Any]:
-        return {"role": "system", "content": msg.get_content_blocks("text")}
+        return {"role": "system", "content": msg.get_text_content()}
 
     async def _format_tool_sequence(self, msgs: list[Msg]) -> Formatted:
         return await self.chat.format(msgs)

@@ -35,9 +35,6 @@ class OllamaMultiAgentFormatter(ImagePromotingFormatter):
     supported_blocks: ClassVar[Sequence[type]] = OllamaChatFormatter.supported_blocks
     chat_formatter = OllamaChatFormatter
 
-    async def _format_system_message(self, msg: Msg) -> dict[str, Any]:
-        return {"role": "system", "content": msg.get_text_content()}
-
     async def _history(self, pieces: list[Any], opening: str) -> dict[str, Any]:
         # A picture leaves an empty line where it was said.
         text = "\n".join(piece if isinstance(piece, str) else "" for piece in enclosed(pieces, opening))

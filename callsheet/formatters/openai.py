@@ -64,6 +64,9 @@ class OpenAIMultiAgentFormatter(ImagePromotingFormatter):
     supported_blocks: ClassVar[Sequence[type]] = OpenAIChatFormatter.supported_blocks
     chat_formatter = OpenAIChatFormatter
 
+    async def _format_system_message(self, msg: Msg) -> dict[str, Any]:
+        return {"role": "system", "content": msg.get_content_blocks("text")}
+
     def _takes(self, block: dict[str, Any], msg: Msg) -> bool:
         return super()._takes(block, msg) and not (block["type"] == "audio" and msg.role == "assistant")
 
@@ -106,9 +109,6 @@ class DeepSeekMultiAgentFormatter(MultiAgentFormatter):
     support_vision: ClassVar[bool] = False
     supported_blocks: ClassVar[Sequence[type]] = DeepSeekChatFormatter.supported_blocks
     chat_formatter = DeepSeekChatFormatter
-
-    async def _format_system_message(self, msg: Msg) -> dict[str, Any]:
-        return {"role": "system", "content": msg.get_text_content()}
 
     async def _history(self, pieces: list[Any], opening: str) -> dict[str, Any]:
         return {"role": "user", "content": "\n".join(enclosed(pieces, opening))}

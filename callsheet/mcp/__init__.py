@@ -1,11 +1,11 @@
 """Clients of MCP servers, whose tools agents call."""
 
 from callsheet.mcp.clients import (
-           HttpStatefulClient,
-           HttpStatelessClient,
-           MCPClientBase,
-           StatefulClientBase,
-           StdIOStatefulClient,
+    HttpStatefulClient,
+    HttpStatelessClient,
+    MCPClientBase,
+    StatefulClientBase,
+    StdIOStatefulClient,
 )
 from callsheet.mcp.results import MCPToolFunction
 

@@ -118,15 +118,6 @@ def sessions() -> Sessions:
     return _sessions.get("sessions", Sessions)
 
 
-async def open_names() -> set[str]:
-    """Names of the clients that have a session now on the loop that runs."""
-    return sessions().open_names()
-
-
-async def _close() -> None:
-    await sessions().aclose()
-
-
 def close_all() -> None:
     """Close this process's sessions; from any thread but the loop's. Calls under way fail."""
     if not _at_exit:
@@ -134,4 +125,4 @@ def close_all() -> None:
     with contextlib.suppress(Exception):
         loop = lasting_loop()
         if not loop.is_closed():
-            asyncio.run_coroutine_threadsafe(_close(), loop).result(_CLOSE)
+            asyncio.run_coroutine_threadsafe(_there(lambda: sessions().aclose()), loop).result(_CLOSE)

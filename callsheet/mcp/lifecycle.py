@@ -1,4 +1,4 @@
-"""The stream of a server's messages, with an eye on its end, and what became of the session."""
+"""How a session and the requests in it end: what became of it, its stream of messages, and attempts that fail."""
 
 import asyncio
 import contextvars

@@ -7,7 +7,7 @@ one task opens a session, keeps it, and closes it; calls come from any task of t
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
@@ -41,7 +41,7 @@ if logging.getLogger("mcp").level == logging.NOTSET:
     # It logs failures with their tracebacks, parts of messages too. Whoever calls gets them as errors of ours.
     logging.getLogger("mcp").setLevel(logging.CRITICAL)
 T = TypeVar("T")
-Work = Callable[[ClientSession], Awaitable[T]]
+Work = Callable[[ClientSession], Coroutine[Any, Any, T]]
 _US = Implementation(name="callsheet", version="1")
 _GRACE = 5.0  # seconds that requests of an abandoned call may go on, so that the server hears of it
 _GOODBYE = 0.5  # seconds that whoever abandons a call waits for that
@@ -198,7 +198,7 @@ class Session:
         loop = asyncio.get_running_loop()
         context = copy_context()
         context.run(current_attempt.set, attempt)
-        task: asyncio.Task[T] = loop.create_task(_run(work, known.session), context=context)
+        task: asyncio.Task[T] = loop.create_task(work(known.session), context=context)
         known.calls += 1
         try:
             waited: set[asyncio.Future[Any]] = {task, attempt.failed}
@@ -344,10 +344,6 @@ class Session:
         finally:
             attempt.abandon(0)
             ping.cancel()
-
-
-async def _run(work: Work[T], session: ClientSession) -> T:
-    return await work(session)
 
 
 async def _ping(session: ClientSession) -> bool:

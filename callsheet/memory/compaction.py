@@ -4,7 +4,6 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from copy import copy
-from typing import Any
 
 from callsheet.errors import UsageError
 from callsheet.formatters.base import FormatterBase, TokenCounterBase
@@ -139,7 +138,7 @@ class Summarize(Budget):
         else:
             prompt = [{"role": "user", "content": asked.content}]
         try:
-            text = _answer(await _last(await self.model(prompt)))
+            text = await _said(await self.model(prompt))
         except EndpointError as exc:
             if not exc.too_long:
                 raise
@@ -150,17 +149,15 @@ class Summarize(Budget):
         return text
 
 
-async def _last(answer: ChatResponse | AsyncGenerator[ChatResponse, None]) -> ChatResponse | None:
+async def _said(answer: ChatResponse | AsyncGenerator[ChatResponse, None]) -> str:
+    """The text of an answer, whole."""
+    last: ChatResponse | None = None
     if isinstance(answer, ChatResponse):
-        return answer
-    whole_answer = None
-    async for part in answer:  # each holds all that has come so far
-        whole_answer = part
-    return whole_answer
-
-
-def _answer(response: ChatResponse | None) -> str:
-    blocks: Sequence[Any] = response.content if response is not None else ()
+        last = answer
+    else:
+        async for part in answer:  # each holds all that has come so far
+            last = part
+    blocks = last.content if last is not None else ()
     return "\n".join(block["text"] for block in blocks if block["type"] == "text").strip()
 
 

@@ -326,9 +326,6 @@ class Reader:
             raise CannotTravel(f"{ref} is not a function here.")
         return found
 
-    def _class(self, ref: str, _data: dict[str, Any]) -> Any:
-        return self._class_of(ref, object, "a class")
-
     def _partial(self, parts: list[Any], _data: dict[str, Any]) -> Any:
         function = self._read(parts[0])
         if not isinstance(function, types.FunctionType):
@@ -384,7 +381,7 @@ _READERS: dict[str, Callable[[Reader, Any, dict[str, Any]], Any]] = {
     "$model": Reader._model,
     "$data": Reader._data,
     "$fn": Reader._function,
-    "$type": Reader._class,
+    "$type": lambda r, value, _d: r._class_of(value, object, "a class"),
     "$call": Reader._partial,
     "$enum": Reader._enum,
 }

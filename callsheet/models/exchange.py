@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -31,11 +30,10 @@ MAX_BODY = 64 * 1024 * 1024
 MOST_VALUES = 1_000_000
 """Values in one JSON text: to read more takes so long that other agents of the process would notice."""
 
-_TURN = 0.02  # seconds of work on a stream after which the loop does others'
-
 DRAIN = 0.5
 """Seconds to wait for a stream's end after its last event, so that the connection can be used again."""
 
+_TURN = 0.02  # seconds of work on a stream after which the loop does others'
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
@@ -74,51 +72,33 @@ class Call:
     own: bool = False
 
 
-class Opened:
-    """`async with Opened(call) as response`: the response of an accepted request.
-
-    What goes wrong until it is closed becomes an EndpointError.
+@contextlib.asynccontextmanager
+async def opened(call: Call) -> AsyncGenerator[httpx.Response, None]:
+    """The response of an accepted request; what goes wrong until it is closed becomes an EndpointError.
 
     Raises:
         ValueError: the request is not JSON.
     """
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._response: httpx.Response | None = None
-
-    async def __aenter__(self) -> httpx.Response:
-        call = self._call
-        try:
-            content = _encode(call.body).encode()
-        except (TypeError, ValueError) as exc:
-            raise ValueError(f"The call of {call.body['model']!r} is not JSON: {exc}. Give strings, numbers, lists and "
-                             "dictionaries.") from exc
-        shared = transport(call.target)
-        request = post(shared, call.path, call.key, call.headers, content, call.timeout, call.key_header, call.own)
-        try:
-            self._response = response = await shared.handle_async_request(request)
-            response.request = request
-            if response.is_success:
-                return response
+    try:
+        content = _encode(call.body).encode()
+    except (TypeError, ValueError) as exc:
+        raise ValueError(f"The call of {call.body['model']!r} is not JSON: {exc}. Give strings, numbers, lists and "
+                         "dictionaries.") from exc
+    shared = transport(call.target)
+    request = post(shared, call.path, call.key, call.headers, content, call.timeout, call.key_header, call.own)
+    response: httpx.Response | None = None
+    try:
+        response = await shared.handle_async_request(request)
+        response.request = request
+        if not response.is_success:
             raise call.failures.refused(response.status_code, await read_body(response, call, ERROR_READ),
                                         response.headers)
-        except (httpx.HTTPError, TimeoutError) as exc:
-            await self._close()
-            raise call.failures.transport(exc, self._response is not None) from clean_cause(exc)
-        except BaseException:
-            await self._close()
-            raise
-
-    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None,
-                        trace: TracebackType | None) -> None:
-        await self._close()
-        if isinstance(exc, httpx.HTTPError | TimeoutError):
-            raise self._call.failures.transport(exc, True) from clean_cause(exc)
-
-    async def _close(self) -> None:
-        if self._response is not None and not self._response.is_closed:
-            await self._response.aclose()
+        yield response
+    except (httpx.HTTPError, TimeoutError) as exc:
+        raise call.failures.transport(exc, response is not None) from clean_cause(exc)
+    finally:
+        if response is not None and not response.is_closed:
+            await response.aclose()
 
 
 async def read_body(response: httpx.Response, call: Call, cut: int | None = None) -> bytes:

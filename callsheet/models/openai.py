@@ -10,7 +10,7 @@ from callsheet.errors import UsageError
 from callsheet.models.answer import Answer
 from callsheet.models.base import TOOL_CHOICES, ChatResponse
 from callsheet.models.errors import Failures
-from callsheet.models.exchange import Call, Opened, read_whole, stream_answer
+from callsheet.models.exchange import Call, opened, read_whole, stream_answer
 from callsheet.models.remote import Chunks, Messages, Options, RemoteChatModel, check_messages, ended_by_user, one_of
 from callsheet.models.structured import as_tool, response_format
 from callsheet.resources import find_endpoint
@@ -103,7 +103,7 @@ class OpenAIChatModel(RemoteChatModel):
 
     async def _attempt(self, messages: Messages, options: Options) -> Chunks:
         call = self._call(messages, options)
-        async with Opened(call) as response:
+        async with opened(call) as response:
             yield None
             if not self.stream:
                 yield await read_whole(response, call)

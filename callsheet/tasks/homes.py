@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from callsheet.agents import AgentBase
 from callsheet.errors import CallsheetError, UsageError
 from callsheet.mcp import StatefulClientBase
-from callsheet.mcp.home import open_names
+from callsheet.mcp.home import sessions
 from callsheet.resources.backlog import STEPS
 from callsheet.resources.loops import on_lasting_loop
 from callsheet.resources.redis import Script, sync_client
@@ -144,7 +144,7 @@ class Homes:
         try:
             while self._held:
                 await asyncio.sleep(self._lease / 3000)
-                opened = await open_names()
+                opened = sessions().open_names()
                 async with self._changing:
                     await self._renew(opened)
         finally:

@@ -8,13 +8,6 @@ from callsheet.errors import ToolError, UsageError
 from callsheet.tools.registered import Reading, RegisteredToolFunction, names_in
 
 
-class McpTool(Protocol):
-    """A tool as a server lists it (`mcp.types.Tool`), with `input_schema`, or `inputSchema` before version 2."""
-
-    name: str
-    description: str | None
-
-
 class McpClient(Protocol):
     """A client of an MCP server.
 
@@ -72,8 +65,11 @@ class ClientTool:
         return await self._function(**kwargs)
 
 
-def schema_of(tool: McpTool) -> dict[str, Any]:
-    """A server's tool as models are given it; what it says of its arguments is taken only where it is an object."""
+def schema_of(tool: Any) -> dict[str, Any]:
+    """A server's tool (`mcp.types.Tool`, of version 1 or 2) as models are given it.
+
+    What it says of its arguments is taken only where it is an object.
+    """
     given = getattr(tool, "input_schema", None) or getattr(tool, "inputSchema", None)
     parameters = dict(given) if isinstance(given, dict) else {}
     if parameters.get("type") != "object":

@@ -1,4 +1,4 @@
-"""ToolResponse: what a tool gave, and how any value becomes one."""
+"""ToolResponse: what a tool gave, how any value becomes one, and what a model is told of a tool that failed."""
 
 import secrets
 from dataclasses import dataclass, field, replace
@@ -18,6 +18,10 @@ _MEDIA = ("image", "audio", "video")
 _BLOCK: TypeAdapter[Any] = TypeAdapter(Annotated[Block, Field(discriminator="type")])
 NOTHING = "(no result)"
 INTERRUPTED = "<system-info>The user interrupted this tool call.</system-info>"
+LONGEST = 2_000
+"""Characters of an error's text that a model gets."""
+LONGEST_TRACE = 20_000
+"""Characters of a traceback that are logged."""
 
 
 def _new_id() -> str:
@@ -164,12 +168,6 @@ class Grown:
         if not self._blocks:
             return text_response(NOTHING)
         return ToolResponse(list(self._blocks), stream=True, id=self._id)
-
-
-LONGEST = 2_000
-"""Characters of an error's text that a model gets."""
-LONGEST_TRACE = 20_000
-"""Characters of a traceback that are logged."""
 
 
 class OutOfTime(Exception):

@@ -18,7 +18,6 @@ from callsheet.tools.schemas import Problem
 
 _CONFIG = ConfigDict(arbitrary_types_allowed=True)
 _SUBSCHEMAS = ("properties", "$defs", "patternProperties")  # their keys are names, not keywords
-_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,6 @@ class Signature:
     fields: dict[str, str]  # the model's field of each argument; their names could be a pydantic model's own
     order: tuple[inspect.Parameter, ...]  # the function's parameters, each with its kind and default
     open: bool  # whether it takes any other arguments by name
-    positional: str | None = None  # the parameter for more positional arguments, if a model may give them
     keyword: str | None = None  # the parameter for more named arguments, if a model may give them
 
     @property
@@ -99,18 +97,19 @@ def _read(function: Callable[..., Any], hidden: frozenset[str], long: bool, posi
     order = _parameters(function, hidden)
     fields: dict[str, Any] = {}
     names: dict[str, str] = {}
-    star: dict[str, str | None] = {"positional": None, "keyword": None}
+    more: str | None = None
     for param in order:
         kind: Any = Any if param.annotation is inspect.Parameter.empty else param.annotation
         default = param.default
+        taken = param.name not in hidden
         if param.kind is inspect.Parameter.VAR_POSITIONAL:
-            star["positional"] = param.name if positional else None
+            taken = taken and positional
             kind, default = list[kind], []
         elif param.kind is inspect.Parameter.VAR_KEYWORD:
-            star["keyword"] = param.name if keyword else None
+            more = param.name if keyword else None
+            taken = taken and keyword
             kind, default = dict[str, kind], {}
-        if param.name in hidden or (param.kind not in _BY_NAME and param.name not in star.values()
-                                    and param.kind is not inspect.Parameter.POSITIONAL_ONLY):
+        if not taken:
             continue
         names[param.name] = field = f"p{len(names)}"
         # Without one, that of the annotation stays.
@@ -121,7 +120,7 @@ def _read(function: Callable[..., Any], hidden: frozenset[str], long: bool, posi
     texts = [doc.short_description, doc.long_description if long else None]
     return Signature(description="\n".join(text for text in texts if text), parameters=without_titles(schema),
                      model=model, fields=names, order=tuple(order),
-                     open=any(param.kind is inspect.Parameter.VAR_KEYWORD for param in order), **star)
+                     open=any(param.kind is inspect.Parameter.VAR_KEYWORD for param in order), keyword=more)
 
 
 def _parameters(function: Callable[..., Any], hidden: frozenset[str]) -> list[inspect.Parameter]:

@@ -1,4 +1,4 @@
-"""The threads of a process in which tools run that are plain functions."""
+"""Where tools run: plain functions in threads of this process, others on the workers of a queue."""
 
 import asyncio
 import contextvars

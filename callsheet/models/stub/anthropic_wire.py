@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from callsheet.models.stub.wire import BadRequest, ChatRequest, Exchange, Part, Wire, flat, parsed, sse, whole_number
+from callsheet.models.stub.respond import flat
+from callsheet.models.stub.wire import BadRequest, ChatRequest, Exchange, Part, Wire, parsed, sse, whole_number
 
 _FINISH = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 _ERRORS = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",

@@ -1,4 +1,4 @@
-"""The stub model's routes, in each provider's form."""
+"""The stub model's server: its limits, its routes in each provider's form, and a thread of its own for tests."""
 
 import asyncio
 import hashlib
@@ -19,6 +19,20 @@ from callsheet.models.stub.ollama_wire import OllamaWire
 from callsheet.models.stub.openai_wire import OpenAIWire
 from callsheet.models.stub.planned import ERRORS, Behaviour, Chance, Lot, Received, Reply
 from callsheet.models.stub.wire import BadRequest, Completion, Exchange, Wire, complete
+
+LONG = 4000
+"""Bytes of a request from which its text is worked on in a thread, so that other calls keep their time."""
+
+PACE = 0.1
+"""Seconds between two events of a paced stream: a thousand streams are then ten thousand events a second."""
+
+MAX_REQUEST = 64 * 1024 * 1024
+KEPT = 1000
+"""Calls that are kept for tests to look at."""
+
+MODEL = "stub-extractive"
+WIRES: tuple[Wire, ...] = (OpenAIWire(), AnthropicWire(), GeminiWire(), OllamaWire())
+Handler = Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]]
 
 
 @dataclass(frozen=True)
@@ -83,21 +97,6 @@ class RateLimit:
     def _forget(self, now: float) -> None:
         while self._passed and self._passed[0][0] <= now - self.window:
             self._used -= self._passed.popleft()[1]
-
-
-LONG = 4000
-"""Bytes of a request from which its text is worked on in a thread, so that other calls keep their time."""
-
-PACE = 0.1
-"""Seconds between two events of a paced stream: a thousand streams are then ten thousand events a second."""
-
-MAX_REQUEST = 64 * 1024 * 1024
-KEPT = 1000
-"""Calls that are kept for tests to look at."""
-
-MODEL = "stub-extractive"
-WIRES: tuple[Wire, ...] = (OpenAIWire(), AnthropicWire(), GeminiWire(), OllamaWire())
-Handler = Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]]
 
 
 class StubApp:

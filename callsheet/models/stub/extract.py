@@ -1,7 +1,7 @@
-"""What a text says, by counting: its central sentences, key terms, doubts and questions. Pure functions.
+"""What a prompt asks for and what a text says, by counting: its central sentences, key terms, doubts and questions.
 
 A sentence is central when its words are those that the text returns to: its TF-IDF vector lies near the sum of
-all of them. What a sentence chosen before already said counts less.
+all of them. What a sentence chosen before already said counts less. Pure functions.
 """
 
 import math
@@ -40,6 +40,41 @@ _ORDER = re.compile(
     re.IGNORECASE)
 _DEFAULT_COUNT: dict[Kind, int] = {"summary": 3, "keywords": 8, "questions": 3, "title": 1, "concerns": 3,
                                    "judgement": 1}
+_FENCE = re.compile(r"\s*(```|~~~)")
+_HEADING = re.compile(r"\s{0,3}#{1,6}\s+(.+?)\s*#*\s*$")
+_UNDERLINE = re.compile(r"\s*(=+|-+)\s*$")
+_APART = re.compile(r"\s*(?:[-*_]\s*){3,}$|\s*\||\s*</?[\w][^<>]*>\s*$")  # rules, table rows, lines of one tag
+_ITEM = re.compile(r"\s*(?:[-*+•–]|\d{1,3}[.)])\s+(?=\S)|\s*>+\s?")  # list items and quotes
+_SPEAKER = re.compile(r"[A-Z][\w .'-]{0,30}:\s")
+
+_END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+|[。！？]+[”’」』）]*\s*")
+_SHORT = (
+    "mr mrs ms dr prof st vs etc e.g i.e eg ie cf fig no vol al approx ca inc ltd co corp dept est gen gov jr sr "
+    "u.s u.k a.m p.m jan feb mar apr jun jul aug sep sept oct nov dec pp ed eds resp")
+_ABBREVIATIONS = frozenset(_SHORT.split())
+
+_WORD = re.compile(r"[぀-ヿ㐀-鿿가-힯]|[^\W_]+(?:['’-][^\W_]+)*")
+_COMMON = """
+a about above after again against all also although am among an and any are as at be because been before being below
+between both but by can cannot could did do does doing down during each either etc even every few for from further
+get gets got had has have having he her here hers him his how however i if in into is it its itself just may me might
+more most much must my neither no nor not now of off often on once one only onto or other our ours out over own per
+rather same shall she should since so some still such than that the their theirs them then there these they this those
+though through thus to too under until up upon us use used using very was we well were what when where whether which
+while who whom whose why will with within without would yet you your yours
+"""
+_STOP = frozenset(_COMMON.split())
+_DOUBT = re.compile(
+    r"\b(?:TO-?DO|FIX-?ME|TBD|XXX)\b|\?(?=\s|$)|\b(?i:may|might|could|perhaps|possibly|probably|unless|unclear|unknown|"
+    r"unsure|uncertain|risks?|risky|danger\w*|problem\w*|issue|issues|concern\w*|fail|fails|failed|failing|failures?|"
+    r"crash\w*|bugs?|broken|breaks?|limit|limits|limited|limitations?|however|although|cannot|can't|won't|lacks?|"
+    r"missing|lost|loses?|lose|expensive|slow|slower|unsafe|insecure|vulnerab\w*|depends on|should|must not|worse|"
+    r"wrong|errors?|threat\w*|delay\w*|shortage\w*|doubt\w*|assum\w+|not yet|open question)\b")
+_PAIR = re.compile(r"(?=\b([^\W\d_]{2,} [^\W\d_]{2,})\b)")
+_SECTION = re.compile(
+    r"(?m)^[ \t]*(?:#{1,6}[ \t]+(.{1,80})|\**((?:Candidate|Option|Answer|Draft|Response|Summary|Version|Text|"
+    r"Proposal|Reply|Agent)[ \t]+\w{1,20})\**[ \t]*[:.)]|\**([A-Z][\w .-]{0,30}?)\**:)[ \t]*")
+
 MOST = 50
 """Sentences or terms that an answer has at most, whatever was asked."""
 
@@ -120,32 +155,6 @@ def _divide(prompt: str) -> tuple[str, str]:
 def _is_order(paragraph: str) -> bool:
     short = len(paragraph) <= 400
     return short and bool(_ORDER.match(paragraph)) and (_kind(paragraph) is not None or paragraph.rstrip()[-1:] == ":")
-
-
-_FENCE = re.compile(r"\s*(```|~~~)")
-_HEADING = re.compile(r"\s{0,3}#{1,6}\s+(.+?)\s*#*\s*$")
-_UNDERLINE = re.compile(r"\s*(=+|-+)\s*$")
-_APART = re.compile(r"\s*(?:[-*_]\s*){3,}$|\s*\||\s*</?[\w][^<>]*>\s*$")  # rules, table rows, lines of one tag
-_ITEM = re.compile(r"\s*(?:[-*+•–]|\d{1,3}[.)])\s+(?=\S)|\s*>+\s?")  # list items and quotes
-_SPEAKER = re.compile(r"[A-Z][\w .'-]{0,30}:\s")
-
-_END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+|[。！？]+[”’」』）]*\s*")
-_SHORT = (
-    "mr mrs ms dr prof st vs etc e.g i.e eg ie cf fig no vol al approx ca inc ltd co corp dept est gen gov jr sr "
-    "u.s u.k a.m p.m jan feb mar apr jun jul aug sep sept oct nov dec pp ed eds resp")
-_ABBREVIATIONS = frozenset(_SHORT.split())
-
-_WORD = re.compile(r"[぀-ヿ㐀-鿿가-힯]|[^\W_]+(?:['’-][^\W_]+)*")
-_COMMON = """
-a about above after again against all also although am among an and any are as at be because been before being below
-between both but by can cannot could did do does doing down during each either etc even every few for from further
-get gets got had has have having he her here hers him his how however i if in into is it its itself just may me might
-more most much must my neither no nor not now of off often on once one only onto or other our ours out over own per
-rather same shall she should since so some still such than that the their theirs them then there these they this those
-though through thus to too under until up upon us use used using very was we well were what when where whether which
-while who whom whose why will with within without would yet you your yours
-"""
-_STOP = frozenset(_COMMON.split())
 
 
 def sentences(text: str) -> list[str]:
@@ -245,18 +254,6 @@ def _ends(block: str, start: int, match: re.Match[str]) -> bool:
         return True
     last = block[max(start, match.start() - 24):match.start()].rpartition(" ")[2].lstrip("(\"'“‘[")
     return not (last.lower() in _ABBREVIATIONS or (len(last) == 1 and last.isupper() and last != "I"))
-
-
-_DOUBT = re.compile(
-    r"\b(?:TO-?DO|FIX-?ME|TBD|XXX)\b|\?(?=\s|$)|\b(?i:may|might|could|perhaps|possibly|probably|unless|unclear|unknown|"
-    r"unsure|uncertain|risks?|risky|danger\w*|problem\w*|issue|issues|concern\w*|fail|fails|failed|failing|failures?|"
-    r"crash\w*|bugs?|broken|breaks?|limit|limits|limited|limitations?|however|although|cannot|can't|won't|lacks?|"
-    r"missing|lost|loses?|lose|expensive|slow|slower|unsafe|insecure|vulnerab\w*|depends on|should|must not|worse|"
-    r"wrong|errors?|threat\w*|delay\w*|shortage\w*|doubt\w*|assum\w+|not yet|open question)\b")
-_PAIR = re.compile(r"(?=\b([^\W\d_]{2,} [^\W\d_]{2,})\b)")
-_SECTION = re.compile(
-    r"(?m)^[ \t]*(?:#{1,6}[ \t]+(.{1,80})|\**((?:Candidate|Option|Answer|Draft|Response|Summary|Version|Text|"
-    r"Proposal|Reply|Agent)[ \t]+\w{1,20})\**[ \t]*[:.)]|\**([A-Z][\w .-]{0,30}?)\**:)[ \t]*")
 
 
 @dataclass(frozen=True)

@@ -60,13 +60,14 @@ def fill(schema: dict[str, Any], text: str, task: Task) -> Any:
 
 def _parts(messages: list[dict[str, Any]]) -> tuple[str, str, str]:
     """System prompt, last message, and what came before it."""
-    system = "\n".join(_text(msg) for msg in messages if msg.get("role") in ("system", "developer"))
-    rest = [said for msg in messages if msg.get("role") not in ("system", "developer") and (said := _text(msg)).strip()]
+    said = [(msg.get("role") in ("system", "developer"), flat(msg.get("content"))) for msg in messages]
+    system = "\n".join(text for instructs, text in said if instructs)
+    rest = [text for instructs, text in said if not instructs and text.strip()]
     return system, rest[-1] if rest else "", "\n\n".join(rest[:-1])
 
 
-def _text(message: dict[str, Any]) -> str:
-    content = message.get("content")
+def flat(content: Any) -> str:
+    """The text of a message's content."""
     if isinstance(content, list):
         return "\n".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""
@@ -168,9 +169,7 @@ class _Filler:
         return math.floor(value) if kind == "integer" else round(value, 6)
 
     def _string(self, schema: dict[str, Any], hint: str) -> str:
-        kind = kind_of(hint)
-        task = replace(self.task, kind=kind, bullets=False) if kind else replace(self.task, bullets=False)
-        text = write(task, self.text)
+        text = write(replace(self.task, kind=kind_of(hint) or self.task.kind, bullets=False), self.text)
         most = schema.get("maxLength")
         text = text if most is None else text[:int(most)]
         return text.ljust(int(schema.get("minLength", 0)), ".")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from callsheet.models.stub.respond import answer
+from callsheet.models.stub.respond import answer, flat
 
 _TOKEN = re.compile(r"\s*(?:[぀-ヿ㐀-鿿가-힯]|\w{1,8}|[^\w\s])|\s+")
 
@@ -215,13 +215,6 @@ def finished(request: ChatRequest, parts: list[Part]) -> Completion:
         parts = kept
     prompt = sum(4 + len(tokenize(flat(message.get("content")))) for message in request.messages)
     return Completion(parts, finish, prompt, sum(len(part.tokens) for part in parts))
-
-
-def flat(content: Any) -> str:
-    """The text of a message's content."""
-    if isinstance(content, list):
-        return " ".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""
 
 
 def sse(data: dict[str, Any], name: str | None = None) -> bytes:
