@@ -249,10 +249,11 @@ class ReActAgent(AgentBase):
             The data that the model gave by the finish tool, if this is its call and they fit.
         """
         course, position = self._course(), place.get()
-        known = position is not None and position < len(course.calls)
-        asked = course.calls[position] if known and position is not None else tool_call  # a hook may have changed it
-        finishes = course.finish is not None and tool_call["name"] == self.finish_function_name
-        toolkit = course.finish if finishes and course.finish is not None else self.toolkit
+        if position is not None and position >= len(course.calls):
+            position = None
+        asked = tool_call if position is None else course.calls[position]  # a hook may have changed it
+        finish = course.finish if tool_call["name"] == self.finish_function_name else None
+        toolkit = self.toolkit if finish is None else finish
         result = result_msg(asked, [])
         output: Any = None
         data = None
@@ -264,16 +265,15 @@ class ReActAgent(AgentBase):
                     await self.print(result, response.is_last)
                     if response.is_interrupted:
                         raise asyncio.CancelledError
-                    if finishes and (response.metadata or {}).get("success"):
-                        data = (response.metadata or {}).get("structured_output")
+                    if finish is not None and response.metadata and response.metadata.get("success"):
+                        data = response.metadata.get("structured_output")
             output = output or [text_block(NOTHING)]
             result.content = result_msg(asked, output).content
         finally:
-            if output is not None:
-                if known and position is not None:
-                    await course.result(position, result)
-                else:
-                    await self.memory.add(result)
+            if output is not None and position is not None:
+                await course.result(position, result)
+            elif output is not None:
+                await self.memory.add(result)
         return data
 
     async def _summarizing(self) -> Msg:

@@ -9,6 +9,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from mcp import ClientSession
@@ -50,29 +51,22 @@ _WHOLE = "Connection closed"  # what the SDK says when it is the session that wa
 _PAGES = 100  # of a list of tools
 
 
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@dataclass(eq=False)
 class _Open:
-    """An open session.
+    """An open session. Times are the loop's."""
 
-    Attributes:
-        session: the SDK's.
-        fate: what becomes of it.
-        task: that owns it.
-        calls: under way.
-        used: when the last one began or ended, in the loop's time.
-        tools: what the server listed, while that holds.
-        listed: when they were asked for, in the loop's time.
-        changes: of the list, that the server told.
-    """
-
-    def __init__(self, session: ClientSession, fate: Fate, task: "asyncio.Task[None]") -> None:
-        self.session = session
-        self.fate = fate
-        self.task = task
-        self.calls = 0
-        self.used = asyncio.get_running_loop().time()
-        self.tools: list[Tool] | None = None
-        self.listed = 0.0
-        self.changes = 0
+    session: ClientSession
+    fate: Fate  # what becomes of it
+    task: "asyncio.Task[None]"  # that owns it
+    calls: int = 0  # under way
+    used: float = field(default_factory=_now)  # when the last one began or ended
+    tools: list[Tool] | None = None  # what the server listed, while that holds
+    listed: float = 0.0  # when they were asked for
+    changes: int = 0  # of the list, that the server told
 
 
 class Session:
@@ -170,7 +164,7 @@ class Session:
         """
         async with self._listing:
             known = await self._opened()
-            now = asyncio.get_running_loop().time()
+            now = _now()
             # Where there is no greeting, nobody tells when notices of changes do not come any more.
             if known.tools is not None and (known.session.initialize_result is not None or now - known.listed < LISTED):
                 return known.tools
@@ -195,10 +189,9 @@ class Session:
     async def _once(self, work: Work[T]) -> T:
         known = await self._opened()
         attempt = Attempt()
-        loop = asyncio.get_running_loop()
         context = copy_context()
         context.run(current_attempt.set, attempt)
-        task: asyncio.Task[T] = loop.create_task(work(known.session), context=context)
+        task: asyncio.Task[T] = asyncio.get_running_loop().create_task(work(known.session), context=context)
         known.calls += 1
         try:
             waited: set[asyncio.Future[Any]] = {task, attempt.failed}
@@ -217,7 +210,7 @@ class Session:
             raise in_words(attempt.error, self.spec) from attempt.error
         finally:
             known.calls -= 1
-            known.used = loop.time()
+            known.used = _now()
             if not task.done():
                 attempt.abandon(_GRACE)
                 task.cancel()
@@ -311,8 +304,7 @@ class Session:
 
     async def _watch(self, known: _Open) -> None:
         """Keep the session until it ends, is to end, does not answer any more, or is idle."""
-        mcp, loop, fate = self._settings.mcp, asyncio.get_running_loop(), known.fate
-        pinged = loop.time()
+        mcp, fate, pinged = self._settings.mcp, known.fate, _now()
         while not fate.ended.is_set():
             due = [pinged + mcp.ping] if mcp.ping else []
             due += [known.used + mcp.idle] if mcp.idle and not known.calls else []
@@ -320,7 +312,7 @@ class Session:
                 async with asyncio.timeout_at(min(due, default=None)):
                     await fate.ended.wait()
                     return
-            now = loop.time()
+            now = _now()
             if mcp.idle and not known.calls and now >= known.used + mcp.idle:
                 logger.info("mcp_idle_closed server=%s idle=%g", self.spec.name, mcp.idle)
                 fate.tell("it was idle")
@@ -330,7 +322,7 @@ class Session:
                     logger.warning("mcp_unhealthy server=%s: it does not answer a ping; closed, and opened anew for "
                                    "the next call", self.spec.name)
                     fate.tell("it does not answer any more")
-                pinged = loop.time()
+                pinged = _now()
 
     async def _answers(self, known: _Open) -> bool:
         attempt = Attempt()

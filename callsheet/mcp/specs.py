@@ -23,27 +23,16 @@ ONCE = RetryPolicy(attempts=1)
 
 @dataclass(frozen=True, kw_only=True)
 class HttpSpec:
-    """A server behind an address.
+    """A server behind an address."""
 
-    Attributes:
-        name: the client's.
-        transport: how it is spoken to.
-        url: its address, or None: that of its endpoint.
-        endpoint: name of an endpoint in the settings, or None.
-        headers: sent with each request.
-        timeout: seconds to connect and to send.
-        sse_read_timeout: seconds that the server may be silent.
-        options: what else the SDK's client is given.
-    """
-
-    name: str
-    transport: Transport
-    url: str | None
-    endpoint: str | None
-    headers: tuple[tuple[str, str], ...]
-    timeout: float
-    sse_read_timeout: float
-    options: tuple[tuple[str, Any], ...]
+    name: str  # the client's
+    transport: Transport  # how it is spoken to
+    url: str | None  # its address, or None: that of its endpoint
+    endpoint: str | None  # name of an endpoint in the settings, or None
+    headers: tuple[tuple[str, str], ...]  # sent with each request
+    timeout: float  # seconds to connect and to send
+    sse_read_timeout: float  # seconds that the server may be silent
+    options: tuple[tuple[str, Any], ...]  # what else the SDK's client is given
 
     @property
     def key(self) -> Hashable:
@@ -83,25 +72,15 @@ class HttpSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class StdioSpec:
-    """A server that is a program.
+    """A server that is a program."""
 
-    Attributes:
-        name: the client's.
-        command: the program, or None: what the settings say of a server of that name.
-        args: its arguments.
-        env: variables that it gets.
-        cwd: the folder that it runs in.
-        encoding: of its messages.
-        errors: what is done about bytes that are not in that encoding.
-    """
-
-    name: str
-    command: str | None
-    args: tuple[str, ...]
-    env: tuple[tuple[str, str], ...]
-    cwd: str | None
-    encoding: str
-    errors: str
+    name: str  # the client's
+    command: str | None  # the program, or None: what the settings say of a server of that name
+    args: tuple[str, ...]  # its arguments
+    env: tuple[tuple[str, str], ...]  # variables that it gets
+    cwd: str | None  # the folder that it runs in
+    encoding: str  # of its messages
+    errors: str  # what is done about bytes that are not in that encoding
 
     @property
     def key(self) -> Hashable:

@@ -102,16 +102,13 @@ class InMemoryMemory(MemoryBase):
             if isinstance(item, str):
                 ids.add(item)
             elif isinstance(item, int) and not isinstance(item, bool):
-                positions.add(self._position(item))
+                if not -len(self.content) <= item < len(self.content):
+                    raise IndexError(f"delete({item}): the memory has {len(self.content)} messages.")
+                positions.add(item % len(self.content))
             else:
                 raise UsageError(f"delete({item!r}): an id or a position is needed.")
         positions |= {position for position, (msg, _) in enumerate(self.content) if msg.id in ids}
         return self._forget(positions)
-
-    def _position(self, index: int) -> int:
-        if not -len(self.content) <= index < len(self.content):
-            raise IndexError(f"delete({index}): the memory has {len(self.content)} messages.")
-        return index % len(self.content)
 
     def _forget(self, positions: set[int]) -> int:
         if positions:

@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_core import from_json
@@ -280,30 +281,22 @@ class Answer(Draft):
         return None if another and tool.complete() else tool
 
 
+@dataclass(slots=True, eq=False)
 class ToolCall:
-    """A tool call that grows.
+    """A tool call that grows."""
 
-    Args:
-        id: the server's, or "".
-        name: the tool's.
-
-    Attributes:
-        arguments: as they came.
-    """
-
-    def __init__(self, id: str = "", name: str = "") -> None:
-        self.id = id
-        self.name = name
-        self.arguments = Text()
-        self.extra: dict[str, Any] = {}  # the server's own, which it wants back
-        self.made = new_call_id()
-        self._looks = _LOOKS
+    id: str = ""  # the server's
+    name: str = ""  # the tool's
+    arguments: Text = field(default_factory=Text)  # as they came
+    extra: dict[str, Any] = field(default_factory=dict)  # the server's own, which it wants back
+    made: str = field(default_factory=new_call_id)  # an id, where the server's will not do
+    looks: int = _LOOKS  # that are left
 
     def complete(self) -> bool:
         """Whether the arguments are an object with its end."""
-        if not self._looks or not self.arguments.ends("}"):
+        if not self.looks or not self.arguments.ends("}"):
             return False
-        self._looks -= 1
+        self.looks -= 1
         return is_object(str(self.arguments))
 
     def block(self, ident: str, final: bool, parsing: bool) -> Any:

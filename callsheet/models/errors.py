@@ -6,6 +6,7 @@ Everything that httpx, the endpoint or its answer can do wrong becomes an Endpoi
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -65,6 +66,7 @@ class EndpointError(ModelError):
         self.of_media = False  # whether it speaks of a picture, sound or film; for the agents
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Failures:
     """Makes the errors of one endpoint's calls.
 
@@ -74,20 +76,15 @@ class Failures:
         model: the model asked for.
         key: the key sent, so that no message repeats it.
         timeout: seconds that the call may take.
-
-    Attributes:
         asked: the request's parameters.
     """
 
-    __slots__ = ("_key", "asked", "endpoint", "model", "name", "timeout")
-
-    def __init__(self, name: str, endpoint: Endpoint, model: str, key: str | None, timeout: float) -> None:
-        self.name = name
-        self.endpoint = endpoint
-        self.model = model
-        self._key = key
-        self.timeout = timeout
-        self.asked: Mapping[str, Any] = {}
+    name: str
+    endpoint: Endpoint
+    model: str
+    key: str | None
+    timeout: float
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def where(self) -> str:
@@ -115,7 +112,7 @@ class Failures:
 
     def check_key(self) -> None:
         """Refuse to call a public provider, which answers nobody without a key, without one."""
-        if not self._key and self.endpoint.base_url.startswith(_KEYED):
+        if not self.key and self.endpoint.base_url.startswith(_KEYED):
             raise EndpointError(f"No key for {self.where}. {self._key_remedy()}", self.name)
 
     def refused(self, status: int, body: bytes, headers: httpx.Headers) -> EndpointError:
@@ -203,7 +200,7 @@ class Failures:
     def clean(self, text: str) -> str:
         """A text for people: on one line, not too long, without the key and the settings' secrets."""
         shown = " ".join(without_trace(text).split())
-        return scrubbed(shown.replace(self._key, HIDDEN) if self._key else shown, SHOWN)
+        return scrubbed(shown.replace(self.key, HIDDEN) if self.key else shown, SHOWN)
 
 
 def error_in(event: dict[str, Any]) -> Any:

@@ -39,37 +39,22 @@ _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 @dataclass(slots=True)
 class Call:
-    """One call under way.
+    """One call under way."""
 
-    Attributes:
-        target: whom it goes to: an endpoint's name in the settings, or an endpoint.
-        path: under the endpoint's address, or an address of its own.
-        key: that it is signed with, or None.
-        body: of the request; JSON data.
-        headers: beside the endpoint's own.
-        timeout: seconds for the whole answer; in a stream, between two chunks.
-        structured: what the answer must be, if anything.
-        speaks: the name of the API.
-        lines: a stream is a JSON text a line, rather than server-sent events.
-        translate: makes an event one of OpenAI's API.
-        key_header: that takes the key.
-        own: whether the key is the model's, rather than the endpoint's.
-    """
-
-    target: str | Endpoint
-    path: str
-    key: str | None
-    body: dict[str, Any]
-    headers: dict[str, str]
-    timeout: float
+    target: str | Endpoint  # whom it goes to: an endpoint's name in the settings, or an endpoint
+    path: str  # under the endpoint's address, or an address of its own
+    key: str | None  # that it is signed with, or None
+    body: dict[str, Any]  # of the request; JSON data
+    headers: dict[str, str]  # beside the endpoint's own
+    timeout: float  # seconds for the whole answer; in a stream, between two chunks
     failures: Failures
     answer: Answer
-    structured: type[BaseModel] | None = None
-    speaks: str = "OpenAI's chat completions API"
-    lines: bool = False
-    translate: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-    key_header: str = "Authorization"
-    own: bool = False
+    structured: type[BaseModel] | None = None  # what the answer must be, if anything
+    speaks: str = "OpenAI's chat completions API"  # the name of the API
+    lines: bool = False  # a stream is a JSON text a line, rather than server-sent events
+    translate: Callable[[dict[str, Any]], dict[str, Any]] | None = None  # makes an event one of OpenAI's API
+    key_header: str = "Authorization"  # that takes the key
+    own: bool = False  # whether the key is the model's, rather than the endpoint's
 
 
 @contextlib.asynccontextmanager

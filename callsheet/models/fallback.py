@@ -3,7 +3,6 @@
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from callsheet.errors import CallsheetError, MissingKey, ModelError, UsageError
@@ -21,19 +20,6 @@ NOT_SERVED = frozenset({401, 402, 403, 429})
 """Statuses that say that this caller is not served there, whatever it asks."""
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """Someone to ask.
-
-    Attributes:
-        label: for logs and records.
-        ask: asks; gives a response or a stream of them.
-    """
-
-    label: str
-    ask: Callable[[], Awaitable[Reply]]
-
-
 def falls_back(exc: BaseException) -> bool:
     """Whether another one is asked after this error: the endpoint failed or does not serve us, the call was right."""
     if isinstance(exc, EndpointError):
@@ -41,17 +27,21 @@ def falls_back(exc: BaseException) -> bool:
     return isinstance(exc, (ModelError, MissingKey))  # refused before it was sent: CircuitOpen and the like
 
 
-async def first_that_answers(candidates: Sequence[Candidate]) -> Reply:
-    """Ask one after the other until one answers; a stream answers with its first chunk.
+async def first_that_answers(models: Sequence[T], ask: Callable[[T], Awaitable[Reply]]) -> Reply:
+    """Ask one model after the other until one answers; a stream answers with its first chunk.
+
+    Args:
+        models: whose `repr` logs and records show.
+        ask: asks one; gives a response or a stream of them.
 
     Raises:
         CallsheetError: what the last one failed with, or the first that is no reason to ask another.
     """
     failed = ""
-    for candidate, following in zip(candidates, [*candidates[1:], None], strict=True):
+    for model, following in zip(models, [*models[1:], None], strict=True):
         token = in_place_of.set(failed)
         try:
-            reply = await candidate.ask()
+            reply = await ask(model)
             if following is None or isinstance(reply, ChatResponse):
                 return reply
             return begun(await anext(reply, None), reply)
@@ -59,9 +49,9 @@ async def first_that_answers(candidates: Sequence[Candidate]) -> Reply:
             if following is None or not falls_back(exc):
                 raise
             reason = type(exc).__name__ + (f" {exc.status}" if isinstance(exc, EndpointError) and exc.status else "")
-            log.warning("model_fallback from=%s to=%s reason=%r", candidate.label, following.label, reason)
-            count("fallbacks", candidate.label, reason)
-            failed = candidate.label
+            log.warning("model_fallback from=%r to=%r reason=%r", model, following, reason)
+            failed = repr(model)
+            count("fallbacks", failed, reason)
         finally:
             in_place_of.reset(token)
     raise UsageError("There is no model to ask.")
@@ -111,6 +101,4 @@ class FallbackModel(ChatModelBase):
         Raises:
             CallsheetError: what the last model failed with.
         """
-        return await first_that_answers([
-            Candidate(repr(model), lambda model=model: model(*args, **kwargs))  # type: ignore[misc]
-            for model in self.models])
+        return await first_that_answers(self.models, lambda model: model(*args, **kwargs))

@@ -124,7 +124,12 @@ class OpenAIChatModel(RemoteChatModel):
         failures.check_key()
         refused = self._refused(options)
         if options.structured:
-            _ask_for(options.structured, body, self.forms_by_tool or "response_format" in refused)
+            body.pop("tools", None)
+            if self.forms_by_tool or "response_format" in refused:
+                tool = as_tool(options.structured)
+                body |= {"tools": [tool], "tool_choice": _named(tool["function"]["name"])}
+            else:
+                body["response_format"] = response_format(options.structured)
         body = _fitting(body, refused)
         failures.asked = body
         audio = body.get("audio") or {}
@@ -147,16 +152,6 @@ class OpenAIChatModel(RemoteChatModel):
         deployment = self.client_kwargs.get("azure_deployment") or self.model_name
         return (f"{endpoint.base_url.removesuffix('/v1')}/deployments/{deployment}/chat/completions"
                 f"?api-version={version}")
-
-
-def _ask_for(structured: type[BaseModel], body: dict[str, Any], by_tool: bool) -> None:
-    body.pop("tools", None)
-    if not by_tool:
-        body["response_format"] = response_format(structured)
-        return
-    tool = as_tool(structured)
-    body["tools"] = [tool]
-    body["tool_choice"] = _named(tool["function"]["name"])
 
 
 def _fitting(body: dict[str, Any], refused: frozenset[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, SecretStr
 from callsheet.errors import UsageError
 from callsheet.models.base import ChatModelBase, ChatResponse
 from callsheet.models.errors import EndpointError
-from callsheet.models.fallback import Candidate, first_that_answers
+from callsheet.models.fallback import first_that_answers
 from callsheet.models.structured import Misfit, added
 from callsheet.resources import find_endpoint, refusals
 from callsheet.resources.refusals import WANTS_LAST_WORD
@@ -31,17 +31,11 @@ Where answers do not stream, that is the only one."""
 
 @dataclass(frozen=True)
 class Options:
-    """What one call asks for.
+    """What one call asks for."""
 
-    Attributes:
-        parameters: of the request, without messages.
-        structured: the answer's form, if one is asked for.
-        without: parameters that the endpoint has refused.
-    """
-
-    parameters: dict[str, Any]
-    structured: type[BaseModel] | None
-    without: frozenset[str] = frozenset()
+    parameters: dict[str, Any]  # of the request, without messages
+    structured: type[BaseModel] | None  # the answer's form, if one is asked for
+    without: frozenset[str] = frozenset()  # parameters that the endpoint has refused
 
 
 class RemoteChatModel(ChatModelBase):
@@ -97,9 +91,7 @@ class RemoteChatModel(ChatModelBase):
         others = () if elsewhere else find_endpoint(self.endpoint).fallback
         if not others:
             return await self._ask(messages, options)
-        models = [self, *map(self._at, others)]
-        return await first_that_answers([
-            Candidate(repr(model), functools.partial(model._ask, messages, options)) for model in models])
+        return await first_that_answers([self, *map(self._at, others)], lambda model: model._ask(messages, options))
 
     def _at(self, endpoint: str) -> Self:
         """This model on another endpoint, with that one's key."""

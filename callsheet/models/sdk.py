@@ -63,25 +63,16 @@ class Seen:
 
 @dataclass
 class SdkCall:
-    """One call under way.
+    """One call under way."""
 
-    Attributes:
-        client: of the SDK.
-        arguments: of the SDK's method.
-        timeout: seconds for the whole answer; in a stream, between two chunks.
-        structured: what the answer must be, if anything.
-        ident: what its requests carry in HEADER.
-        started: `time.monotonic()` of its beginning.
-    """
-
-    client: Any
-    arguments: dict[str, Any]
-    timeout: float
+    client: Any  # of the SDK
+    arguments: dict[str, Any]  # of the SDK's method
+    timeout: float  # seconds for the whole answer; in a stream, between two chunks
     failures: Failures
-    structured: type[BaseModel] | None
-    ident: str
+    structured: type[BaseModel] | None  # what the answer must be, if anything
+    ident: str  # what its requests carry in HEADER
     seen: Seen = field(default_factory=Seen)
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)  # of the monotonic clock
 
 
 _seen: WeakValueDictionary[str, Seen] = WeakValueDictionary()
@@ -250,25 +241,22 @@ class _Body(httpx.AsyncByteStream):
         # SDKs read a body of any size, and a stream anew with each piece of an event: they get whole events.
         events = EventStream() if "event-stream" in self._seen.headers.get("content-type", "") else None
         size = 0
-        async for chunk in self._stream:
-            left = KEPT - len(self._seen.head)
-            if left > 0:
-                self._seen.head += chunk[:left]
-            size += len(chunk)
-            if size > MAX_BODY:
-                raise httpx.DecodingError(f"the answer has over {MAX_BODY} bytes")
-            if events is None:
-                yield chunk
-            elif found := self._found(events, chunk):
-                yield found
-        if events is not None and (rest := events.close()):
-            yield rest[0].written()
-
-    def _found(self, events: EventStream, chunk: bytes) -> bytes:
         try:
-            return b"".join(event.written() for event in events.feed(chunk))
+            async for chunk in self._stream:
+                left = KEPT - len(self._seen.head)
+                if left > 0:
+                    self._seen.head += chunk[:left]
+                size += len(chunk)
+                if size > MAX_BODY:
+                    raise httpx.DecodingError(f"the answer has over {MAX_BODY} bytes")
+                if events is None:
+                    yield chunk
+                elif found := b"".join(event.written() for event in events.feed(chunk)):
+                    yield found
         except EventTooLong as exc:
             raise httpx.DecodingError(str(exc)) from exc
+        if events is not None and (rest := events.close()):
+            yield rest[0].written()
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -1,7 +1,7 @@
 """What a toolkit needs of an MCP client, and a tool of one."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from callsheet.errors import ToolError, UsageError
@@ -37,32 +37,27 @@ class McpFunction(Protocol):
         """Call the tool."""
 
 
+@dataclass(eq=False)
 class ClientTool:
-    """A tool of an MCP client, asked for at its first call: on a worker nothing is connected before.
+    """A tool of an MCP client, asked for at its first call: on a worker nothing is connected before."""
 
-    Args:
-        client: whose tool.
-        name: as the server knows it.
-        json_schema: as models are given it.
-        timeout: seconds that the client gives a call, or None.
-        function: what the client gave for it, where that is known.
-    """
+    client: McpClient  # whose tool
+    name: str  # as the server knows it
+    json_schema: dict[str, Any]  # as models are given it
+    timeout: float | None = None  # seconds that the client gives a call
+    function: Callable[..., Any] | None = None  # what the client gave for it, where that is known
 
-    def __init__(self, client: McpClient, name: str, json_schema: dict[str, Any], timeout: float | None = None,
-                 function: Callable[..., Any] | None = None) -> None:
-        self.client = client
-        self.mcp_name = client.name
-        self.name = name
-        self.json_schema = json_schema
-        self.timeout = timeout
-        self._function = function
+    @property
+    def mcp_name(self) -> str:
+        """The client's name."""
+        return self.client.name
 
     async def __call__(self, **kwargs: Any) -> Any:
         """Call it."""
-        if self._function is None:
-            self._function = await self.client.get_callable_function(self.name, wrap_tool_result=True,
-                                                                     execution_timeout=self.timeout)
-        return await self._function(**kwargs)
+        if self.function is None:
+            self.function = await self.client.get_callable_function(self.name, wrap_tool_result=True,
+                                                                    execution_timeout=self.timeout)
+        return await self.function(**kwargs)
 
 
 def schema_of(tool: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -37,15 +38,10 @@ Handler = Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]]
 
 @dataclass(frozen=True)
 class Refusal:
-    """A call over a limit.
+    """A call over a limit."""
 
-    Attributes:
-        what: the limit: "requests", "tokens" or "concurrent requests".
-        wait: seconds after which such a call would pass.
-    """
-
-    what: str
-    wait: float
+    what: str  # the limit: "requests", "tokens" or "concurrent requests"
+    wait: float  # seconds after which such a call would pass
 
 
 class RateLimit:
@@ -316,8 +312,6 @@ class StubModelServer:
         self.stub = StubApp(Behaviour(**behaviour), keep=True)
         self.host = host
         self.port = port
-        self._ready = threading.Event()
-        self._failed: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
@@ -357,12 +351,10 @@ class StubModelServer:
         return self.stub.max_in_flight
 
     def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="stub-model", daemon=True)
+        ready: Future[None] = Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), name="stub-model", daemon=True)
         self._thread.start()
-        self._ready.wait()
-        if self._failed is not None:
-            self._thread.join()
-            raise self._failed
+        ready.result()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -376,14 +368,13 @@ class StubModelServer:
     async def __aexit__(self, *exc: object) -> None:
         await asyncio.to_thread(self.__exit__, *exc)
 
-    async def _serve(self) -> None:
+    async def _serve(self, ready: "Future[None]") -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         try:
             runner, self.port = await start(self.stub, self.host, self.port)
-        except OSError as exc:
-            self._failed = exc
+        except Exception as exc:
+            ready.set_exception(exc)
             return
-        finally:
-            self._ready.set()
+        ready.set_result(None)
         await self._stop.wait()
         await runner.cleanup()

@@ -81,18 +81,12 @@ MOST = 50
 
 @dataclass(frozen=True)
 class Task:
-    """What to do with a text.
-
-    Attributes:
-        count: sentences or terms.
-        bullets: as a list.
-        max_words: of the whole answer, or None.
-    """
+    """What to do with a text."""
 
     kind: Kind = "summary"
-    count: int = 3
-    bullets: bool = False
-    max_words: int | None = None
+    count: int = 3  # sentences or terms
+    bullets: bool = False  # as a list
+    max_words: int | None = None  # of the whole answer, or None
 
 
 def understand(system: str, prompt: str, before: str = "") -> tuple[Task, str]:
@@ -258,19 +252,12 @@ def _ends(block: str, start: int, match: re.Match[str]) -> bool:
 
 @dataclass(frozen=True)
 class Rating:
-    """Marks of a text, computed from it.
+    """Marks of a text, computed from it."""
 
-    Attributes:
-        score: 0 to 10, the mean of the others times ten.
-        coverage: share of the key terms of everything compared that it has, 0 to 1.
-        variety: share of its words that are not repetitions, 0 to 1.
-        clarity: 1 for sentences of about 18 words; falls to 0 with the distance.
-    """
-
-    score: float
-    coverage: float
-    variety: float
-    clarity: float
+    score: float  # 0 to 10, the mean of the others times ten
+    coverage: float  # share of the key terms of everything compared that it has, 0 to 1
+    variety: float  # share of its words that are not repetitions, 0 to 1
+    clarity: float  # 1 for sentences of about 18 words; falls to 0 with the distance
 
 
 def summarise(text: str, count: int) -> list[str]:

@@ -113,19 +113,12 @@ class Behaviour:
 
 @dataclass(frozen=True)
 class Lot:
-    """What chance has in store for one call.
+    """What chance has in store for one call."""
 
-    Attributes:
-        wait: seconds of latency.
-        status: of an error, or None.
-        retry_after: seconds that the error asks to wait, or None.
-        breaks: whether the answer breaks off.
-    """
-
-    wait: float
-    status: int | None
-    retry_after: int | None
-    breaks: bool
+    wait: float  # seconds of latency
+    status: int | None  # of an error, or None
+    retry_after: int | None  # seconds that the error asks to wait, or None
+    breaks: bool  # whether the answer breaks off
 
 
 class Chance:

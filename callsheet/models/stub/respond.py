@@ -1,7 +1,7 @@
 """The stub model's answers: what a prompt asks for, found in its text."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from callsheet.models.stub import extract
@@ -96,13 +96,13 @@ def _within(items: list[str], limit: int) -> list[str]:
     return kept or [" ".join(items[0].split()[:limit]) + "…"]
 
 
+@dataclass(frozen=True)
 class _Filler:
     """Fills one schema from one text."""
 
-    def __init__(self, definitions: dict[str, Any], text: str, task: Task) -> None:
-        self.definitions = definitions
-        self.text = text
-        self.task = task
+    definitions: dict[str, Any]
+    text: str
+    task: Task
 
     def value(self, schema: Any, hint: str, depth: int) -> Any:
         """A value that fits `schema`; None where it nests deeper than 12."""

@@ -30,41 +30,26 @@ class BadRequest(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ChatRequest:
-    """A request that is well formed.
-
-    Attributes:
-        messages: in OpenAI's form.
-        include_usage: whether a stream tells it.
-        choices: answers asked for.
-        max_tokens: of the answer, or None.
-        schema: that the answer must fit, or None.
-        json_object: whether any JSON object will do.
-        tool: the one that must be called: `name` and `parameters`; or None.
-    """
+    """A request that is well formed."""
 
     model: str
-    messages: list[dict[str, Any]]
+    messages: list[dict[str, Any]]  # in OpenAI's form
     stream: bool
-    include_usage: bool = True
-    choices: int = 1
-    max_tokens: int | None = None
-    schema: dict[str, Any] | None = None
-    json_object: bool = False
-    tool: dict[str, Any] | None = None
+    include_usage: bool = True  # whether a stream tells it
+    choices: int = 1  # answers asked for
+    max_tokens: int | None = None  # of the answer, or None
+    schema: dict[str, Any] | None = None  # that the answer must fit, or None
+    json_object: bool = False  # whether any JSON object will do
+    tool: dict[str, Any] | None = None  # the one that must be called: `name` and `parameters`; or None
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of an answer.
-
-    Attributes:
-        tokens: of the text, or of a tool call's arguments; joined they are the whole.
-        name: of the tool.
-    """
+    """A part of an answer."""
 
     kind: Kind
-    tokens: list[str]
-    name: str = ""
+    tokens: list[str]  # of the text, or of a tool call's arguments; joined they are the whole
+    name: str = ""  # of the tool
 
     @property
     def text(self) -> str:
@@ -74,20 +59,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Completion:
-    """An answer.
-
-    Attributes:
-        finish: "stop", "length" or "tool_calls".
-        prompt_tokens: of all messages.
-        output_tokens: of one answer.
-        cached_tokens: of the prompt's, those that the server says it had in its cache.
-    """
+    """An answer."""
 
     parts: list[Part]
-    finish: str
-    prompt_tokens: int
-    output_tokens: int
-    cached_tokens: int = 0
+    finish: str  # "stop", "length" or "tool_calls"
+    prompt_tokens: int  # of all messages
+    output_tokens: int  # of one answer
+    cached_tokens: int = 0  # of the prompt's, those that the server says it had in its cache
 
     def pieces(self, step: int, whole_calls: bool = False) -> Iterator[tuple[int, int, Part, str, bool]]:
         """The answer in pieces of `step` tokens, tool calls perhaps in one: tokens up to the piece's end, its part's
@@ -108,17 +86,12 @@ class Completion:
 
 @dataclass(frozen=True)
 class Exchange:
-    """One call: what was asked, what is answered.
-
-    Attributes:
-        ident: what its id is made of.
-        created: unix time in seconds.
-    """
+    """One call: what was asked, what is answered."""
 
     request: ChatRequest
     done: Completion
-    ident: str
-    created: int
+    ident: str  # what its id is made of
+    created: int  # unix time in seconds
 
 
 class Wire(ABC):
