@@ -15,7 +15,7 @@ MODULES = (
     "callsheet", "callsheet.workers.io", "callsheet.workers.cpu", "callsheet.workers.transport", "callsheet.models",
     "callsheet.models.stub", "callsheet.formatters", "callsheet.testing", "callsheet.tools", "callsheet.mcp",
     "callsheet.cli.main", "callsheet.cli.up", "callsheet.cli.runner", "callsheet.cli.flower",
-    "callsheet.cli.stub_model", "callsheet.cli.show", "callsheet.cli.tree_page", "callsheet.cli.show",
+    "callsheet.cli.stub_model", "callsheet.cli.show", "callsheet.cli.tree_page", "callsheet.cli.tree_text",
     "callsheet.workers.metrics.collector", "flower.app", "uvloop", "examples.review.demo",
 )
 

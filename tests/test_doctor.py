@@ -26,7 +26,8 @@ from callsheet.cli.checks.findings import Finding
 from callsheet.cli.checks.fleet import check_fleet, check_modules
 from callsheet.cli.checks.server import check_server, compared
 from callsheet.cli.main import main
-from callsheet.cli.top import Rates, frame, look
+from callsheet.cli.top_frame import frame
+from callsheet.cli.top_look import Rates, look
 from callsheet.errors import RedisUnavailable
 from callsheet.models.stub import StubModelServer
 from callsheet.settings import use_settings

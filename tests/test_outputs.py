@@ -25,15 +25,16 @@ from callsheet.cli.checks.findings import fail
 from callsheet.cli.doctor import _print
 from callsheet.cli.main import main
 from callsheet.cli.progress import Display, Tally
-from callsheet.cli.show import shown
 from callsheet.cli.terminal import say, say_json, say_lines
-from callsheet.cli.top import Look, Quota, Rates, frame
+from callsheet.cli.top_frame import frame
+from callsheet.cli.top_look import Look, Quota, Rates
 from callsheet.cli.tree_page import written
+from callsheet.cli.tree_text import shown
 from callsheet.errors import AgentFailed
 from callsheet.hub.elastic import HubLag
 from callsheet.messages.printable import as_json, printable
+from callsheet.tasks.tree.fill import filled
 from callsheet.tasks.tree.nodes import JobNode
-from callsheet.tasks.tree.read import filled
 
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 EVIL = ("[/x][bold]\x1b]0;title\x07\x9b2J\r\x1b[8m\u202e\udc41"

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from callsheet import AgentFailed, FanoutPipeline, JobCancelled, Msg, SequentialPipeline, Settings
 from callsheet.cli.main import main
-from callsheet.cli.top import look
+from callsheet.cli.top_look import look
 from callsheet.cli.tree_rows import rows, seconds
 from callsheet.errors import UnknownJob
 from callsheet.models.stub import StubModelServer

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from callsheet import AgentFailed, Msg, MsgHub, Settings
 from callsheet.cli.main import main
-from callsheet.cli.top import Look, Quota, Rates, frame, look
+from callsheet.cli.top_frame import frame
+from callsheet.cli.top_look import Look, Quota, Rates, look
 from callsheet.errors import RedisUnavailable
 from callsheet.hub.elastic import HubLag
 from callsheet.models import OpenAIChatModel

@@ -7,22 +7,16 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from celery import states
-
-from callsheet.errors import JobError, RedisUnavailable, UnknownJob
+from callsheet.errors import RedisUnavailable, UnknownJob
 from callsheet.resources.books import job_usage
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
 from callsheet.tasks.app import current_app
-from callsheet.tasks.records import CallRecord
-from callsheet.tasks.results import failure, parse, ready
-from callsheet.tasks.shown import hidden
+from callsheet.tasks.results import parse, ready
+from callsheet.tasks.tree.fill import children_of, error_of, filled, put_live, shaped, status_of
 from callsheet.tasks.tree.live import LiveCall, ask_workers, in_queues, put_aside
-from callsheet.tasks.tree.nodes import LATER, NOT_RUN, RUNNING, TAKEN, UNKNOWN, WAITING, CallNode, JobNode, Part, Steps
-
-LONGEST_ERROR = 300
-"""Characters of an error that are shown."""
+from callsheet.tasks.tree.nodes import LATER, NOT_RUN, UNKNOWN, CallNode, JobNode, Part, Steps
 
 DEEPEST = 24
 """Levels of jobs below jobs that are read."""
@@ -30,70 +24,6 @@ DEEPEST = 24
 _PAGE = 200
 
 Meta = dict[str, Any]
-
-
-def filled(call_id: str, label: str, meta: dict[str, Any] | None, live: LiveCall | None) -> CallNode:
-    """A call."""
-    node = CallNode(call_id, label)
-    record = CallRecord.of(meta) if meta is not None else None
-    if record is not None:
-        node.label, node.queue, node.worker, node.pid = record.agent, record.queue or "", record.worker, record.pid
-        node.sent, node.started, node.ended = record.sent, record.started, record.ended
-        node.retries, node.idle, node.usage = record.retries, record.idle, record.usage
-        node.more_jobs = record.more_children
-    if meta is not None:
-        node.status = str(meta["status"])
-        if node.status in states.EXCEPTION_STATES:
-            node.error = error_of(meta, node.label, call_id)
-    if live is not None and (meta is None or not ready(meta)):
-        _put_live(node, live)
-    return node
-
-
-def _put_live(node: CallNode, live: LiveCall) -> CallNode:
-    node.status = WAITING if not live.worker else TAKEN
-    if live.started is not None or live.later:
-        node.status = RUNNING if live.started is not None else LATER
-    node.label, node.queue, node.worker, node.pid = live.label, live.queue or node.queue, live.worker, live.pid
-    node.sent, node.started, node.ended = live.sent, live.started, None
-    node.retries, node.idle, node.more_jobs = live.retries, live.idle, live.more
-    return node
-
-
-def children_of(meta: dict[str, Any] | None, live: LiveCall | None) -> list[str]:
-    """The ids of the jobs that a call made."""
-    record = CallRecord.of(meta) if meta is not None else None
-    return list(dict.fromkeys((*(record.children if record else ()), *(live.children if live else ()))))
-
-
-def error_of(meta: dict[str, Any], label: str, job_id: str) -> str:
-    """What a stored failure says, on one line, short and without secrets."""
-    error = failure(meta, label, job_id)
-    text = error.message if isinstance(error, JobError) else str(error)
-    kind = getattr(error, "remote_type", "").rpartition(".")[2]
-    if kind and text.startswith(f"{label} raised {kind}: "):
-        text = text.removeprefix(f"{label} raised ")
-    line = " ".join(str(hidden(text)).split())
-    return line if len(line) <= LONGEST_ERROR else f"{line[:LONGEST_ERROR]}…"
-
-
-def shaped(shape: Any, calls: list[CallNode]) -> Part | None:
-    """The part of a pipeline that a shape of its plan describes; None where all its calls are left out."""
-    if isinstance(shape, int):
-        return calls[shape] if shape < len(calls) else None
-    parts = [part for inner in shape[1:] if (part := shaped(inner, calls)) is not None]
-    return Steps(shape[0] == "beside", parts) if parts else None
-
-
-def status_of(meta: dict[str, Any] | None, calls: list[CallNode]) -> str:
-    """How a pipeline's job is: as its last call has ended, or what most goes on in it."""
-    if meta is not None and ready(meta):
-        return str(meta["status"])
-    found = {call.status for call in calls}
-    for status in (RUNNING, states.RETRY, TAKEN, WAITING):
-        if status in found:
-            return status
-    return RUNNING if found.intersection(states.READY_STATES) else LATER if found == {LATER} else UNKNOWN
 
 
 def read_tree(job_id: str, settings: Settings, most: int = 1000) -> JobNode:
@@ -252,7 +182,7 @@ class _Reading:
     def _place_others(self, root: JobNode) -> None:
         """Calls that workers or queues told of, and that no call has named as its child."""
         first = next(root.own_calls(), None)
-        others = [_put_live(CallNode(live.id), live) for live in self._live.values() if live.id not in self._placed]
+        others = [put_live(CallNode(live.id), live) for live in self._live.values() if live.id not in self._placed]
         self._placed |= {node.id: node for node in others}
         for node in others:
             above = self._placed.get(self._live[node.id].parent, first)
