@@ -31,7 +31,7 @@ from callsheet.tasks.patience import patient
 from callsheet.tasks.people import answers
 from callsheet.tasks.people.store import Question, questions_of
 from callsheet.tasks.records import CallRecord
-from callsheet.tasks.results import failure, parse, ready
+from callsheet.tasks.results import RESULT_KEY, failure, ready, stored_results
 from callsheet.tasks.tree.read import refuse_unknown
 from callsheet.tasks.turns.desk import current_turn, waiting_for
 from callsheet.tasks.waiter import grace, waiter
@@ -160,9 +160,8 @@ class Job:
     @property
     def status(self) -> str:
         """Celery's state: PENDING (also for an id that is not known), STARTED, RETRY, SUCCESS, FAILURE, REVOKED."""
-        with translated(self._settings):
-            text = sync_client(self._settings).get(f"celery-task-meta-{self.id}")
-        return str(parse(text)["status"]) if text else str(states.PENDING)
+        meta = stored_results([self.id], self._settings).get(self.id)
+        return str(meta["status"] if meta is not None else states.PENDING)
 
     @property
     def done(self) -> bool:
@@ -219,17 +218,15 @@ class Job:
 
     def calls(self) -> list[CallRecord]:
         """What ran where, and when: a record for each of its calls that has ended, in order of their start."""
-        keys = [f"celery-task-meta-{call}" for call in self._all_calls()]
-        end = time.monotonic() + _RECORDS_LATE
+        calls, end = self._all_calls(), time.monotonic() + _RECORDS_LATE
         while True:
-            with translated(self._settings):
-                metas = [parse(text) for text in sync_client(self._settings).mget(keys) if text]
+            metas = stored_results(calls, self._settings)
             # Celery starts the next step of a chain before it stores the result of the one before.
-            late = len(metas) < len(keys) and any(meta["task_id"] == self.id and ready(meta) for meta in metas)
+            late = len(metas) < len(calls) and self.id in metas and ready(metas[self.id])
             if not late or time.monotonic() > end:
                 break
             time.sleep(0.02)
-        found = [record for meta in metas if (record := CallRecord.of(meta)) is not None]
+        found = [record for meta in metas.values() if (record := CallRecord.of(meta)) is not None]
         return sorted(found, key=lambda call: call.started)
 
     @property
@@ -308,7 +305,7 @@ class Job:
     def _not_waiting(self) -> str:
         # Of a job made here it is known that there is one; so it is of each that left something in Redis.
         known = self._queues or sync_client(self._settings).exists(
-            f"celery-task-meta-{self.id}", Keys(self._settings.key_prefix).job(self.id))
+            f"{RESULT_KEY}{self.id}", Keys(self._settings.key_prefix).job(self.id))
         if known:
             if {call for call, _ in whereabouts(self._settings)}.isdisjoint(self._calls) and not self.done:
                 return ("Neither a queue nor a worker has a call of it: what it waited for was evicted (have Redis' "
@@ -331,8 +328,8 @@ def cancel_all(jobs: Sequence[Job]) -> None:
     calls = [job._all_calls() for job in jobs]
     with translated(settings):
         client, key = sync_client(settings), Keys(settings.key_prefix).revoked()
-        texts = client.mget([f"celery-task-meta-{job.id}" for job in jobs])
-        going = [index for index, text in enumerate(texts) if not (text and ready(parse(text)))]
+        metas = stored_results([job.id for job in jobs], settings)
+        going = [index for index, job in enumerate(jobs) if not ready(metas.get(job.id, {}))]
         now = time.time()
         for start in range(0, len(going), _TOGETHER):
             some = going[start:start + _TOGETHER]

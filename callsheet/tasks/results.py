@@ -9,7 +9,7 @@ behind it.
 import asyncio
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
@@ -35,8 +35,8 @@ from callsheet.errors import (
     PoisonedCall,
 )
 from callsheet.messages.quick import loads
-from callsheet.resources.redis import async_client
-from callsheet.settings import get_settings
+from callsheet.resources.redis import async_client, sync_client, translated
+from callsheet.settings import Settings, get_settings
 from callsheet.settings.secrets import told_all
 from callsheet.tasks.bridge import drive, in_strand
 from callsheet.tasks.chords import ChordBackend
@@ -48,7 +48,18 @@ from callsheet.tasks.writes import Entry
 LOOK_ANYWAY = 3.0
 """Seconds after which one who waits looks at what is stored, whatever was heard."""
 
+RESULT_KEY = "celery-task-meta-"
+"""What the keys of results begin with."""
+
+AGENT_ATTRIBUTE = "__callsheet_agent__"
+"""Attribute of an error: the agent that raised it."""
+
 _TOGETHER = 500  # results that are looked at in one trip
+_UNREADABLE = "the stored result cannot be read"
+_STORE_TRIES = 16  # with growing pauses: about half a minute
+_FAILOVER_TRIES = 32  # about two minutes: sentinels wait, half a minute by default, before they take a master for lost
+_TIMEOUTS = frozenset({"SoftTimeLimitExceeded", "TimeLimitExceeded"})
+_to_json = kombu_json.JSONEncoder().encode
 
 
 class LateConsumer(ResultConsumer):
@@ -121,14 +132,6 @@ class LateConsumer(ResultConsumer):
         """A forked child waits for nothing yet."""
         self._put_off = set()
         super().on_after_fork()
-
-
-AGENT_ATTRIBUTE = "__callsheet_agent__"
-_UNREADABLE = "the stored result cannot be read"
-_STORE_TRIES = 16  # with growing pauses: about half a minute
-_FAILOVER_TRIES = 32  # about two minutes: sentinels wait, half a minute by default, before they take a master for lost
-_TIMEOUTS = frozenset({"SoftTimeLimitExceeded", "TimeLimitExceeded"})
-_to_json = kombu_json.JSONEncoder().encode
 
 
 class ResultBackend(PatientBackend, ChordBackend):
@@ -274,6 +277,17 @@ class SentinelResultBackend(ResultBackend, SentinelBackend):
 def ready(meta: dict[str, Any]) -> bool:
     """Whether a stored result is final."""
     return meta.get("status") in states.READY_STATES
+
+
+def stored_results(task_ids: Sequence[str], settings: Settings) -> dict[str, dict[str, Any]]:
+    """What is stored of some tasks, by id, of those of which anything is. Blocks."""
+    found, client = dict[str, dict[str, Any]](), sync_client(settings)
+    with translated(settings):
+        for start in range(0, len(task_ids), _TOGETHER):
+            ids = task_ids[start:start + _TOGETHER]
+            texts = client.mget([f"{RESULT_KEY}{task_id}" for task_id in ids])
+            found |= {task_id: parse(text) for task_id, text in zip(ids, texts, strict=True) if text}
+    return found
 
 
 def parse(text: bytes | str) -> dict[str, Any]:

@@ -18,11 +18,10 @@ from callsheet.resources.redis import async_client, translated
 from callsheet.resources.subscriptions import Listener, subscriptions
 from callsheet.settings import Settings
 from callsheet.tasks.patience import patient
-from callsheet.tasks.results import parse, ready
+from callsheet.tasks.results import RESULT_KEY, parse, ready
 from callsheet.tasks.whereabouts import whereabouts
 
 logger = logging.getLogger(__name__)
-_RESULT_KEY = "celery-task-meta-"
 _MOST_AHEAD = 500  # results kept that were fetched ahead and not yet asked for
 _LOOK = 3.0  # seconds between two looks whether Redis has lost data
 _SELDOM = 30.0  # seconds between two looks at what workers have, where they have all that is waited for
@@ -47,7 +46,7 @@ class Waiter:
     async def look_ahead(self, task_ids: list[str]) -> int:
         """Fetch those results that are stored by now, in one trip, for `wait` to find; says how many."""
         try:
-            texts = await async_client(self.settings).mget([_RESULT_KEY + task_id for task_id in task_ids])
+            texts = await async_client(self.settings).mget([RESULT_KEY + task_id for task_id in task_ids])
         except (RedisError, OSError):
             return 0  # `wait` deals with that
         found = {task_id: meta for task_id, text in zip(task_ids, texts, strict=True)
@@ -76,7 +75,7 @@ class Waiter:
         waiting.append(future)
         if len(waiting) == 1:
             self._listeners[task_id] = listener = self._listener(task_id)
-            self.subscriptions.add(_RESULT_KEY + task_id, listener)
+            self.subscriptions.add(RESULT_KEY + task_id, listener)
             self._sent[task_id] = epoch(self.settings).losses if losses is None else losses, calls or (task_id,)
             if self._watching is None or self._watching.done():
                 self._watching = asyncio.get_running_loop().create_task(self._watch())
@@ -91,7 +90,7 @@ class Waiter:
                 self._sent.pop(task_id, None)
                 gone = self._listeners.pop(task_id, None)
                 if gone is not None:
-                    self.subscriptions.remove(_RESULT_KEY + task_id, gone)
+                    self.subscriptions.remove(RESULT_KEY + task_id, gone)
 
     async def _check(self) -> None:
         """One ping for all that begin to wait now."""
@@ -122,7 +121,7 @@ class Waiter:
         there = await asyncio.to_thread(lambda: {call for call, _ in whereabouts(self.settings)})
         absent = {one for one in suspects if one in self._sent and there.isdisjoint(self._sent[one][1])}
         gone, self._absent = list(absent & self._absent), absent
-        texts = await async_client(self.settings).mget([_RESULT_KEY + one for one in gone]) if gone else ()
+        texts = await async_client(self.settings).mget([RESULT_KEY + one for one in gone]) if gone else ()
         for task_id, text in zip(gone, texts, strict=True):
             if text:
                 self._take(task_id, text)
@@ -153,7 +152,7 @@ class Waiter:
         while self._look:
             ids = [self._look.pop() for _ in range(min(len(self._look), 1000))]
             try:
-                texts = await async_client(self.settings).mget([_RESULT_KEY + task_id for task_id in ids])
+                texts = await async_client(self.settings).mget([RESULT_KEY + task_id for task_id in ids])
             except (RedisError, OSError) as exc:
                 logger.warning("Looking results up failed (%s); trying again.", type(exc).__name__)
                 self._look.update(ids)

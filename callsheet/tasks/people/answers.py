@@ -11,11 +11,10 @@ from pydantic import BaseModel
 from callsheet.agents.terminal import fields_of
 from callsheet.errors import AnswerRefused, PayloadTooLarge, UsageError
 from callsheet.messages import Msg
-from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
 from callsheet.tasks.people import store
 from callsheet.tasks.people.store import Question
-from callsheet.tasks.results import parse, ready
+from callsheet.tasks.results import ready, stored_results
 from callsheet.tools.schemas import misfits
 
 _MOST_PROBLEMS = 20  # that are told of one answer
@@ -70,10 +69,7 @@ def why_not(job_id: str, label: str, question_id: str | None, settings: Settings
 
 def _ended(job_ids: Sequence[str], settings: Settings) -> dict[str, str]:
     """Of the jobs that have ended, their state."""
-    with translated(settings):
-        texts = sync_client(settings).mget([f"celery-task-meta-{job_id}" for job_id in job_ids])
-    metas = {job_id: parse(text) for job_id, text in zip(job_ids, texts, strict=True) if text}
-    return {job_id: str(meta["status"]) for job_id, meta in metas.items() if ready(meta)}
+    return {job_id: str(meta["status"]) for job_id, meta in stored_results(job_ids, settings).items() if ready(meta)}
 
 
 def _answer(said: Said, data: Data, question: Question) -> dict[str, Any]:

@@ -13,15 +13,13 @@ from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
 from callsheet.tasks.app import current_app
-from callsheet.tasks.results import parse, ready
+from callsheet.tasks.results import RESULT_KEY, ready, stored_results
 from callsheet.tasks.tree.fill import children_of, error_of, filled, put_live, shaped, status_of
 from callsheet.tasks.tree.live import LiveCall, ask_workers, in_queues, put_aside
 from callsheet.tasks.tree.nodes import LATER, NOT_RUN, UNKNOWN, CallNode, JobNode, Part, Steps
 
 DEEPEST = 24
 """Levels of jobs below jobs that are read."""
-
-_PAGE = 200
 
 Meta = dict[str, Any]
 
@@ -52,7 +50,7 @@ def kept_ids(beginning: str, settings: Settings) -> Iterator[str]:
     """The ids of jobs and calls that begin so and of which Redis keeps something; looks through all its keys."""
     begins = re.sub(r"[^\w-]", r"\\\g<0>", beginning)
     with translated(settings):
-        for before in ("celery-task-meta-", Keys(settings.key_prefix).job("")):
+        for before in (RESULT_KEY, Keys(settings.key_prefix).job("")):
             for key in sync_client(settings).scan_iter(match=f"{before}{begins}*", count=1000):
                 yield key.decode(errors="replace").removeprefix(before)
 
@@ -69,7 +67,7 @@ class _Reading:
         self._children: dict[str, list[str]] = {}
 
     def tree(self) -> JobNode:
-        meta = self._metas([self._job_id]).get(self._job_id)
+        meta = stored_results([self._job_id], self._settings).get(self._job_id)
         if meta is None or not ready(meta):
             self._look_around()
         if meta is None and not self._live and not self._stored([self._job_id]):
@@ -110,15 +108,6 @@ class _Reading:
                 pipe.hgetall(self._keys.job(job_id))
             return {job_id: found for job_id, found in zip(ids, pipe.execute(), strict=True) if found}
 
-    def _metas(self, ids: Sequence[str]) -> dict[str, Meta]:
-        found: dict[str, Meta] = {}
-        for start in range(0, len(ids), _PAGE):
-            page = ids[start:start + _PAGE]
-            for call, text in zip(page, self._client.mget([f"celery-task-meta-{call}" for call in page]), strict=True):
-                if text:
-                    found[call] = parse(text)
-        return found
-
     # Building
 
     def _jobs(self, ids: Sequence[str]) -> list[JobNode]:
@@ -130,7 +119,8 @@ class _Reading:
             if b"plan" in known:
                 plans[job_id] = json.loads(known[b"plan"])
         kept = {job_id: some[:max(1, self._room)] for job_id, some in calls.items()}
-        metas = self._metas([call for job_id, some in kept.items() for call in dict.fromkeys((*some, job_id))])
+        metas = stored_results([call for job_id, some in kept.items() for call in dict.fromkeys((*some, job_id))],
+                               self._settings)
         found = []
         for job_id in ids:
             self._room -= len(kept[job_id])
