@@ -6,6 +6,7 @@ io worker it is the pool's loop; anywhere else a daemon thread runs it, from the
 
 import asyncio
 import atexit
+import contextlib
 import contextvars
 import importlib
 import logging
@@ -36,14 +37,11 @@ def new_loop() -> asyncio.AbstractEventLoop:
     """
     if detect_environment() != "default":  # type: ignore[no-untyped-call]
         return _stepping_aside()
-    if get_settings().loop == "asyncio":
-        return asyncio.new_event_loop()
-    try:
-        uvloop = importlib.import_module("uvloop")
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
+    if get_settings().loop != "asyncio":
+        with contextlib.suppress(ImportError):
+            loop: asyncio.AbstractEventLoop = importlib.import_module("uvloop").new_event_loop()
+            return loop
+    return asyncio.new_event_loop()
 
 
 def _stepping_aside() -> asyncio.AbstractEventLoop:

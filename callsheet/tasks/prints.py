@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import threading
 import time
 from collections import deque
@@ -304,19 +303,18 @@ class EventWriter:
                 self.stale.append(old)
 
 
-_pumps: dict[tuple[int, str, str], Pump] = {}
+_pumps: dict[tuple[str, str], Pump] = {}
 _pumps_lock = threading.Lock()
 
 
 def pump(settings: Settings) -> Pump:
     """This process's; any thread."""
-    key, loop = (os.getpid(), settings.redis_url.get_secret_value(), settings.key_prefix), process_loop()
+    # A forked child has a loop of its own, and so a pump of its own.
+    key, loop = (settings.redis_url.get_secret_value(), settings.key_prefix), process_loop()
     found = _pumps.get(key)
     if found is None or found.loop is not loop:
         with _pumps_lock:
             found = _pumps.get(key)
             if found is None or found.loop is not loop:
-                for stale in [old for old in _pumps if old[0] != key[0]]:
-                    del _pumps[stale]
                 found = _pumps[key] = Pump(settings, loop)
     return found

@@ -1,4 +1,4 @@
-"""Where questions and answers are kept: in Redis, under the job's id."""
+"""Questions that calls ask people, and where they and their answers are kept: in Redis, under the job's id."""
 
 import json
 from collections.abc import Sequence
@@ -12,6 +12,10 @@ from pydantic import TypeAdapter
 from callsheet.resources.redis import Script, async_client, sync_client, translated
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
+
+_HERE = Path(__file__).parent
+_ASK, _ANSWER, _WITHDRAW = (Script(_HERE / f"{name}.lua") for name in ("ask", "answer", "withdraw"))
+_LOOKED_AT = 200  # jobs in one trip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +62,6 @@ class Question:
 @cache
 def _adapter() -> TypeAdapter[Question]:
     return TypeAdapter(Question)
-
-
-_HERE = Path(__file__).parent
-_ASK, _ANSWER, _WITHDRAW = (Script(_HERE / f"{name}.lua") for name in ("ask", "answer", "withdraw"))
-_LOOKED_AT = 200  # jobs in one trip
 
 
 def _member(question: Question) -> str:

@@ -51,7 +51,7 @@ class Binding:
         self._attributes, self._memories = {}, {}
         for path, module in _modules(self.agent):
             prefix = "" if module is self.agent else f"{path}."
-            if isinstance(module, InMemoryMemory) and _keeps_a_log(module):
+            if isinstance(module, InMemoryMemory) and type(module).state_dict is InMemoryMemory.state_dict:
                 self._memories[path] = module
             elif type(module).state_dict is not StateModule.state_dict:
                 self._attributes[path] = (module, "")
@@ -179,10 +179,6 @@ def _modules(agent: AgentBase) -> Iterator[tuple[str, StateModule]]:
         if type(module).state_dict is StateModule.state_dict:
             prefix = "" if module is agent else f"{path}."
             todo += [(prefix + name, inner) for name, inner in module._state_modules().items()]
-
-
-def _keeps_a_log(memory: InMemoryMemory) -> bool:
-    return type(memory).state_dict is InMemoryMemory.state_dict
 
 
 def _parsed(text: str, path: str, agent: AgentBase) -> Any:

@@ -21,6 +21,8 @@ from callsheet.tasks.turns.keeper import Keeper
 from callsheet.tasks.turns.records import COLD, NOTHING, Busy, Changes, Claim, Granted, Place, Replied, held_up
 from callsheet.tasks.turns.redis import Store
 
+logger = logging.getLogger(__name__)
+
 _AGENT = 20_000  # bytes that an agent takes without its state, about
 _ENTRY = 2_000  # bytes that a message takes beside its text, about
 
@@ -102,9 +104,6 @@ class WarmAgents:
         while len(self._kept) > self.most or self.size > self._most_bytes:
             _, gone = self._kept.popitem(last=False)
             self.size -= gone.size
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -202,15 +201,12 @@ class Desk:
         warm = taken.warm
         if warm is None:
             agent = build()
-            warm = Warm(spec, self.binding(agent, taken.claim.agent_id), taken.granted.version, attributes_of(agent))
+            binding = Binding(agent, lambda: self.store.read(taken.claim.agent_id))
+            warm = Warm(spec, binding, taken.granted.version, attributes_of(agent))
         else:
             warm.restore()
         warm.binding.load(taken.granted)
         return Turn(self, taken.claim, taken.granted.token, warm, taken.granted.news)
-
-    def binding(self, agent: AgentBase, agent_id: str) -> Binding:
-        """The binding of an agent to the state under an id."""
-        return Binding(agent, lambda: self.store.read(agent_id))
 
     async def release(self, claim: Claim, token: int) -> None:
         """End a turn that leaves nothing behind. Whatever goes wrong is logged: the lease ends by itself."""

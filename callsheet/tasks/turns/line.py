@@ -1,4 +1,6 @@
-"""How a call steps back until its agent's turn is its own, and comes again."""
+"""How calls of an agent keep their order: what a message says of when it was sent, and how a call steps back until its
+agent's turn is its own, and comes again.
+"""
 
 import asyncio
 import json
@@ -17,6 +19,10 @@ logger = logging.getLogger(__name__)
 
 KEEP_SENT = "callsheet_keep_sent"
 """Option of a message that is sent again: it keeps the time at which it was sent first."""
+
+_MOST = 10_000  # agents and queues of which the last call is known
+_lock = threading.Lock()
+_last: OrderedDict[tuple[str, str], tuple[int, str]] = OrderedDict()  # agent and queue -> microseconds and call
 
 
 def place_of(task: Any, request: Any, call_data: dict[str, Any]) -> Place:
@@ -55,24 +61,18 @@ class Publisher:
                                  "is over")
 
 
-_MOST = 10_000
-_lock = threading.Lock()
-_last: OrderedDict[tuple[str, str], tuple[int, str]] = OrderedDict()  # agent and queue -> microseconds and call
-
-
 def stamped(data: dict[str, Any], call_id: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """The data of a call that is sent now, with the time; where it is sent again, also with that of the first.
 
     Of an agent with state, also with the call that this process sent to it before, through the same queue: two
     messages one behind the other may reach two workers, of which the second is the faster.
     """
-    now = time.time()
-    state = data.get("state")
-    if "sent" in data:  # it is tried again
-        data = {**data, "first": data.get("first", data["sent"])}
-    if not state or not call_id:
-        return {**data, "sent": now}
+    now, state = time.time(), data.get("state")
     stamp = {**data, "sent": now}
+    if "sent" in data:  # it is tried again
+        stamp["first"] = data.get("first", data["sent"])
+    if not state or not call_id:
+        return stamp
     stamp.pop("before", None)
     if options.get("eta") is None and not options.get("countdown"):
         key, micros = (state[0], f"{options.get('queue')} {options.get('priority')}"), round(now * 1_000_000)

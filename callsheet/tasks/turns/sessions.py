@@ -312,8 +312,7 @@ class Shared:
 
     async def look(self, agent_id: str, path: str, work: Callable[[InMemoryMemory], Awaitable[T]]) -> T:
         """See Kept."""
-        store = the_store()
-        found = await on_loop(store, lambda: store.read(agent_id))
+        found = await read(agent_id)
         memories = _memories(path, found.fields, found.entries) if found else _memories(path, {}, [])
         return await work(memories[path])
 
