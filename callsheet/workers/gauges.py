@@ -87,7 +87,7 @@ class SlotGauge:
         with slots.lock:
             held, returning = slots.used + slots.parked, slots.returning
             return Reading(slots.limit, slots.used, returning, len(slots.waiting), pool.finished + held,
-                           pool.finished, held, sum(waiting_for_turns().values()), pool.lag)
+                           pool.finished, held, sum(waiting_for_turns().values()), pool.watch.lag)
 
     def has_room(self) -> bool:
         """Whether a call that comes need not wait; asked for each message."""
@@ -111,7 +111,7 @@ def slot_numbers(pool: Any) -> dict[str, float]:
     if not hasattr(pool, "slots"):
         return numbers
     return {**numbers, "parked": pool.slots.parked, "parked_most": pool.slots.max_parked, "threads": pool.crew.count,
-            "loop_lag_seconds": pool.lag, "loop_blocked": pool.blocked}
+            "loop_lag_seconds": pool.watch.lag, "loop_blocked": pool.watch.blocked}
 
 
 def gauge_of(pool: Any) -> ProcessGauge | SlotGauge:

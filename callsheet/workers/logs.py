@@ -19,11 +19,7 @@ _streams: dict[int, "GatheredStream"] = {}
 
 
 class GatheredStream:
-    """A text stream whose writes are made by a thread, those of `GATHER` seconds in one.
-
-    Args:
-        stream: to write to.
-    """
+    """A text stream whose writes are made by a thread, those of `GATHER` seconds in one."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

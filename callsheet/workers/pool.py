@@ -195,9 +195,9 @@ class AsyncioPool(BasePool):
         self.loop = self._loop_thread.loop
         self.to_loop = LoopMailbox(self.loop)
         self.begins = LoopMailbox(self.loop, BEGIN_TOGETHER)
-        self._watch = LoopWatch(self._loop_thread, self._block_limit, Growth().look)
+        self.watch = LoopWatch(self._loop_thread, self._block_limit, Growth().look)
         self._loop_thread.start()
-        self._watch.start()
+        self.watch.start()
         spare_collector()
         LocalManager([_task_stack], call_ident)  # `current_task` in subtasks, as Task.on_bound for `self.request`
         self._started = True
@@ -235,7 +235,7 @@ class AsyncioPool(BasePool):
         """End the threads."""
         signals.worker_process_shutdown.send(sender=self._hostname, pid=os.getpid(), exitcode=0)
         adopt(None)
-        self._watch.stop()
+        self.watch.stop()
         if not self._loop_thread.stop():
             logger.warning("The event loop's thread does not end; it is left behind.")
 
@@ -315,7 +315,7 @@ class AsyncioPool(BasePool):
         call.pid = next(self._pids)
         self._calls[call.pid] = call
         if len(self._calls) == 1:
-            self._watch.wake()
+            self.watch.wake()
         if call.may_be_stale():
             self.to_hub.post(self._launch_unless_stale, call)
         else:
@@ -341,7 +341,7 @@ class AsyncioPool(BasePool):
                 self.finished += 1
                 self._calls.pop(call.pid, None)
                 if not self._calls:
-                    self._watch.rest()
+                    self.watch.rest()
                 call.release()
                 self._forget(call)
             call.value = call.failure = None  # a traceback would keep the call, and the call the traceback
@@ -428,16 +428,6 @@ class AsyncioPool(BasePool):
         with self.slots.lock:
             return list(self._calls.values())
 
-    @property
-    def lag(self) -> float:
-        """Seconds that the loop was late when last looked at."""
-        return self._watch.lag
-
-    @property
-    def blocked(self) -> int:
-        """Times that code blocked the loop for too long."""
-        return self._watch.blocked
-
     def grow(self, n: int = 1) -> None:
         """Add `n` slots."""
         self._resize(n)
@@ -472,8 +462,8 @@ class AsyncioPool(BasePool):
                 "threads": self.crew.count,
                 "finished": self.finished,
                 "loop": type(self.loop).__module__.partition(".")[0],
-                "loop-lag": round(self._watch.lag, 4),
-                "loop-blocked": self._watch.blocked,
+                "loop-lag": round(self.watch.lag, 4),
+                "loop-blocked": self.watch.blocked,
                 "timeouts": [self.options.get("soft_timeout") or 0, self.options.get("timeout") or 0],
             })
         return info

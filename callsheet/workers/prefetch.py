@@ -104,12 +104,7 @@ class Prefetch:
 
 
 class Suspects:
-    """Messages of one consumer whose workers were lost before.
-
-    Args:
-        consumer: ours.
-        begin: hands a message to Celery.
-    """
+    """Messages of one consumer whose workers were lost before; `begin` hands one to Celery."""
 
     def __init__(self, consumer: Any, begin: Callable[[Any], Any]) -> None:
         self._consumer, self._begin = consumer, begin

@@ -86,23 +86,18 @@ def calls_of_job(state: Any, job: str, **_: Any) -> list[dict[str, Any]]:
         data = request.args[-1]
         context = request.request_dict
         if belongs(job, request.id, context.get("root_id"), context.get("parent_id"), data):
-            found.append({**_call(request, data, context), **_noted(request.id), "later": later})
+            found.append({**_call(request, data, context), "later": later})
     return found
 
 
 def _call(request: Any, data: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
-    pid = request.worker_pid or 0
+    pid, notes = request.worker_pid or 0, notes_of(request.id)
+    told = notes.to_data() if notes is not None else {}  # what this process knows of a call that it runs
     return {"id": request.id, "label": data["label"], "parent": context.get("parent_id") or "",
             "queue": (request.delivery_info or {}).get("routing_key") or "", "sent": data.get("sent"),
             "worker": request.hostname, "pid": pid if pid < FIRST_PID else os.getpid(),
-            "started": request.time_start, "retries": context.get("retries") or 0}
-
-
-def _noted(call_id: str) -> dict[str, Any]:
-    """What this process knows of a call that it runs."""
-    notes = notes_of(call_id)
-    told = notes.to_data() if notes is not None else {}
-    return {"children": list(told.get("children", ())), "more": told.get("more", 0), "idle": told.get("idle", 0.0)}
+            "started": request.time_start, "retries": context.get("retries") or 0,
+            "children": list(told.get("children", ())), "more": told.get("more", 0), "idle": told.get("idle", 0.0)}
 
 
 @inspect_command(name=STATUS)

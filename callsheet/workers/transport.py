@@ -291,11 +291,6 @@ class Channel(stock.Channel):
         else:
             super()._poll_error(type, **options)
 
-    def wake_after(self, seconds: float) -> None:
-        """Have the loop turn again, should nothing else happen."""
-        if self.connection.cycle.hub is not None:
-            self.connection.cycle.hub.call_later(seconds, lambda: None)
-
     def _basic_cancel(self, consumer_tag: str) -> Any:
         answer = super()._basic_cancel(consumer_tag)
         if self.claims is not None:

@@ -46,12 +46,7 @@ _PUSH = _Push()
 
 
 class Claims:
-    """Claims messages for one channel.
-
-    Args:
-        channel: of the transport.
-        ledger: of what this process holds.
-    """
+    """Claims messages for one channel of the transport."""
 
     def __init__(self, channel: Any, ledger: Ledger) -> None:
         self.channel = channel
@@ -183,7 +178,8 @@ class Claims:
         if self._in_vain >= IN_VAIN:
             pause = min(0.0005 * 2 ** (self._in_vain - IN_VAIN), SLOWEST)
             self._not_before = time.monotonic() + pause
-            self.channel.wake_after(pause)
+            if self.channel.connection.cycle.hub is not None:  # whose loop turns again then, should nothing else happen
+                self.channel.connection.cycle.hub.call_later(pause, lambda: None)
         return _PUSH
 
     def _watched(self, there: int) -> None:

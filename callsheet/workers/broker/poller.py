@@ -37,8 +37,7 @@ class Poller(stock.MultiChannelPoller):
         claims = channel.claims
         if self.hub is not None:
             claims.check_leases()
-            if claims.arrived:
-                claims.deliver()
+            claims.deliver()
         if not claims.due():
             return
         try:

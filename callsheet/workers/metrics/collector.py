@@ -176,12 +176,7 @@ def empty(name: str) -> Metric:
 
 
 class Metrics(Collector):
-    """What one worker tells.
-
-    Args:
-        worker: Celery's.
-        broker: tells of its queues.
-    """
+    """What one worker of Celery's tells."""
 
     def __init__(self, worker: Any, broker: Broker) -> None:
         self._worker, self._broker = worker, broker
