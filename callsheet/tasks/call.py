@@ -24,52 +24,31 @@ _IF_ANY = ("args", "kwargs", "piped", "retries", "state", "path", "homes", "obse
 
 @dataclass(frozen=True, kw_only=True)
 class Gathering:
-    """What the step after a fan-out has to do with the branches' results.
+    """What the step after a fan-out has to do with the branches' results."""
 
-    Attributes:
-        branches: the branches' labels, in order; on the wire perhaps a reference to them.
-        on_error: "raise" or "collect".
-    """
-
-    branches: Any
-    on_error: str
+    branches: Any  # the branches' labels, in order; on the wire perhaps a reference to them
+    on_error: str  # "raise" or "collect"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AgentCall:
-    """One call, JSON on the wire.
+    """One call, JSON on the wire."""
 
-    Attributes:
-        agent: the agent as a Writer wrote it, or a reference to a large payload.
-        args: of `reply`, written; in a pipeline the piped value comes before them.
-        kwargs: of `reply`, written.
-        label: the agent, for people.
-        piped: whether the value that a pipeline hands on is the first argument.
-        job: id of the job to whose events it prints.
-        retries: how often it is tried again.
-        gathering: set on the step that reduces a fan-out.
-        context: what it has from its options and its caller: job, tenant, priority, deadline, parents, held.
-        state: of an agent with state its id and its class as "module:Name".
-        path: names a call that a reply awaits; the same if that reply runs again. "" otherwise.
-        homes: names of the MCP clients with affinity that the agent has.
-        observe: whether it only hears what is new in its hubs, and does not reply.
-        once: whether its id names its work: sent again under the same id, it gives the reply that there is.
-    """
-
-    agent: Any
-    args: Any
-    kwargs: Any
-    label: str
-    job: str
-    piped: bool = False
-    retries: int = 0
-    gathering: Gathering | None = None
+    agent: Any  # the agent as a Writer wrote it, or a reference to a large payload
+    args: Any  # of `reply`, written; in a pipeline the piped value comes before them
+    kwargs: Any  # of `reply`, written
+    label: str  # the agent, for people
+    job: str  # id of the job to whose events it prints
+    piped: bool = False  # whether the value that a pipeline hands on is the first argument
+    retries: int = 0  # how often it is tried again
+    gathering: Gathering | None = None  # set on the step that reduces a fan-out
+    # what it has from its options and its caller: job, tenant, priority, deadline, parents, held
     context: CallContext = NO_CALL
-    state: tuple[str, str] | None = None
-    path: str = ""
-    homes: tuple[str, ...] = ()
-    observe: bool = False
-    once: bool = False
+    state: tuple[str, str] | None = None  # of an agent with state its id and its class as "module:Name"
+    path: str = ""  # names a call that a reply awaits; the same if that reply runs again. "" otherwise
+    homes: tuple[str, ...] = ()  # names of the MCP clients with affinity that the agent has
+    observe: bool = False  # whether it only hears what is new in its hubs, and does not reply
+    once: bool = False  # whether its id names its work: sent again under the same id, it gives the reply that there is
 
     def to_wire(self) -> dict[str, Any]:
         """The call as JSON data."""

@@ -44,23 +44,14 @@ _SENT = "callsheet_part_sent"  # set on a request
 
 @dataclass(frozen=True)
 class _Complete:
-    """A chord whose last part this process has counted, and which it is to finish.
+    """A chord whose last part this process has counted, and which it is to finish."""
 
-    Attributes:
-        request: of the last part's task.
-        keys: as Celery names them: parts, difference, size, counted, shape, finisher.
-        token: that this process holds the chord with.
-        since: time.monotonic() when it asked.
-        shape: the results' saved structure, where the header has groups.
-        parts: encoded; None where they have to be fetched.
-    """
-
-    request: Any
-    keys: list[bytes]
-    token: str
-    since: float
-    shape: bytes | None
-    parts: list[bytes] | None
+    request: Any  # of the last part's task
+    keys: list[bytes]  # as Celery names them: parts, difference, size, counted, shape, finisher
+    token: str  # that this process holds the chord with
+    since: float  # time.monotonic() when it asked
+    shape: bytes | None  # the results' saved structure, where the header has groups
+    parts: list[bytes] | None  # encoded; None where they have to be fetched
 
 
 class ChordBackend(RedisBackend):

@@ -70,20 +70,13 @@ class Chunk:
 
 @dataclass(slots=True)
 class Box:
-    """What one job's agents printed here and is not written yet.
+    """What one job's agents printed here and is not written yet."""
 
-    Attributes:
-        waiting: chunks in the order in which they are written.
-        due: monotonic time before which nothing is written, unless somebody waits for it.
-        busy: whether chunks of it are on their way.
-        count: chunks that were put in so far.
-        flushes: who waits until a chunk, by its number, is written.
-    """
-
-    waiting: dict[tuple[Any, ...], Chunk] = field(default_factory=dict)
-    due: float = 0.0
-    busy: bool = False
-    count: int = 0
+    waiting: dict[tuple[Any, ...], Chunk] = field(default_factory=dict)  # chunks in the order in which they are written
+    due: float = 0.0  # monotonic time before which nothing is written, unless somebody waits for it
+    busy: bool = False  # whether chunks of it are on their way
+    count: int = 0  # chunks that were put in so far
+    # who waits until a chunk, by its number, is written
     flushes: list[tuple[int, "asyncio.Future[None]"]] = field(default_factory=list)
 
     def put(self, chunk: Chunk, most: int) -> None:

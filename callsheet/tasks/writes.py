@@ -24,34 +24,21 @@ _MOST_BYTES = 1024 * 1024  # in one trip, if it has more than one entry
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A call's part of a chord, for `settle.lua`.
+    """A call's part of a chord, for `settle.lua`."""
 
-    Attributes:
-        text: what the chord's body gets of the call, encoded.
-        keys: of the chord.
-        args: the rest of what the script wants to know of a part.
-    """
-
-    text: str | bytes
-    keys: list[bytes]
-    args: list[str | int]
+    text: str | bytes  # what the chord's body gets of the call, encoded
+    keys: list[bytes]  # of the chord
+    args: list[str | int]  # the rest of what the script wants to know of a part
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one call leaves behind, stored in one step.
+    """What one call leaves behind, stored in one step."""
 
-    Attributes:
-        key: of its result.
-        value: its result, encoded; "" stores none.
-        expires: seconds that the result is kept; None for ever.
-        part: of a chord, if it is one.
-    """
-
-    key: bytes
-    value: str | bytes
-    expires: int | None = None
-    part: Part | None = None
+    key: bytes  # of its result
+    value: str | bytes  # its result, encoded; "" stores none
+    expires: int | None = None  # seconds that the result is kept; None for ever
+    part: Part | None = None  # of a chord, if it is one
 
     @property
     def size(self) -> int:

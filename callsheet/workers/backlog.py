@@ -26,21 +26,13 @@ SHARES_EVERY = 5.0  # seconds between two looks at the memory of many processes:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was seen.
+    """What was seen."""
 
-    Attributes:
-        at: `time.monotonic()`.
-        backlog: messages on the queues, or None.
-        received: messages that the worker had taken by then.
-        memory: bytes that it used, or None.
-        cpu: share of the processors' time since the look before, or None.
-    """
-
-    at: float
-    backlog: int | None
-    received: int
-    memory: int | None
-    cpu: float | None
+    at: float  # `time.monotonic()`
+    backlog: int | None  # messages on the queues, or None
+    received: int  # messages that the worker had taken by then
+    memory: int | None  # bytes that it used, or None
+    cpu: float | None  # share of the processors' time since the look before, or None
 
 
 class Memory:

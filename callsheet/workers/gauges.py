@@ -21,29 +21,17 @@ _MANY = 20  # calls under way from which their memory can be told from the worke
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A pool at a moment.
+    """A pool at a moment."""
 
-    Attributes:
-        size: slots or processes.
-        busy: calls that have one; parked ones have none.
-        returning: calls that were parked and wait for a slot to go on with.
-        waiting: calls that the worker has taken and not begun.
-        begun: calls begun since the start.
-        ended: calls ended since the start.
-        held: calls under way, the parked ones included.
-        turns: calls that wait for their turn under an endpoint's limits; they are parked.
-        lag: seconds that the event loop is late, or None.
-    """
-
-    size: int
-    busy: int
-    returning: int
-    waiting: int
-    begun: int
-    ended: int
-    held: int
-    turns: int = 0
-    lag: float | None = None
+    size: int  # slots or processes
+    busy: int  # calls that have one; parked ones have none
+    returning: int  # calls that were parked and wait for a slot to go on with
+    waiting: int  # calls that the worker has taken and not begun
+    begun: int  # calls begun since the start
+    ended: int  # calls ended since the start
+    held: int  # calls under way, the parked ones included
+    turns: int = 0  # calls that wait for their turn under an endpoint's limits; they are parked
+    lag: float | None = None  # seconds that the event loop is late, or None
 
 
 class ProcessGauge:

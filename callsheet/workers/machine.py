@@ -80,17 +80,11 @@ class Processors:
 
 @dataclass(frozen=True)
 class Group:
-    """A worker's control group.
+    """A worker's control group."""
 
-    Attributes:
-        memory: folder with its memory's files, or None.
-        cpu: folder with its processors' files, or None.
-        unified: whether it is of version 2.
-    """
-
-    memory: Path | None
-    cpu: Path | None
-    unified: bool
+    memory: Path | None  # folder with its memory's files, or None
+    cpu: Path | None  # folder with its processors' files, or None
+    unified: bool  # whether it is of version 2
 
     @classmethod
     def own(cls, proc: Path = PROC, root: Path = CGROUPS) -> "Group":

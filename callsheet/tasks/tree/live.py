@@ -30,37 +30,21 @@ MOST_ASIDE = 500
 
 @dataclass(frozen=True, kw_only=True)
 class LiveCall:
-    """A call that has not ended.
+    """A call that has not ended."""
 
-    Attributes:
-        id: of its task.
-        label: the agent.
-        parent: id of the call that made it, or "".
-        queue: that it was sent to.
-        sent: unix time.
-        worker: that has it, or "" where it waits in its queue.
-        pid: of the process that runs it, or 0.
-        started: unix time, or None where it has not begun.
-        retries: tries before this one.
-        idle: seconds in which it ran and waited for others.
-        children: ids of the jobs that it has made.
-        more: that it has made beyond those.
-        later: whether it is not to begin yet.
-    """
-
-    id: str
-    label: str
-    parent: str = ""
-    queue: str = ""
-    sent: float | None = None
-    worker: str = ""
-    pid: int = 0
-    started: float | None = None
-    retries: int = 0
-    idle: float = 0.0
-    children: tuple[str, ...] = ()
-    more: int = 0
-    later: bool = False
+    id: str  # of its task
+    label: str  # the agent
+    parent: str = ""  # id of the call that made it, or ""
+    queue: str = ""  # that it was sent to
+    sent: float | None = None  # unix time
+    worker: str = ""  # that has it, or "" where it waits in its queue
+    pid: int = 0  # of the process that runs it, or 0
+    started: float | None = None  # unix time, or None where it has not begun
+    retries: int = 0  # tries before this one
+    idle: float = 0.0  # seconds in which it ran and waited for others
+    children: tuple[str, ...] = ()  # ids of the jobs that it has made
+    more: int = 0  # that it has made beyond those
+    later: bool = False  # whether it is not to begin yet
 
 
 def belongs(job_id: str, task_id: str, root_id: str | None, parent_id: str | None, data: dict[str, Any]) -> bool:

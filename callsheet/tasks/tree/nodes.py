@@ -26,39 +26,23 @@ MEANINGS = {
 
 @dataclass(slots=True)
 class CallNode:
-    """One call of an agent; a step of a pipeline that belongs to no agent has no label.
+    """One call of an agent; a step of a pipeline that belongs to no agent has no label."""
 
-    Attributes:
-        id: of its task.
-        label: the agent, as `Class(name)`.
-        status: one of MEANINGS.
-        queue: that it was sent to, as its worker's name and process, or "" and 0.
-        sent: unix time, as those below, or None.
-        started: of the last try.
-        ended: of the last try.
-        retries: tries before the last one.
-        idle: seconds in which it ran and waited for others.
-        usage: what its own outbound calls took.
-        error: what went wrong, on one line.
-        jobs: that it made.
-        more_jobs: that it made beyond these.
-    """
-
-    id: str
-    label: str = ""
-    status: str = UNKNOWN
-    queue: str = ""
-    worker: str = ""
-    pid: int = 0
-    sent: float | None = None
-    started: float | None = None
-    ended: float | None = None
-    retries: int = 0
-    idle: float = 0.0
-    usage: Usage = field(default_factory=Usage)
-    error: str = ""
-    jobs: list["JobNode"] = field(default_factory=list)
-    more_jobs: int = 0
+    id: str  # of its task
+    label: str = ""  # the agent, as `Class(name)`
+    status: str = UNKNOWN  # one of MEANINGS
+    queue: str = ""  # that it was sent to, or ""
+    worker: str = ""  # name of the worker that has or had it, or ""
+    pid: int = 0  # of its process, or 0
+    sent: float | None = None  # unix time, as those below, or None
+    started: float | None = None  # of the last try
+    ended: float | None = None  # of the last try
+    retries: int = 0  # tries before the last one
+    idle: float = 0.0  # seconds in which it ran and waited for others
+    usage: Usage = field(default_factory=Usage)  # what its own outbound calls took
+    error: str = ""  # what went wrong, on one line
+    jobs: list["JobNode"] = field(default_factory=list)  # that it made
+    more_jobs: int = 0  # that it made beyond these
 
     def waited(self, now: float) -> float | None:
         """Seconds from when it was sent until it began, or until now; None where that is not known."""
@@ -75,15 +59,10 @@ class CallNode:
 
 @dataclass(slots=True)
 class Steps:
-    """Parts of a pipeline.
+    """Parts of a pipeline."""
 
-    Attributes:
-        beside: whether they run at once, rather than one after another.
-        parts: calls, or steps again.
-    """
-
-    beside: bool
-    parts: list["Part"]
+    beside: bool  # whether they run at once, rather than one after another
+    parts: list["Part"]  # calls, or steps again
 
 
 Part = CallNode | Steps
@@ -91,27 +70,16 @@ Part = CallNode | Steps
 
 @dataclass(slots=True)
 class JobNode:
-    """A job.
+    """A job."""
 
-    Attributes:
-        id: of the job.
-        label: what runs.
-        status: one of MEANINGS.
-        part: its call, or a pipeline's steps.
-        error: what went wrong, on one line.
-        usage: what the job took, with all jobs below it; of the outermost job only.
-        looked: unix time at which this was so.
-        left_out: calls that are not in the tree, because there are too many.
-    """
-
-    id: str
-    label: str
-    status: str
-    part: Part
-    error: str = ""
-    usage: Usage = field(default_factory=Usage)
-    looked: float = 0.0
-    left_out: int = 0
+    id: str  # of the job
+    label: str  # what runs
+    status: str  # one of MEANINGS
+    part: Part  # its call, or a pipeline's steps
+    error: str = ""  # what went wrong, on one line
+    usage: Usage = field(default_factory=Usage)  # what the job took, with all jobs below it; of the outermost job only
+    looked: float = 0.0  # unix time at which this was so
+    left_out: int = 0  # calls that are not in the tree, because there are too many
 
     @property
     def is_pipeline(self) -> bool:

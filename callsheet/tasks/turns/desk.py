@@ -29,19 +29,12 @@ _ENTRY = 2_000  # bytes that a message takes beside its text, about
 
 @dataclass
 class Warm:
-    """An agent between two turns.
+    """An agent between two turns."""
 
-    Attributes:
-        spec: what it was built of, as it travelled.
-        binding: to its state.
-        version: of the state.
-        attributes: as they were before any turn, without those that are state.
-    """
-
-    spec: Any
-    binding: Binding
-    version: int
-    attributes: dict[str, Any]
+    spec: Any  # what it was built of, as it travelled
+    binding: Binding  # to its state
+    version: int  # of the state
+    attributes: dict[str, Any]  # as they were before any turn, without those that are state
 
     @property
     def agent(self) -> AgentBase:
@@ -117,29 +110,17 @@ class Taken:
 
 @dataclass
 class Turn:
-    """A turn with its agent.
+    """A turn with its agent."""
 
-    Attributes:
-        desk: where it was taken.
-        claim: whose.
-        token: its number.
-        warm: the agent with its state.
-        news: what the agent has not heard of its hubs.
-        heard: what it has heard since, by its seat in a hub.
-        said: messages that its hubs are to hear, as JSON.
-        eager: once the turn has ended, the hubs whose eager members are to be told.
-        jobs: that the reply waits for.
-    """
-
-    desk: "Desk"
-    claim: Claim
-    token: int
-    warm: Warm
-    news: list[News] = field(default_factory=list)
-    heard: dict[str, str] = field(default_factory=dict)
-    said: list[str] = field(default_factory=list)
-    eager: Sequence[str] = ()
-    jobs: list[str] = field(default_factory=list)
+    desk: "Desk"  # where it was taken
+    claim: Claim  # whose
+    token: int  # its number
+    warm: Warm  # the agent with its state
+    news: list[News] = field(default_factory=list)  # what the agent has not heard of its hubs
+    heard: dict[str, str] = field(default_factory=dict)  # what it has heard since, by its seat in a hub
+    said: list[str] = field(default_factory=list)  # messages that its hubs are to hear, as JSON
+    eager: Sequence[str] = ()  # once the turn has ended, the hubs whose eager members are to be told
+    jobs: list[str] = field(default_factory=list)  # that the reply waits for
 
     @property
     def agent(self) -> AgentBase:

@@ -16,122 +16,79 @@ COLD = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A call that wants its agent's turn.
+    """A call that wants its agent's turn."""
 
-    Attributes:
-        agent_id: whose state it is.
-        call_id: id of the call's task.
-        cls: the agent's class as "module:Name"; "" for who writes to a state of any class.
-        label: the agent, for people.
-        sent: unix time in microseconds at which it was sent: its place in the line; also tells a second delivery from
-            another call of the same id.
-        before: the call of the agent that its sender sent before it, "<microseconds> <id>", or "".
-        jobs: ids of the job that it belongs to, and of those in whose course that was made.
-        once: whether any other call of the same id is this one, whenever it was sent.
-    """
-
-    agent_id: str
-    call_id: str
-    cls: str
-    label: str = ""
+    agent_id: str  # whose state it is
+    call_id: str  # id of the call's task
+    cls: str  # the agent's class as "module:Name"; "" for who writes to a state of any class
+    label: str = ""  # the agent, for people
+    # unix time in microseconds at which it was sent: its place in the line; also tells a second delivery from another
+    # call of the same id
     sent: int = 0
-    before: str = ""
-    jobs: tuple[str, ...] = ()
-    once: bool = False
+    before: str = ""  # the call of the agent that its sender sent before it, "<microseconds> <id>", or ""
+    jobs: tuple[str, ...] = ()  # ids of the job that it belongs to, and of those in whose course that was made
+    once: bool = False  # whether any other call of the same id is this one, whenever it was sent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A place in the line.
+    """A place in the line."""
 
-    Attributes:
-        message: published when the turn comes; "" where someone asks again and again instead.
-        expires: unix time in ms after which the call is not wanted any more, or None.
-    """
-
-    message: str = ""
-    expires: int | None = None
+    message: str = ""  # published when the turn comes; "" where someone asks again and again instead
+    expires: int | None = None  # unix time in ms after which the call is not wanted any more, or None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Granted:
-    """The turn is the call's.
+    """The turn is the call's."""
 
-    Attributes:
-        token: the number of the turn, higher than any before.
-        version: number of the turn that wrote the state last; 0 where there is none yet.
-        fields: registered attributes as JSON by path; all of them, or none if the version known is this one.
-        entries: changes of memories since the version known: path and JSON.
-        anew: whether what is known here must be forgotten: the state was deleted, or replaced, meanwhile.
-        news: what was said in the agent's hubs since its last turn; of each hub that it sits in.
-    """
-
-    token: int
-    version: int
-    anew: bool = False
+    token: int  # the number of the turn, higher than any before
+    version: int  # number of the turn that wrote the state last; 0 where there is none yet
+    anew: bool = False  # whether what is known here must be forgotten: the state was deleted, or replaced, meanwhile
+    # registered attributes as JSON by path; all of them, or none if the version known is this one
     fields: dict[str, str] = field(default_factory=dict)
+    # changes of memories since the version known: path and JSON
     entries: list[tuple[str, str]] = field(default_factory=list)
+    # what was said in the agent's hubs since its last turn; of each hub that it sits in
     news: list[News] = field(default_factory=list)
 
 
 class Ended(NamedTuple):
-    """A turn has ended.
+    """A turn has ended."""
 
-    Attributes:
-        version: of the state.
-        eager: names of the hubs whose eager members are to be told what was said.
-    """
-
-    version: int
-    eager: Sequence[str] = ()
+    version: int  # of the state
+    eager: Sequence[str] = ()  # names of the hubs whose eager members are to be told what was said
 
 
 @dataclass(frozen=True, slots=True)
 class Replied:
-    """The call has been run before.
+    """The call has been run before."""
 
-    Attributes:
-        text: what came of it, as JSON.
-        eager: hubs whose eager members may not have been told.
-    """
-
-    text: str
-    eager: Sequence[str] = ()
+    text: str  # what came of it, as JSON
+    eager: Sequence[str] = ()  # hubs whose eager members may not have been told
 
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """It is another's turn.
+    """It is another's turn."""
 
-    Attributes:
-        pause: seconds after which somebody should look, if nobody has the turn and one that came before is still
-            on its way; or None.
-    """
-
+    # seconds after which somebody should look, if nobody has the turn and one that came before is still on its way;
+    # or None
     pause: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What a turn changed.
+    """What a turn changed."""
 
-    Attributes:
-        fields: registered attributes as JSON by path.
-        entries: changes of memories, in order: path and JSON.
-        base: which of the entries a reader that knows nothing begins with from now on, or None.
-        trim: whether what was before that is dropped.
-        replace: whether all that was there before is dropped.
-        heard: by seat in a hub, the id of the last entry that the agent has heard.
-        said: messages that the hubs which it sits in are to hear, as JSON.
-    """
-
-    fields: dict[str, str] = field(default_factory=dict)
-    entries: list[tuple[str, str]] = field(default_factory=list)
-    base: int | None = None
-    trim: bool = False
-    replace: bool = False
+    fields: dict[str, str] = field(default_factory=dict)  # registered attributes as JSON by path
+    entries: list[tuple[str, str]] = field(default_factory=list)  # changes of memories, in order: path and JSON
+    base: int | None = None  # which of the entries a reader that knows nothing begins with from now on, or None
+    trim: bool = False  # whether what was before that is dropped
+    replace: bool = False  # whether all that was there before is dropped
+    # by seat in a hub, the id of the last entry that the agent has heard
     heard: dict[str, str] = field(default_factory=dict)
-    said: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)  # messages that the hubs which it sits in are to hear, as JSON
 
 
 NOTHING = Changes()
@@ -158,17 +115,11 @@ class Described:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored(Described):
-    """A state as it is kept.
+    """A state as it is kept."""
 
-    Attributes:
-        version: number of the turn that wrote it last.
-        fields: registered attributes as JSON by path.
-        entries: all changes of memories: path and JSON.
-    """
-
-    version: int
-    fields: dict[str, str]
-    entries: list[tuple[str, str]]
+    version: int  # number of the turn that wrote it last
+    fields: dict[str, str]  # registered attributes as JSON by path
+    entries: list[tuple[str, str]]  # all changes of memories: path and JSON
 
 
 def class_of(agent: AgentBase) -> str:

@@ -42,23 +42,14 @@ _MOST_COUNTED = 1_000_000  # what headers say is anybody's number
 
 @dataclass(frozen=True)
 class Layout:
-    """Names of keys, all with the global prefix.
+    """Names of keys, all with the global prefix."""
 
-    Attributes:
-        prefix: before every key.
-        unacked: hash, tag -> JSON list of message, exchange and routing key.
-        index: zset, tag -> when it was delivered or last renewed.
-        leases: zset, tag -> when it may be given to another worker; tags of stock workers are not in it.
-        sep: between a queue's name and a priority step.
-        steps: of priority, the first to be delivered first.
-    """
-
-    prefix: str
-    unacked: str
-    index: str
-    leases: str
-    sep: str
-    steps: tuple[int, ...]
+    prefix: str  # before every key
+    unacked: str  # hash, tag -> JSON list of message, exchange and routing key
+    index: str  # zset, tag -> when it was delivered or last renewed
+    leases: str  # zset, tag -> when it may be given to another worker; tags of stock workers are not in it
+    sep: str  # between a queue's name and a priority step
+    steps: tuple[int, ...]  # of priority, the first to be delivered first
 
     @classmethod
     def of(cls, channel: Any) -> "Layout":
@@ -102,21 +93,13 @@ class Layout:
 
 @dataclass(slots=True)
 class Delivery:
-    """A message under delivery.
+    """A message under delivery."""
 
-    Attributes:
-        tag: of this delivery, and of no other.
-        queue: that it came from.
-        payload: the message, with the tag as its delivery tag.
-        first_tag: the delivery tag that its publisher gave it.
-        raw: its text, of one that is to be refused: the payload does not have all of it.
-    """
-
-    tag: str
-    queue: str
-    payload: dict[str, Any]
-    first_tag: Any
-    raw: bytes | None = None
+    tag: str  # of this delivery, and of no other
+    queue: str  # that it came from
+    payload: dict[str, Any]  # the message, with the tag as its delivery tag
+    first_tag: Any  # the delivery tag that its publisher gave it
+    raw: bytes | None = None  # its text, of one that is to be refused: the payload does not have all of it
 
     @classmethod
     def of(cls, tag: str, queue: str, payload: dict[str, Any], text: bytes) -> "Delivery":

@@ -37,17 +37,11 @@ _MOST_TASKS = 200
 
 @dataclass(frozen=True)
 class Told:
-    """What Redis told.
+    """What Redis told."""
 
-    Attributes:
-        waiting: messages that wait, by queue.
-        held: messages that workers hold.
-        hubs: those used last.
-    """
-
-    waiting: dict[str, int]
-    held: int
-    hubs: tuple[HubLag, ...]
+    waiting: dict[str, int]  # messages that wait, by queue
+    held: int  # messages that workers hold
+    hubs: tuple[HubLag, ...]  # those used last
 
 
 class Broker:
@@ -80,19 +74,12 @@ class Broker:
 
 
 class Family(NamedTuple):
-    """One metric.
+    """One metric."""
 
-    Attributes:
-        help: what it is, with its unit.
-        labels: their names.
-        kind: "gauge", "counter" or "histogram".
-        bounds: of a histogram's classes, in seconds.
-    """
-
-    help: str
-    labels: tuple[str, ...] = ()
-    kind: str = "gauge"
-    bounds: tuple[float, ...] = BOUNDS
+    help: str  # what it is, with its unit
+    labels: tuple[str, ...] = ()  # their names
+    kind: str = "gauge"  # "gauge", "counter" or "histogram"
+    bounds: tuple[float, ...] = BOUNDS  # of a histogram's classes, in seconds
 
 
 KINDS: Mapping[str, Any] = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily,
