@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Coroutine, Iterable
 from contextvars import ContextVar
 from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
@@ -15,33 +16,27 @@ from callsheet.messages.pairing import new_call_id
 from callsheet.tools import Toolkit
 
 
+@dataclass(eq=False)
 class Course:
     """What one reply knows while it goes on; two replies of one agent object have one each.
 
     Whatever ends a round, `settle` leaves a history that every provider takes: a result for each tool call, after
     the message that made it.
-
-    Attributes:
-        data: those that the model gave, once they fit.
-        hints: for the model's next answer only; never remembered.
-        taken: ids of the calls in the memory.
-        asked: ids of the messages that the reply is to.
-        blind: whether the model's endpoint has refused media; those that were not asked with are left out then.
     """
 
-    def __init__(self, owner: object, memory: MemoryBase, form: type[BaseModel] | None = None,
-                 finish: Toolkit | None = None) -> None:
-        self.owner = owner
-        self.form = form
-        self.finish = finish
-        self.data: dict[str, Any] | None = None
-        self.hints: list[Msg] = []
-        self.so_far: list[Any] = []  # texts of an answer that the model was stopped in
-        self.taken: set[str] = set()
-        self.asked: set[str] = set()
-        self.blind = False
-        self._memory = memory
-        self._adding = asyncio.Lock()
+    owner: object  # the agent
+    memory: MemoryBase
+    form: type[BaseModel] | None = None  # of the data that are asked for
+    finish: Toolkit | None = None  # with the tool by which the model gives them
+    data: dict[str, Any] | None = None  # those that it gave, once they fit
+    hints: list[Msg] = field(default_factory=list)  # for the model's next answer only; never remembered
+    so_far: list[Any] = field(default_factory=list)  # texts of an answer that the model was stopped in
+    taken: set[str] = field(default_factory=set)  # ids of the calls in the memory
+    asked: set[str] = field(default_factory=set)  # ids of the messages that the reply is to
+    blind: bool = False  # whether the endpoint has refused media: those that were not asked with are left out then
+    adding: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while results are remembered
+
+    def __post_init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
@@ -70,17 +65,17 @@ class Course:
         if self._said == msg:
             return
         if self._said is not None:
-            await self._memory.delete([self._said.id])
+            await self.memory.delete([self._said.id])
         self._said = deepcopy(msg)  # before it is remembered: whatever happens then, the calls are answered
         self.calls = msg.get_content_blocks("tool_use")
-        await self._memory.add(msg)
+        await self.memory.add(msg)
 
     async def result(self, position: int, msg: Msg) -> None:
         """Remember a call's result, once those of the calls before it are there."""
-        async with self._adding:
+        async with self.adding:
             self._results[position] = msg
             while self._kept in self._results:
-                await self._memory.add(self._results[self._kept])
+                await self.memory.add(self._results[self._kept])
                 self._kept += 1
 
     async def settle(self, text: str) -> list[Msg]:
@@ -102,13 +97,13 @@ class Course:
                     continue
                 self._results[position] = result_msg(call, text)
                 made.append(self._results[position])
-            await self._memory.add(self._results[position])
+            await self.memory.add(self._results[position])
         self._kept = len(self.calls)
         return made
 
     async def _results_of_others(self, said: str) -> Counter[str] | None:
         """Results that a subclass's `_acting` remembered itself, by call; None if what the model said is forgotten."""
-        found = await self._memory.get_memory(prepend_summary=False)
+        found = await self.memory.get_memory(prepend_summary=False)
         start = next((place for place in range(len(found) - 1, -1, -1) if found[place].id == said), None)
         if start is None:
             return None

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import httpx2
@@ -197,45 +198,38 @@ async def _bounded(response: httpx2.Response, limit: int) -> tuple[bytes, bool]:
     return b"".join(pieces), True
 
 
+@dataclass(eq=False)
 class _Events(httpx2.AsyncByteStream):
-    """The events of a body, no message in them too large, until nobody waits for them any more.
+    """The events of a body, no message in them too large, until nobody waits for them any more."""
 
-    Args:
-        stream: the body.
-        limit: bytes of a message.
-        attempt: whose it is.
-        quiet: whether silence that lasts too long is a plain end, after which the SDK opens the stream again.
-    """
-
-    def __init__(self, stream: Any, limit: int, attempt: Attempt, quiet: bool = False) -> None:
-        self._stream = stream
-        self._limit = limit
-        self._attempt = attempt
-        self._quiet = quiet
-        self._pieces: AsyncIterator[bytes] | None = None
+    stream: Any  # the body
+    limit: int  # bytes of a message
+    attempt: Attempt  # whose it is
+    quiet: bool = False  # whether silence that lasts too long is a plain end, after which the SDK opens it again
+    pieces: AsyncIterator[bytes] | None = None  # of the body, until its end
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        lines, self._pieces = Lines(self._limit, b"data:"), aiter(self._stream)
+        lines, self.pieces = Lines(self.limit, b"data:"), aiter(self.stream)
         size = 0  # of an event, whose message may be many lines
         while True:
             try:
-                async with self._attempt.bounded():
-                    piece = await anext(self._pieces, None)
+                async with self.attempt.bounded():
+                    piece = await anext(self.pieces, None)
             except TimeoutError:  # by this class the SDK knows that it is not to ask for the rest
                 raise httpx2.SSEError("nobody waits for it any more") from None
             except httpx2.ReadTimeout as exc:
-                if self._quiet:
+                if self.quiet:
                     return
-                self._attempt.fail(exc)  # the SDK would only tell that the stream has ended
+                self.attempt.fail(exc)  # the SDK would only tell that the stream has ended
                 raise
             if piece is None:
-                self._pieces = None
+                self.pieces = None
                 break
             ended = list(lines.feed(piece))
             for line in ended:
                 size = size + len(line) if line else 0
-                if size > 2 * self._limit:
-                    self._attempt.fail(large := httpx2.SSEError(too_large(self._limit)))
+                if size > 2 * self.limit:
+                    self.attempt.fail(large := httpx2.SSEError(too_large(self.limit)))
                     raise large
             if ended:
                 yield b"\n".join([*ended, b""])
@@ -244,10 +238,10 @@ class _Events(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         """Close the body; one that is about to end is read to its end, so that its connection serves the next call."""
-        pieces, self._pieces = self._pieces, None
-        if pieces is not None and not self._quiet and not self._attempt.abandoned:
+        pieces, self.pieces = self.pieces, None
+        if pieces is not None and not self.quiet and not self.attempt.abandoned:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(_END_WITHIN):
                     while await anext(pieces, None) is not None:
                         pass
-        await self._stream.aclose()
+        await self.stream.aclose()

@@ -5,6 +5,7 @@ import contextvars
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
@@ -12,21 +13,14 @@ import httpx2
 from anyio.abc import ObjectReceiveStream
 
 
+@dataclass(eq=False)
 class Fate:
-    """Why a session ended.
+    """Why a session ended."""
 
-    Attributes:
-        ended: set when it has, or is to.
-        reason: why, in words; "" while it goes on.
-        silent: whether its stream was given up, since nothing came for too long.
-        last_words: the last line that a program wrote to its standard error.
-    """
-
-    def __init__(self) -> None:
-        self.ended = asyncio.Event()
-        self.reason = ""
-        self.silent = False
-        self.last_words = ""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)  # set when it has, or is to
+    reason: str = ""  # why, in words; "" while it goes on
+    silent: bool = False  # whether its stream was given up, since nothing came for too long
+    last_words: str = ""  # the last line that a program wrote to its standard error
 
     def tell(self, reason: str) -> None:
         """It has ended, or is to; the first reason counts."""
@@ -38,42 +32,37 @@ class Fate:
         return f"{reason}; its last words: {self.last_words}" if self.last_words else reason
 
 
+@dataclass(eq=False)
 class Watched(ObjectReceiveStream[Any]):
-    """A stream of the SDK's that tells when the server has closed it.
+    """A stream of the SDK's that tells when the server has closed it."""
 
-    Args:
-        stream: the SDK's.
-        fate: is told.
-    """
-
-    def __init__(self, stream: Any, fate: Fate) -> None:
-        self._stream = stream
-        self._fate = fate
+    stream: Any  # the SDK's
+    fate: Fate  # is told
 
     @property
     def last_context(self) -> contextvars.Context | None:
         """Of whoever sent the last message; the SDK asks for it."""
-        context: contextvars.Context | None = getattr(self._stream, "last_context", None)
+        context: contextvars.Context | None = getattr(self.stream, "last_context", None)
         return context
 
     async def receive(self) -> Any:
         """The next message."""
         try:
-            message = await self._stream.receive()
+            message = await self.stream.receive()
         except (anyio.EndOfStream, anyio.ClosedResourceError):
-            self._fate.tell("")
+            self.fate.tell("")
             raise
         if isinstance(message, httpx2.ReadTimeout):  # of the transport "sse", whose one stream it ends
-            self._fate.silent = True
+            self.fate.silent = True
         return message
 
     def close(self) -> None:
         """Close it."""
-        self._stream.close()
+        self.stream.close()
 
     async def aclose(self) -> None:
         """Close it."""
-        await self._stream.aclose()
+        await self.stream.aclose()
 
 
 class SessionLost(Exception):

@@ -9,7 +9,6 @@ from pydantic import BaseModel, SecretStr
 from callsheet.errors import UsageError
 from callsheet.models.answer import Answer
 from callsheet.models.base import TOOL_CHOICES, ChatResponse
-from callsheet.models.errors import Failures
 from callsheet.models.exchange import Call, opened, read_whole, stream_answer
 from callsheet.models.remote import Chunks, Messages, Options, RemoteChatModel, check_messages, ended_by_user, one_of
 from callsheet.models.structured import as_tool, response_format
@@ -113,15 +112,11 @@ class OpenAIChatModel(RemoteChatModel):
 
     def _call(self, messages: Messages, options: Options) -> Call:
         body = {"model": self.model_name, "messages": [_plain(message) for message in messages], **options.parameters}
-        endpoint = self._endpoint()
         headers = self._headers(body.pop("extra_headers", None))
         if self.organization:
             headers["OpenAI-Organization"] = self.organization
-        key = self._api_key.get_secret_value() if self._api_key else endpoint.key()
-        timeout = float(body.pop("timeout", None) or self.client_kwargs.get("timeout") or endpoint.timeout)
+        failures = self._failures(body.pop("timeout", None))
         body.update(body.pop("extra_body", None) or {})
-        failures = Failures(self.endpoint, endpoint, self.model_name, key, timeout)
-        failures.check_key()
         refused = self._refused(options)
         if options.structured:
             body.pop("tools", None)
@@ -134,9 +129,10 @@ class OpenAIChatModel(RemoteChatModel):
         failures.asked = body
         audio = body.get("audio") or {}
         answer = Answer(time.monotonic(), str(audio.get("format") or "wav"), self.stream_tool_parsing)
+        endpoint = failures.endpoint
         target = self.endpoint if find_endpoint(self.endpoint) is endpoint else endpoint
-        return Call(target, self._path(endpoint), key, body, headers, timeout, failures, answer, options.structured,
-                    key_header="api-key" if self.client_type == "azure" else "Authorization",
+        return Call(target, self._path(endpoint), failures.key, body, headers, failures.timeout, failures, answer,
+                    options.structured, key_header="api-key" if self.client_type == "azure" else "Authorization",
                     own=self._api_key is not None)
 
     def _base_url(self) -> str | None:

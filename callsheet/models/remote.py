@@ -13,7 +13,7 @@ from pydantic import BaseModel, SecretStr
 
 from callsheet.errors import UsageError
 from callsheet.models.base import ChatModelBase, ChatResponse
-from callsheet.models.errors import EndpointError
+from callsheet.models.errors import EndpointError, Failures
 from callsheet.models.fallback import first_that_answers
 from callsheet.models.structured import Misfit, added
 from callsheet.resources import find_endpoint, refusals
@@ -61,7 +61,12 @@ class RemoteChatModel(ChatModelBase):
                  stream_tool_parsing: bool = True) -> None:
         super().__init__(model_name, stream)
         self.endpoint = endpoint
-        self.client_kwargs = self._checked(client_kwargs or {})
+        for name in client_kwargs or ():
+            if name not in self.client_options:
+                raise UsageError(f"client_kwargs[{name!r}] is not supported: {', '.join(self.client_options)} are. Set "
+                                 f"what concerns the connection on the endpoint, as CALLSHEET_ENDPOINTS__"
+                                 f"{endpoint.upper()}__...")
+        self.client_kwargs = dict(client_kwargs or {})
         self.generate_kwargs = dict(generate_kwargs or {})
         self.stream_tool_parsing = stream_tool_parsing
         self._api_key = SecretStr(api_key) if isinstance(api_key, str) else api_key
@@ -167,6 +172,15 @@ class RemoteChatModel(ChatModelBase):
             return endpoint
         return _stranger(base_url, endpoint.timeout, endpoint.connect_timeout, endpoint.max_connections)
 
+    def _failures(self, timeout: Any) -> Failures:
+        """The errors of a call of so many seconds, or as many as are set; refuses one without the key that it needs."""
+        endpoint = self._endpoint()
+        key = self._api_key.get_secret_value() if self._api_key else endpoint.key()
+        seconds = float(timeout or self.client_kwargs.get("timeout") or endpoint.timeout)
+        failures = Failures(self.endpoint, endpoint, self.model_name, key, seconds)
+        failures.check_key()
+        return failures
+
     def _correction(self, misfit: Misfit) -> Messages:
         """The messages that have a model correct its answer: that answer as the model's, and what it is told."""
         return [{"role": "assistant", "content": misfit.answer}, {"role": "user", "content": misfit.request()}]
@@ -185,14 +199,6 @@ class RemoteChatModel(ChatModelBase):
         choice = "required" if tool_choice == "any" else tool_choice
         self._validate_tool_choice(choice, list(tools) if tools else None)
         return choice
-
-    def _checked(self, client_kwargs: dict[str, Any]) -> dict[str, Any]:
-        prefix = f"CALLSHEET_ENDPOINTS__{self.endpoint.upper()}__"
-        for name in client_kwargs:
-            if name not in self.client_options:
-                raise UsageError(f"client_kwargs[{name!r}] is not supported: {', '.join(self.client_options)} are. Set "
-                                 f"what concerns the connection on the endpoint, as {prefix}...")
-        return dict(client_kwargs)
 
     def _headers(self, more: dict[str, str] | None) -> dict[str, str]:
         """The headers of a call: the model's, and `more`.

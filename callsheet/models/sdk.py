@@ -38,21 +38,15 @@ _CLIENTS = 64
 """SDK clients that a process keeps."""
 
 
+@dataclass(eq=False)
 class Seen:
-    """What came back for one call, as far as an error needs it.
+    """What came back for one call, as far as an error needs it."""
 
-    Attributes:
-        status: of the last response, or None.
-        head: the first bytes of its body.
-        answered: called when a response begins.
-    """
-
-    def __init__(self) -> None:
-        self.answered: Callable[[], object] = lambda: None
-        self.status: int | None = None
-        self.headers = httpx.Headers()
-        self.head = bytearray()
-        self.body: httpx.AsyncByteStream | None = None
+    answered: Callable[[], object] = lambda: None  # called when a response begins
+    status: int | None = None  # of the last response
+    headers: httpx.Headers = field(default_factory=httpx.Headers)
+    head: bytearray = field(default_factory=bytearray)  # the first bytes of its body
+    body: httpx.AsyncByteStream | None = None
 
     async def aclose(self) -> None:
         """Close the answer's body: an SDK whose stream is dropped may leave it open."""
@@ -127,23 +121,20 @@ class SdkChatModel(RemoteChatModel):
     def _begin(self, arguments: dict[str, Any], structured: type[BaseModel] | None, timeout: Any) -> SdkCall:
         """A call with everything but its messages."""
         sdk = self.sdk()
-        endpoint = self._endpoint()
-        key = self._api_key.get_secret_value() if self._api_key else endpoint.key()
-        seconds = float(timeout or self.client_kwargs.get("timeout") or endpoint.timeout)
-        failures = Failures(self.endpoint, endpoint, self.model_name, key, seconds)
+        failures = self._failures(timeout)
         failures.asked = arguments
-        failures.check_key()
+        endpoint, own = failures.endpoint, failures.key if self._api_key else None
         through = transport(endpoint)
-        identity = (sdk.__name__, id(through), key if self._api_key else None)
+        identity = (sdk.__name__, id(through), own)
         client = _clients.get(identity)
         if client is None:
             if len(_clients) >= _CLIENTS:
                 _clients.clear()
             # The tuple keeps the transport, so that its id stays its own.
-            signature = Signature(endpoint, "", key if self._api_key else None)
+            watching = _Watching(through, Signature(endpoint, "", own))
             headers = dict.fromkeys(endpoint.headers, STAND_IN)
-            client = _clients[identity] = through, self._client(endpoint, headers, _Watching(through, signature))
-        call = SdkCall(client[1], arguments, seconds, failures, structured, uuid4().hex)
+            client = _clients[identity] = through, self._client(endpoint, headers, watching)
+        call = SdkCall(client[1], arguments, failures.timeout, failures, structured, uuid4().hex)
         _seen[call.ident] = call.seen
         return call
 
