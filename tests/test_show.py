@@ -175,7 +175,8 @@ def test_a_job_that_goes_on_is_shown_with_what_runs_and_what_is_to_come(stage: S
     def both_ended() -> JobNode | None:
         tree = stage.tree(job)
         drafts = [one for one in tree.all_calls() if one.label == "Writer(draft)" and one.status == "SUCCESS"]
-        return tree if len(drafts) == 2 and any(one.label == "Waits(waits)" for one in tree.all_calls()) else None
+        waits = any(one.label == "Waits(waits)" and one.status == "RUNNING" for one in tree.all_calls())
+        return tree if len(drafts) == 2 and waits else None
 
     tree = wait_for(both_ended, what="the drafts")
     assert tree.status == "RUNNING"
