@@ -1,4 +1,7 @@
-"""Control commands of the fleet, and the answers: Celery's, read within bounds. Whatever comes, both sides go on."""
+"""Control commands of the fleet, and the answers: Celery's, read within bounds. Whatever comes, both sides go on.
+
+One of them interrupts calls: here is also what a process knows of its calls that can be interrupted.
+"""
 
 import asyncio
 import contextlib
@@ -31,6 +34,16 @@ logger = logging.getLogger(__name__)
 
 UNREAD = "unread"
 """Key of why an answer was not read."""
+
+PATIENCE = 2.0
+"""Seconds that workers are given to answer."""
+
+COMMAND = "interrupt_calls"
+"""The workers' command that interrupts calls; they answer {"interrupted": ids, "refused": ids}."""
+
+Said = Msg | list[Msg] | None
+
+_INTERRUPTED_WITHIN = 1.0  # seconds without another worker's answer
 
 _NODE = re.compile(rb"[\w.-]+@[\w.-]+")  # a worker's name is the first thing in its answer
 _LOOKED_AT = 1000  # bytes
@@ -150,10 +163,6 @@ class Control(control.Control):
     Mailbox = Mailbox
 
 
-PATIENCE = 2.0
-"""Seconds that workers are given to answer."""
-
-
 def ask(app: Celery, settings: Settings, command: str, patience: float = PATIENCE, **arguments: Any) -> dict[str, Any]:
     """What each worker answers to a command, by the worker's name.
 
@@ -168,12 +177,6 @@ def ask(app: Celery, settings: Settings, command: str, patience: float = PATIENC
     return {str(name): answer for one in answers if isinstance(one, dict) for name, answer in one.items()}
 
 
-COMMAND = "interrupt_calls"  # workers answer {"interrupted": ids, "refused": ids}
-_PATIENCE = 1.0  # seconds without another worker's answer
-
-Said = Msg | list[Msg] | None
-
-
 def ask_workers(app: Celery, calls: Sequence[str], msg: Said, label: str, settings: Settings) -> bool:
     """Have the workers interrupt those of the calls that run; whether any did.
 
@@ -181,7 +184,7 @@ def ask_workers(app: Celery, calls: Sequence[str], msg: Said, label: str, settin
         UsageError: one of them runs as plain code, and none could be interrupted.
     """
     data = None if msg is None else Writer().write(msg, "the message of an interrupt")
-    answers = ask(app, settings, COMMAND, _PATIENCE, calls=list(calls), msg=data).values()
+    answers = ask(app, settings, COMMAND, _INTERRUPTED_WITHIN, calls=list(calls), msg=data).values()
     told = [answer for answer in answers if isinstance(answer, dict)]
     interrupted = any(answer.get("interrupted") for answer in told)
     if not interrupted and any(answer.get("refused") for answer in told):

@@ -32,23 +32,6 @@ from callsheet.settings.keys import Keys
 from callsheet.tasks.aside import begin_aside
 from callsheet.tasks.bridge import drive, in_strand
 
-
-class MessageId(str):
-    """A delivery tag that was made for a message before it was first sent."""
-
-    __slots__ = ()
-
-    @classmethod
-    def new(cls) -> "MessageId":
-        """One that no other message has."""
-        return cls(os.urandom(16).hex())
-
-    @property
-    def number(self) -> int:
-        """Its random part, in 63 bits."""
-        return int(self[:16], 16) >> 1
-
-
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -69,6 +52,22 @@ _serves = False
 def _serve(**_: object) -> None:
     global _serves  # noqa: PLW0603 - a process is a worker's, or it is not
     _serves = True
+
+
+class MessageId(str):
+    """A delivery tag that was made for a message before it was first sent."""
+
+    __slots__ = ()
+
+    @classmethod
+    def new(cls) -> "MessageId":
+        """One that no other message has."""
+        return cls(os.urandom(16).hex())
+
+    @property
+    def number(self) -> int:
+        """Its random part, in 63 bits."""
+        return int(self[:16], 16) >> 1
 
 
 class Trouble:

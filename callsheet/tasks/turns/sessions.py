@@ -48,6 +48,7 @@ PATIENCE = 30.0
 """Seconds that is waited for an agent's turn."""
 
 _LOOK = 0.05  # seconds between two looks whether it has come
+_SUMMARY = "_compressed_summary"  # attribute of a memory
 
 
 def the_store() -> Store:
@@ -286,7 +287,7 @@ async def load_modules(session_id: str, modules: dict[str, StateModule], allow_n
             module.load_state_dict(json.loads(found.fields[name]))
 
 
-_SUMMARY = "_compressed_summary"
+# Memories that several agents share ----------------------------------------------------------------------
 
 
 def _memories(path: str, fields: dict[str, str], entries: list[tuple[str, str]]) -> dict[str, InMemoryMemory]:
