@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -155,7 +156,7 @@ class LocalAccount:
 
 _lock = threading.Lock()
 _process: Rows = {}
-_latencies: dict[str, list[int]] = {}
+_latencies: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(LATENCIES) + 1))
 _local: "WeakValueDictionary[str, LocalAccount]" = WeakValueDictionary()
 Poster = Callable[[CallRecord, Row, list[int]], None]
 _posters: list[Poster] = []
@@ -198,10 +199,7 @@ def _count(record: CallRecord) -> None:
     row = (context.agent or "", context.tenant or "", record.endpoint, record.model)
     with _lock:
         add_numbers(_process, row, numbers)
-        classes = _latencies.get(record.endpoint)
-        if classes is None:
-            classes = _latencies[record.endpoint] = [0] * (len(LATENCIES) + 1)
-        classes[bisect_left(LATENCIES, numbers[-1] / _MICRO)] += 1
+        _latencies[record.endpoint][bisect_left(LATENCIES, numbers[-1] / _MICRO)] += 1
         if context.notes is not None:
             context.notes.spent(numbers)
         if context.local:

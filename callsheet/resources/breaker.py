@@ -12,7 +12,7 @@ import httpx
 from callsheet.errors import CircuitOpen
 from callsheet.resources.boards import LEASE, SLOTS, Answer, Clock, FleetBoard, LocalBoard, Outcome, Recent
 from callsheet.resources.loops import on_lasting_loop
-from callsheet.resources.record import record_of, watch
+from callsheet.resources.record import Layer, record_of, watch
 from callsheet.resources.refusals import PARAMETER
 from callsheet.resources.subscriptions import subscriptions
 from callsheet.resources.timings import count
@@ -173,7 +173,7 @@ class Breaker:
 Chooser = Callable[[httpx.Request], Breaker]
 
 
-class Breaking(httpx.AsyncBaseTransport):
+class Breaking(Layer):
     """Lets requests through to an endpoint that works.
 
     Failures are connections that cannot be opened or break, silence, and answers of 500 and above, but for those that
@@ -185,7 +185,7 @@ class Breaking(httpx.AsyncBaseTransport):
     """
 
     def __init__(self, inner: httpx.AsyncBaseTransport, choose: Chooser) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._choose = choose
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -219,10 +219,6 @@ class Breaking(httpx.AsyncBaseTransport):
         finally:
             keeping.cancel()
             await breaker.settle(token, outcome)
-
-    async def aclose(self) -> None:
-        """Close the transports under it."""
-        await self._inner.aclose()
 
 
 def _failed(response: httpx.Response) -> bool:

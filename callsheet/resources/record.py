@@ -178,7 +178,22 @@ def watch(response: httpx.Response, ended: Callable[[BaseException | None], None
     return response
 
 
-class Recording(httpx.AsyncBaseTransport):
+class Layer(httpx.AsyncBaseTransport):
+    """Base of the transports that a request passes through on its way to the connections.
+
+    Args:
+        inner: the next transport.
+    """
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self._inner = inner
+
+    async def aclose(self) -> None:
+        """Close the transports under it."""
+        await self._inner.aclose()
+
+
+class Recording(Layer):
     """The outermost transport: gives each request its CallRecord, and ends it when the answer has ended.
 
     Args:
@@ -187,7 +202,7 @@ class Recording(httpx.AsyncBaseTransport):
     """
 
     def __init__(self, inner: httpx.AsyncBaseTransport, name: str) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._name = name
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -204,10 +219,6 @@ class Recording(httpx.AsyncBaseTransport):
             _finish(record, exc)
             raise
         return watch(response, lambda error: _finish(record, error))
-
-    async def aclose(self) -> None:
-        """Close the transports under it."""
-        await self._inner.aclose()
 
 
 def _finish(record: CallRecord, error: BaseException | None) -> None:

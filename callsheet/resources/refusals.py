@@ -15,7 +15,7 @@ import httpx
 from redis.exceptions import RedisError
 
 from callsheet.resources.context import current_call
-from callsheet.resources.record import json_body
+from callsheet.resources.record import Layer, json_body
 from callsheet.resources.redis import async_client
 from callsheet.resources.transport import ProxyRefused, UntrustedCertificate
 from callsheet.settings import get_settings
@@ -250,7 +250,7 @@ def refused_parameter(asked: Mapping[str, Any], said: str) -> str | None:
     return min(places)[1] if places else "name" if _NAME.search(said) else None
 
 
-class Reading(httpx.AsyncBaseTransport):
+class Reading(Layer):
     """Reads refusals that may pass to their end, and tells in their headers what they tell in their bodies.
 
     Read to its end a refusal leaves the connection to the next request, and whoever gets it can still read it.
@@ -258,9 +258,6 @@ class Reading(httpx.AsyncBaseTransport):
     Args:
         inner: the next transport; its bodies are plain.
     """
-
-    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-        self._inner = inner
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request."""
@@ -288,7 +285,3 @@ class Reading(httpx.AsyncBaseTransport):
         elif asked_delay(kept.headers) is None and (delay := named_delay(said)) is not None:
             kept.headers["retry-after"] = f"{delay:.3f}"
         return kept
-
-    async def aclose(self) -> None:
-        """Close the transports under it."""
-        await self._inner.aclose()

@@ -10,7 +10,7 @@ import httpx
 
 from callsheet.resources.boards import RetryBudget
 from callsheet.resources.context import parking
-from callsheet.resources.record import record_of
+from callsheet.resources.record import Layer, record_of
 from callsheet.resources.refusals import SAID, Again, of_answer, of_error
 from callsheet.resources.timings import count
 from callsheet.settings.endpoints import RetryPolicy
@@ -18,7 +18,7 @@ from callsheet.settings.endpoints import RetryPolicy
 log = logging.getLogger(__name__)
 
 
-class Retrying(httpx.AsyncBaseTransport):
+class Retrying(Layer):
     """Sends a request again when it failed in a way that another try may mend.
 
     Only what is safe: the connection could not be opened, or the server answered 408, 409, 425, 429 or 5xx. An answer
@@ -35,7 +35,7 @@ class Retrying(httpx.AsyncBaseTransport):
     """
 
     def __init__(self, inner: httpx.AsyncBaseTransport, name: str, policy: RetryPolicy, budget: RetryBudget) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._name = name
         self._policy = policy
         self._budget = budget
@@ -111,10 +111,6 @@ class Retrying(httpx.AsyncBaseTransport):
         record = record_of(request)
         if record is not None:
             record.paused += time.monotonic() - began
-
-    async def aclose(self) -> None:
-        """Close the transports under it."""
-        await self._inner.aclose()
 
 
 @functools.lru_cache(maxsize=256)

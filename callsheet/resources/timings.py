@@ -1,9 +1,9 @@
-"""How long this process's calls waited and ran, and how they ended: counts for metrics, cheap enough for each call."""
+"""Counts of this process for metrics: how long calls waited and ran, how they ended, and named counters."""
 
 import os
 import threading
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Literal
 
 BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0)
@@ -49,9 +49,10 @@ class _Agent:
 
 
 _lock = threading.Lock()
-_queues: dict[str, Spread] = {}
-_turns: dict[str, Spread] = {}
+_queues: defaultdict[str, Spread] = defaultdict(Spread)
+_turns: defaultdict[str, Spread] = defaultdict(Spread)
 _agents: dict[str, _Agent] = {}
+_counts: Counter[tuple[str, str, str]] = Counter()
 
 
 def call_ended(agent: str, queue: str, waited: float, took: float, outcome: Outcome) -> None:
@@ -68,19 +69,13 @@ def call_ended(agent: str, queue: str, waited: float, took: float, outcome: Outc
         one = _agents.get(agent) or _agent(agent)
         one.outcomes[outcome] += 1
         one.spread.add(took)
-        spread = _queues.get(queue)
-        if spread is None:
-            spread = _queues[queue] = Spread()
-        spread.add(waited if waited > 0 else 0.0)  # clocks of two machines differ
+        _queues[queue].add(waited if waited > 0 else 0.0)  # clocks of two machines differ
 
 
 def turn_waited(endpoint: str, seconds: float) -> None:
     """A request waited so long for its turn under an endpoint's limits; any thread."""
     with _lock:
-        spread = _turns.get(endpoint)
-        if spread is None:
-            spread = _turns[endpoint] = Spread()
-        spread.add(seconds)
+        _turns[endpoint].add(seconds)
 
 
 def told_apart(agent: str) -> str:
@@ -114,20 +109,6 @@ def outcomes() -> dict[tuple[str, str], int]:
                 for outcome, count in one.outcomes.items() if count}
 
 
-def _forget() -> None:
-    global _lock  # noqa: PLW0603 - a child may have been forked while another thread held it
-    _lock = threading.Lock()
-    for counted in (_queues, _turns, _agents):
-        counted.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
-
-
-_counts: Counter[tuple[str, str, str]] = Counter()
-
-
 def count(name: str, endpoint: str, detail: str = "", by: int = 1) -> None:
     """Add to a counter; any thread.
 
@@ -145,7 +126,14 @@ def counts() -> dict[tuple[str, str, str], int]:
     return dict(_counts)
 
 
+def _forget() -> None:
+    global _lock  # noqa: PLW0603 - a child may have been forked while another thread held it
+    _lock = threading.Lock()
+    for counted in (_queues, _turns, _agents, _counts):
+        counted.clear()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_counts.clear)
+    os.register_at_fork(after_in_child=_forget)
 
 

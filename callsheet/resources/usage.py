@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from callsheet.resources.inflate import plain
-from callsheet.resources.record import CallRecord, WatchedBody, header, record_of
+from callsheet.resources.record import CallRecord, Layer, WatchedBody, header, record_of
 from callsheet.resources.tokens import Tokens, numbers_in, tokens_of
 
 MOST = 16 * 1024
@@ -86,15 +86,12 @@ def _object(data: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-class Sniffing(httpx.AsyncBaseTransport):
+class Sniffing(Layer):
     """Counts what is sent and writes what is reported into the request's record.
 
     Args:
         inner: the pooled transport.
     """
-
-    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-        self._inner = inner
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request."""
@@ -113,10 +110,6 @@ class Sniffing(httpx.AsyncBaseTransport):
         assert isinstance(response.stream, httpx.AsyncByteStream)
         response.stream = _Body(response.stream, record, response.headers)
         return response
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._inner.aclose()
 
 
 class _Body(WatchedBody):

@@ -19,7 +19,7 @@ from callsheet.errors import CallsheetError, LimiterUnavailable
 from callsheet.resources.limits.local import LocalStore
 from callsheet.resources.limits.messages import Answer, Grant, Limits, Message, Spent, Store, Ticket, refusal
 from callsheet.resources.limits.store import RedisStore
-from callsheet.resources.loops import lasting_loop
+from callsheet.resources.loops import lasting_loop, running_loop
 from callsheet.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class Gate:
 
     def call(self, function: Callable[..., None], *args: Any) -> None:
         """Run a method of the gate on its loop."""
-        if _running_loop() is self.loop:
+        if running_loop() is self.loop:
             function(*args)
         else:
             with contextlib.suppress(RuntimeError):  # closed: its process ends
@@ -224,7 +224,9 @@ class Gate:
         self._apply(message, answer, began)
 
     def _message(self) -> Message:
-        self._cancel_timer()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         new = list(itertools.islice(self._new, MOST_ASKS))
         for number in new:
             del self._new[number]
@@ -361,11 +363,6 @@ class Gate:
         self._timer = None
         self.look()
 
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
 
 def _least(one: int, other: int) -> int:
     """The smaller one; 0 is none."""
@@ -380,13 +377,6 @@ def _joined(settles: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
         found[0] += requests
         found[1] += tokens
     return [(bucket, requests, tokens) for bucket, (requests, tokens) in sums.items() if requests or tokens]
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 _MOST_KEPT = 1024

@@ -13,7 +13,7 @@ from callsheet.resources.estimate import Estimate, estimate
 from callsheet.resources.limits.gate import Gate, gate_of
 from callsheet.resources.limits.messages import Ask, Grant, Limits, Spent, Ticket, refusal
 from callsheet.resources.limits.reported import Reported, reported
-from callsheet.resources.record import CallRecord, json_body, record_of, watch
+from callsheet.resources.record import CallRecord, Layer, json_body, record_of, watch
 from callsheet.resources.refusals import asked_delay
 from callsheet.resources.timings import count, turn_waited
 from callsheet.settings import Endpoint, Settings
@@ -38,7 +38,7 @@ TRIES = 5
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 
 
-class Limiting(httpx.AsyncBaseTransport):
+class Limiting(Layer):
     """Sends a request when it is its turn.
 
     Args:
@@ -49,7 +49,7 @@ class Limiting(httpx.AsyncBaseTransport):
     """
 
     def __init__(self, inner: httpx.AsyncBaseTransport, name: str, endpoint: Endpoint, settings: Settings) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._name = name
         self._endpoint = endpoint
         self._settings = settings
@@ -228,10 +228,6 @@ class Limiting(httpx.AsyncBaseTransport):
             beyond = (_beyond(requests, limits.requests, grant.requests), _beyond(tokens, limits.tokens, grant.tokens))
             if any(beyond):
                 gate.call(gate.foreign, grant.number, *beyond)
-
-    async def aclose(self) -> None:
-        """Close the transports under it."""
-        await self._inner.aclose()
 
 
 def _narrower(one: Reported | None, own: int | None) -> int:
