@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import Counter
+from dataclasses import asdict
 
 import pytest
 
@@ -229,7 +230,7 @@ def decided(seconds: float | None, waited: float | None, age: float = 0.0) -> in
     group, ledger = ElasticGroup(Talker("rev"), max=20, target_wait=1.0), Ledger(
         size=1, busy={"1": 1}, handed=1, seconds=seconds, waited=waited)
     for _ in range(10):
-        told = Piece(at=time.time() - age, taker=None, msg={}).to_data()
+        told = asdict(Piece(at=time.time() - age, taker=None, msg={}))
         asyncio.run(group.work.add(Msg("host", "", "user", metadata=told)))
     group._decide(ledger)
     return ledger.size

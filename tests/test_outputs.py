@@ -31,7 +31,7 @@ from callsheet.cli.top_look import Look, Quota, Rates
 from callsheet.cli.tree_page import written
 from callsheet.cli.tree_text import shown
 from callsheet.errors import AgentFailed
-from callsheet.hub.elastic import HubLag
+from callsheet.hub.redis import HubLag
 from callsheet.messages.printable import as_json, printable
 from callsheet.tasks.tree.fill import filled
 from callsheet.tasks.tree.nodes import JobNode

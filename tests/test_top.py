@@ -16,7 +16,7 @@ from callsheet.cli.main import main
 from callsheet.cli.top_frame import frame
 from callsheet.cli.top_look import Look, Quota, Rates, look
 from callsheet.errors import RedisUnavailable
-from callsheet.hub.elastic import HubLag
+from callsheet.hub.redis import HubLag
 from callsheet.models import OpenAIChatModel
 from callsheet.models.stub import StubModelServer
 from callsheet.settings import use_settings

@@ -5,7 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from callsheet.hub.elastic import HubLag, hub_lags
+from callsheet.hub.redis import HubLag, hub_lags
 from callsheet.resources.backlog import UNACKED, backlogs
 from callsheet.resources.limits.messages import Limits
 from callsheet.resources.redis import sync_client, translated

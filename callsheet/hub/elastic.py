@@ -6,10 +6,9 @@ to those that are free. A Shift is one piece of work on its way: it has a replic
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 from callsheet.agents import AgentBase, CallOptions
@@ -24,7 +23,6 @@ from callsheet.memory.base import messages_of
 from callsheet.messages import Msg
 from callsheet.resources.context import current_call
 from callsheet.scaling import Decision, Limits, Load, Policy, Rules
-from callsheet.settings.keys import Keys
 
 _LOOKS = 8  # decisions in a cooldown in which nothing else happens
 
@@ -97,7 +95,7 @@ class ElasticGroup(AgentBase, observe="eager"):
         self.template, self.mailbox, self.retries = template, mailbox, CallOptions(retries=retries).retries
         self._limits, self._rules = limits, rules
         self.work = InMemoryMemory()
-        self.ledger: dict[str, Any] = Ledger(size=min).to_data()
+        self.ledger: dict[str, Any] = asdict(Ledger(size=min))
         self.register_state("ledger")
         self._sits_in: list[str] = []
 
@@ -132,7 +130,7 @@ class ElasticGroup(AgentBase, observe="eager"):
             takers: list[int | None] = [None] if self.mailbox == "share" else [*range(1, ledger.size + 1)]
             for taker in takers:
                 piece = Piece(at=time.time(), taker=taker, msg=one.to_dict())
-                await self.work.add(Msg(self.name, "", "user", metadata=piece.to_data()))
+                await self.work.add(Msg(self.name, "", "user", metadata=asdict(piece)))
         await self._go_on(ledger)
 
     async def reply(self, msg: Msg | None = None) -> Msg | None:
@@ -155,7 +153,7 @@ class ElasticGroup(AgentBase, observe="eager"):
         return notice(self.name, self._status(ledger)) if "status" in told else None
 
     def _open(self) -> Ledger:
-        ledger = Ledger.from_data(self.ledger)
+        ledger = Ledger(**self.ledger)
         # Under its life's name work is handed out: the second run of a turn that was lost must give the same.
         ledger.life = ledger.life or f"{self.id}-{current_call().call or ''}"[-100:]
         ledger.hubs += [hub for hub in self._sits_in if hub not in ledger.hubs]
@@ -165,7 +163,7 @@ class ElasticGroup(AgentBase, observe="eager"):
         """Decide on the size, hand out work, and keep the ledger."""
         if self.mailbox == "share":
             self._decide(ledger)
-        pieces = [Piece.from_data(msg.metadata) for msg, _ in self.work.content]
+        pieces = [Piece(**msg.metadata) for msg, _ in self.work.content]
         await self._seat(ledger, {piece.taker for piece in pieces})
         handed = ledger.hand_out(pieces)
         await self.work.delete([position for position, _, _ in handed])
@@ -175,11 +173,11 @@ class ElasticGroup(AgentBase, observe="eager"):
             await _submit(Shift(self, taker, number, f"{ledger.life}-{number}"), Msg.from_dict(piece.msg),
                           CallOptions(job_id=f"{ledger.life}-{number}"))
         await self._look_again(ledger)
-        self.ledger = ledger.to_data()
+        self.ledger = asdict(ledger)
 
     def _decide(self, ledger: Ledger) -> None:
         now, waiting = time.time(), self.work.content
-        oldest = now - Piece.from_data(waiting[0][0].metadata).at if waiting else None
+        oldest = now - Piece(**waiting[0][0].metadata).at if waiting else None
         known = [waited for waited in (ledger.waited, oldest) if waited is not None] if waiting else []
         policy = Policy(self._limits, self._rules)
         if ledger.policy:
@@ -291,64 +289,3 @@ async def _aside(work: Callable[[], Any]) -> None:
 
 async def _submit(agent: AgentBase, msg: Msg, options: CallOptions) -> None:
     await _aside(lambda: dispatcher().submit(agent, (msg,), {}, options))
-
-
-MOST_HUBS = 20
-"""Hubs that are looked at, those used last."""
-
-MOST_MEMBERS = 200
-"""Members of a hub that are looked at."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HubLag:
-    """One hub.
-
-    Attributes:
-        name: of the hub.
-        members: that it has.
-        messages: that were said in it.
-        behind: messages that the member furthest behind has yet to hear.
-        used: unix time of its last use, about.
-    """
-
-    name: str
-    members: int
-    messages: int
-    behind: int
-    used: float
-
-
-def hub_lags(client: Any, keys: Keys, most: int = MOST_HUBS) -> list[HubLag]:
-    """The hubs used last, in four trips to Redis however many there are; blocks."""
-    listed = client.zrevrange(keys.hubs(), 0, most - 1, withscores=True)
-    with client.pipeline(transaction=False) as pipe:
-        for name, _ in listed:
-            pipe.hmget(keys.hub(name.decode(errors="replace")), "seq", "members", "closed")
-        facts = pipe.execute()
-    hubs = [(name.decode(errors="replace"), used / 1000, int(seq or 0), members.decode())
-            for (name, used), (seq, members, closed) in zip(listed, facts, strict=True) if members and not closed]
-    with client.pipeline(transaction=False) as pipe:
-        for *_, members in hubs:
-            pipe.hlen(members)
-            pipe.hscan(members, count=MOST_MEMBERS)
-        answers = pipe.execute()
-    found = []
-    with client.pipeline(transaction=False) as pipe:
-        for number, (name, used, seq, _) in enumerate(hubs):
-            seats = [json.loads(text) for text in list(answers[2 * number + 1][1].values())[:MOST_MEMBERS]]
-            for seat in seats:
-                pipe.hget(seat["seats"], seat["seat"])
-            found.append((name, used, seq, answers[2 * number], len(seats)))
-        cursors = iter(pipe.execute())
-    lags = []
-    for name, used, seq, members, count in found:
-        heard = [_sequence(text) for text in (next(cursors) for _ in range(count)) if text]
-        lags.append(HubLag(name=name, members=members, messages=seq, used=used,
-                           behind=max(0, seq - min(heard, default=seq))))
-    return lags
-
-
-def _sequence(text: bytes) -> int:
-    """The number of the last message that a seat has heard."""
-    return int(str(json.loads(text)["c"]).rpartition("-")[2] or 0)

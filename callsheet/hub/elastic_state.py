@@ -1,9 +1,9 @@
-"""What an elastic group remembers beside the work that waits: plain records."""
+"""What an elastic group remembers beside the work that waits, as plain records, and the agent that does its work."""
 
 import asyncio
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from callsheet.agents import AgentBase, CallOptions
@@ -12,13 +12,16 @@ from callsheet.errors import CallsheetError
 from callsheet.hub.broadcast import in_words
 from callsheet.messages import Msg
 
+NOTICE = "elastic"
+"""Key in the metadata of messages between a group, its shifts and its user."""
+
 _MOST_FAILURES = 20
 _NEW = 0.2  # weight of the last piece in the average of seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of work.
+    """A piece of work, kept as the metadata of a message.
 
     Attributes:
         at: unix time at which it came.
@@ -29,15 +32,6 @@ class Piece:
     at: float
     taker: int | None
     msg: dict[str, Any]
-
-    def to_data(self) -> dict[str, Any]:
-        """As JSON data."""
-        return asdict(self)
-
-    @classmethod
-    def from_data(cls, data: Any) -> "Piece":
-        """From JSON data."""
-        return cls(**data)
 
 
 @dataclass(kw_only=True)
@@ -79,15 +73,6 @@ class Ledger:
     policy: list[float | None] = field(default_factory=list)
     look: int = 0
     looks: bool = False
-
-    def to_data(self) -> dict[str, Any]:
-        """As JSON data."""
-        return asdict(self)
-
-    @classmethod
-    def from_data(cls, data: dict[str, Any]) -> "Ledger":
-        """From JSON data."""
-        return cls(**data)
 
     def ended(self, number: int, seconds: float, error: str) -> None:
         """A piece of work has ended; told twice, it counts once."""
@@ -146,10 +131,6 @@ class Ledger:
         leaving = [taker for taker in self.seated
                    if taker > self.size and str(taker) not in self.busy and taker not in wanted]
         return joining, leaving
-
-
-NOTICE = "elastic"
-"""Key in the metadata of messages between a group, its shifts and its user."""
 
 
 def notice(name: str, told: dict[str, Any]) -> Msg:

@@ -1,8 +1,9 @@
-"""Hubs in Redis."""
+"""Hubs in Redis: opening them, saying something, large messages, what listeners are told, how far members lag."""
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,7 +20,19 @@ from callsheet.resources.subscriptions import subscriptions
 from callsheet.settings import Settings
 from callsheet.settings.keys import Keys
 
-_BEGINNING = f'{{"{REF}":'
+LIBRARY = Path(__file__).with_name("log.lua")
+
+MOST_HUBS = 20
+"""Hubs whose lag is looked at, those used last."""
+
+MOST_MEMBERS = 200
+"""Members of such a hub that are looked at."""
+
+_SCRIPT = Script(Path(__file__).with_name("hub.lua"), LIBRARY)
+_MOST_EXPIRED = 10  # hubs that one opening looks after
+_AUTO = {True: "1", False: "", None: "?"}
+_FIELDS = ("epoch", "auto", "kept", "created", "touched", "seq", "last", "openers", "closed", "members", "eager")
+_BEGINNING = f'{{"{REF}":'  # of what stands in a log for a large message
 
 
 def parted(texts: Sequence[str], settings: Settings) -> tuple[list[str], Blobs]:
@@ -49,19 +62,11 @@ async def filled(hub: str, entries: Sequence[Entry], settings: Settings) -> list
     with translated(settings):
         texts = await async_client(settings).mget([keys.payload(digest) for digest in digests])
     found = {digest: text.decode() for digest, text in zip(digests, texts, strict=True) if text is not None}
-    return [entry if entry.id not in large else replace(entry, text=_text(hub, entry, found.get(large[entry.id])))
-            for entry in entries]
 
+    def text(entry: Entry) -> str:
+        return found.get(large[entry.id]) or json.dumps(gap(hub, entry.number, entry.number).to_dict())
 
-def _text(hub: str, entry: Entry, text: str | None) -> str:
-    return json.dumps(gap(hub, entry.number, entry.number).to_dict()) if text is None else text
-
-
-LIBRARY = Path(__file__).with_name("log.lua")
-_SCRIPT = Script(Path(__file__).with_name("hub.lua"), LIBRARY)
-_MOST_EXPIRED = 10  # hubs that one opening looks after
-_AUTO = {True: "1", False: "", None: "?"}
-_FIELDS = ("epoch", "auto", "kept", "created", "touched", "seq", "last", "openers", "closed", "members", "eager")
+    return [replace(entry, text=text(entry)) if entry.id in large else entry for entry in entries]
 
 
 class RedisHubs:
@@ -314,3 +319,47 @@ def _answer(name: str, answer: list[Any]) -> list[Any]:
 def _opened(answer: list[Any]) -> Opened:
     epoch, auto = answer
     return Opened(epoch=epoch.decode(), auto=auto == b"1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubLag:
+    """One hub.
+
+    Attributes:
+        name: of the hub.
+        members: that it has.
+        messages: that were said in it.
+        behind: messages that the member furthest behind has yet to hear.
+        used: unix time of its last use, about.
+    """
+
+    name: str
+    members: int
+    messages: int
+    behind: int
+    used: float
+
+
+def hub_lags(client: Any, keys: Keys, most: int = MOST_HUBS) -> list[HubLag]:
+    """The hubs used last, in four trips to Redis however many there are; blocks."""
+    listed = client.zrevrange(keys.hubs(), 0, most - 1, withscores=True)
+    with client.pipeline(transaction=False) as pipe:
+        for name, _ in listed:
+            pipe.hmget(keys.hub(name.decode(errors="replace")), "seq", "members", "closed")
+        facts = pipe.execute()
+        hubs = [(name.decode(errors="replace"), used / 1000, int(seq or 0), members)
+                for (name, used), (seq, members, closed) in zip(listed, facts, strict=True) if members and not closed]
+        for *_, members in hubs:
+            pipe.hlen(members)
+            pipe.hscan(members, count=MOST_MEMBERS)
+        answers = pipe.execute()
+        looked_at = [list(texts.values())[:MOST_MEMBERS] for _, texts in answers[1::2]]
+        for seat in (json.loads(text) for texts in looked_at for text in texts):
+            pipe.hget(seat["seats"], seat["seat"])
+        cursors = iter(pipe.execute())
+    lags = []
+    for (name, used, seq, _), members, texts in zip(hubs, answers[::2], looked_at, strict=True):
+        heard = [number_of(json.loads(cursor)["c"]) for cursor in islice(cursors, len(texts)) if cursor]
+        lags.append(HubLag(name=name, members=members, messages=seq, used=used,
+                           behind=max(0, seq - min(heard, default=seq))))
+    return lags

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 import callsheet
 from callsheet.errors import RedisUnavailable
-from callsheet.hub.elastic import HubLag, hub_lags
+from callsheet.hub.redis import HubLag, hub_lags
 from callsheet.resources.accounts import LATENCIES
 from callsheet.resources.backlog import UNACKED, backlogs
 from callsheet.resources.offers import offers
