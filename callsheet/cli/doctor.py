@@ -2,6 +2,7 @@
 
 import shutil
 import textwrap
+from dataclasses import asdict
 
 import click
 
@@ -33,7 +34,7 @@ def doctor(ask: bool, strict: bool, as_json: bool) -> None:
     found = _findings(ask)
     if as_json:
         for finding in found:
-            say_json(finding.to_dict())
+            say_json(asdict(finding))
     else:
         _print(found)
     bad = {"fail", "warn"} if strict else {"fail"}

@@ -1,14 +1,12 @@
 """`callsheet hub`: group conversations by name."""
 
 import asyncio
-import json
-import time
 from typing import Any
 
 import click
 
 from callsheet import Msg
-from callsheet.cli.terminal import say, say_json
+from callsheet.cli.terminal import moment, say, say_json, say_msg
 from callsheet.hub import HubEvent, HubInfo, Member, listen
 from callsheet.hub.broadcast import say as say_in
 from callsheet.hub.entries import checked_name, missing
@@ -35,7 +33,7 @@ def list_(most: int, as_json: bool) -> None:
         if as_json:
             say_json(_data(info))
         else:
-            say(f"{info.name:40} {info.members:>5} members {info.messages:>7} messages  {_when(info.used)}")
+            say(f"{info.name:40} {info.members:>5} members {info.messages:>7} messages  {moment(info.used)}")
     if not found and not as_json:
         say("No hubs are open.", err=True)
 
@@ -44,10 +42,6 @@ def _data(info: HubInfo) -> dict[str, Any]:
     return {"name": info.name, "members": info.members, "messages": info.messages, "last": info.last,
             "auto_broadcast": info.auto, "kept": info.kept, "openers": info.openers, "created": info.created,
             "used": info.used, "closed": info.closed}
-
-
-def _when(unix: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix))
 
 
 @hub.command()
@@ -66,10 +60,10 @@ def show(name: str, as_json: bool) -> None:
         seats = [{"id": one.id, "agent": one.label, "eager": one.eager, "behind": one.behind} for one in members]
         say_json({**_data(info), "seats": seats})
         return
-    state = f"closed at {_when(info.closed)}" if info.closed is not None else "open"
+    state = f"closed at {moment(info.closed)}" if info.closed is not None else "open"
     if info.closed is None:
         state += ", until it is closed" if info.kept else f" in {info.openers} program{'s' * (info.openers != 1)}"
-    say(f"{info.name}: {state}; opened at {_when(info.created)}; {info.messages} messages; replies are "
+    say(f"{info.name}: {state}; opened at {moment(info.created)}; {info.messages} messages; replies are "
                f"{'shared' if info.auto else 'not shared'}")
     for one in sorted(members, key=lambda one: (one.label, one.id)):
         say(f"  {one.label:30} {one.id:34} {one.behind:>6} behind{'  eager' if one.eager else ''}")
@@ -111,9 +105,7 @@ def _show(event: HubEvent, as_json: bool) -> None:
         say_json({"id": event.id, "number": event.number, "sender": event.sender, "time": event.time,
                   "missing": event.missing, "msg": event.msg.to_dict()})
         return
-    blocks = [block["text"] if block["type"] == "text" else json.dumps(block, ensure_ascii=False)
-              for block in event.msg.get_content_blocks()]
-    say(f"{_when(event.time)}  {event.msg.name}: " + "\n    ".join(blocks))
+    say_msg(moment(event.time), event.msg)
 
 
 @hub.command("say")

@@ -5,7 +5,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ class Runner:
             tally = Tally(len(survey.ids), done)
             if done == len(survey.ids):
                 say(f"All {done} inputs have a result in {self.order.output} already: nothing to do. "
-                           "--no-resume runs them again.")
+                    "--no-resume runs them again.")
                 return self._end(survey, sent, results, tally, said=True)
             if done:
                 say(f"Resuming: {done} of {len(survey.ids)} inputs have a result already.", err=True)
@@ -235,12 +235,14 @@ class Runner:
         results.put_in_order(survey.ids)
         if not tally.failed:
             sent.finish()
-            if self.order.up:
-                self._tidy()
+            if self.order.up:  # all that the run's own Redis held is in the results
+                shutil.rmtree(self.order.data, ignore_errors=True)
+                with suppress(OSError):  # other things are in it
+                    self.order.data.parent.rmdir()
         if not said:
             before = f" ({tally.skipped} of them before)" if tally.skipped else ""
             say(f"{tally.total} inputs: {tally.ok + tally.skipped} ok{before}, {tally.failed} failed, in "
-                       f"{clock(tally.elapsed)} ({tally.rate:.1f}/s). Results: {self.order.output}")
+                f"{clock(tally.elapsed)} ({tally.rate:.1f}/s). Results: {self.order.output}")
             if tally.spent:
                 say(f"Used: {tally.spent}")
         if survey.skipped:
@@ -253,14 +255,6 @@ class Runner:
                 say("  and others, named above")
         return 1 if tally.failed or survey.malformed else 0
 
-    def _tidy(self) -> None:
-        """Remove the data of the run's own Redis: all that it held is in the results."""
-        shutil.rmtree(self.order.data, ignore_errors=True)
-        try:
-            self.order.data.parent.rmdir()
-        except OSError:
-            return  # other things are in it
-
     def _interrupted(self, tally: Tally) -> None:
         left = tally.total - tally.done
         if self.order.up:
@@ -268,7 +262,7 @@ class Runner:
         else:
             meanwhile = f"Jobs that go on at the workers: {tally.running}."
         say(f"\nInterrupted: {tally.done} of {tally.total} inputs have a result in {self.order.output}, {left} "
-                   f"have none. {meanwhile}\nTo go on, give the same command again.", err=True)
+            f"have none. {meanwhile}\nTo go on, give the same command again.", err=True)
 
 
 @click.command(epilog="""\b

@@ -9,7 +9,7 @@ import click
 from callsheet.cli.fleet import Fleet, Plan
 from callsheet.cli.processes import Interrupts
 from callsheet.cli.stack import claimed, write_info
-from callsheet.cli.terminal import say
+from callsheet.cli.terminal import moment, say
 from callsheet.errors import SettingsError
 from callsheet.resources.redis import sync_client, translated
 from callsheet.scaling import Limits
@@ -101,4 +101,4 @@ def scale(kind: str, minimum: int, maximum: int, data: Path | None, options: tup
 
 def tell(text: str) -> None:
     """Show a line, with the time."""
-    say(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {text}")
+    say(f"[{moment(time.time())}] {text}")

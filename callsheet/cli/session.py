@@ -2,14 +2,12 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import click
 
 from callsheet import sessions
-from callsheet.cli.terminal import say, say_json, say_lines
-from callsheet.messages import Msg
+from callsheet.cli.terminal import moment, say, say_json, say_lines, say_msg
 
 
 @click.group(short_help="What agents remember, by id: list, show, copy, delete.", epilog="""\b
@@ -35,8 +33,7 @@ def list_(most: int, as_json: bool) -> None:
             say_json({"id": one.id, "class": one.cls, "turns": one.turns, "created": one.created,
                       "updated": one.updated})
         else:
-            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.updated))
-            say(f"{one.id:40} {one.turns:>6} turns  {when}  {one.cls}")
+            say(f"{one.id:40} {one.turns:>6} turns  {moment(one.updated)}  {one.cls}")
     if not found and not as_json:
         say("No states are kept.", err=True)
 
@@ -49,13 +46,7 @@ def show(session_id: str, original: bool) -> None:
     for path, value in sorted(sessions.state(session_id).items()):
         say(f"{path} = {json.dumps(value, ensure_ascii=False)}")
     for msg in sessions.messages(session_id, original):
-        say(_shown(msg))
-
-
-def _shown(msg: Msg) -> str:
-    parts = [block["text"] if block["type"] == "text" else json.dumps(block, ensure_ascii=False)
-             for block in msg.get_content_blocks()]
-    return f"{msg.timestamp}  {msg.name}: " + "\n    ".join(parts)
+        say_msg(str(msg.timestamp), msg)
 
 
 @session.command()

@@ -1,16 +1,13 @@
 """`callsheet show`: the tree of a job."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
-from callsheet.cli.terminal import say, say_json
+from callsheet.cli.terminal import console, say, say_json
 from callsheet.settings import get_settings
 
-PIPED = 160
-"""Columns where the output is no terminal, and so has no edge."""
 _WHOLE_ID = 36  # characters
 
 
@@ -53,15 +50,11 @@ def show(job_id: str, page: Path | None, as_json: bool, most: int) -> None:
             raise click.ClickException(f"{page} cannot be written: {exc.strerror}.") from None
         say(f"Written: {page.resolve().as_uri()}")
     else:
-        from rich.console import Console
-
         from callsheet.cli.tree_text import shown
 
-        console = Console(highlight=False)
-        if not console.is_terminal and "COLUMNS" not in os.environ:
-            console.width = PIPED
-        for line in shown(tree, console.width):
-            console.print(line, soft_wrap=True)
+        terminal = console(piped=160)
+        for line in shown(tree, terminal.width):
+            terminal.print(line, soft_wrap=True)
 
 
 def meant(beginning: str, ids: Iterable[str], what: str) -> str:

@@ -1,12 +1,19 @@
 """What commands write to the terminal: all of it through here, so that no text from elsewhere steers a terminal."""
 
-from typing import Any, Self
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 import rich.table
 import rich.text
 
+from callsheet.messages import Msg
 from callsheet.messages.printable import as_json, escaped, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def say(*parts: "str | tuple[str, dict[str, Any]]", err: bool = False) -> None:
@@ -23,6 +30,28 @@ def say_json(value: Any) -> None:
 def say_lines(text: str) -> None:
     """Write lines that are JSON already."""
     click.echo(escaped(text), nl=False)
+
+
+def say_msg(when: str, msg: Msg) -> None:
+    """Write a message: its text, and what else is in it as JSON."""
+    say(f"{when}  {msg.name}: " + "\n    ".join(
+        block["text"] if block["type"] == "text" else json.dumps(block, ensure_ascii=False)
+        for block in msg.get_content_blocks()))
+
+
+def moment(unix: float) -> str:
+    """A unix time for people."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix))
+
+
+def console(piped: int) -> "Console":
+    """The terminal for tables; of so many columns where the output is no terminal, and so has no edge."""
+    from rich.console import Console
+
+    made = Console(highlight=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = piped
+    return made
 
 
 class Text(rich.text.Text):

@@ -1,16 +1,13 @@
 """`callsheet top`: queues, workers, agents, endpoints and hubs, live."""
 
-import os
 import time
 from contextlib import suppress
 
 import click
 
+from callsheet.cli.terminal import console
 from callsheet.errors import RedisUnavailable
 from callsheet.settings import get_settings
-
-PIPED = 140
-"""Columns where the output is no terminal, and so has no edge."""
 
 
 @click.command(short_help="Watch queues, workers, agents, limits and hubs; Ctrl-C ends.", epilog="""\b
@@ -28,20 +25,17 @@ def top(every: float, once: bool, lines: int) -> None:
     Numbers of calls are since each worker began; those a second are since the look before. One look is a few trips to
     Redis and one question to the workers.
     """
-    from rich.console import Console
     from rich.live import Live
 
     from callsheet.cli.top_frame import frame
     from callsheet.cli.top_look import Look, Rates, look
 
-    settings, console = get_settings(), Console(highlight=False)
+    settings, terminal = get_settings(), console(piped=140)
     rates, one = Rates(), look(settings)  # an error here ends the command; a later one is shown
     if once:
-        if not console.is_terminal and "COLUMNS" not in os.environ:
-            console.width = PIPED
-        console.print(frame(one, rates, lines))
+        terminal.print(frame(one, rates, lines))
         return
-    with Live(console=console, screen=True, auto_refresh=False) as live, suppress(KeyboardInterrupt):
+    with Live(console=terminal, screen=True, auto_refresh=False) as live, suppress(KeyboardInterrupt):
         while True:
             if not one.trouble:
                 rates.take(one)

@@ -94,9 +94,8 @@ def _row(row: Row, job: JobNode, found: Sums) -> Html:
     label = html('<td class="l" style="--d:{}"><div>{}</div></td>', depth, row.label)
     if call is None:
         state = _status(row.job.status) if row.job is not None else ""
-        error = row.job.error if row.job is not None and row.job is not job else ""
         return html('<tr class="g">{}<td>{}</td><td class="w"></td><td colspan="4"></td><td class="t"></td></tr>{}',
-                    label, state, _below(depth, [], error))
+                    label, state, _below(depth, [], row.error(job)))
     now = job.looked
     where = html("{} <i>{}</i>", call.worker, call.pid) if call.worker else (
         html("<i>queue {}</i>", call.queue) if call.queue else "")

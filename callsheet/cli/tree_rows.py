@@ -20,6 +20,12 @@ class Row:
     call: CallNode | None = None  # the call, if it is one
     job: JobNode | None = None  # the job that begins here, if one does
 
+    def error(self, whole: JobNode) -> str:
+        """What went wrong here; the error of the whole tree's job is not told in a row."""
+        if self.call is not None:
+            return self.call.error
+        return self.job.error if self.job is not None and self.job is not whole else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Sums:

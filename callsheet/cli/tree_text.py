@@ -27,7 +27,8 @@ def shown(job: JobNode, width: int) -> Iterator[Text]:
     found = sums(job)
     yield Text.assemble((_clipped(job.label, width), "bold"))
     yield Text(job.id, "dim")
-    facts = f"{_span(job, found)} · {in_words(found)}"
+    over = job.status in ("SUCCESS", "FAILURE", "REVOKED")
+    facts = f"{'in' if over else 'for'} {seconds(found.end - found.begin)} · {in_words(found)}"
     state = _state(job.status)
     for line in textwrap.wrap(facts, max(20, width - len(state) - 1)):
         yield state.append(" ").append(line, "")
@@ -38,11 +39,6 @@ def shown(job: JobNode, width: int) -> Iterator[Text]:
         yield from (Text(line, "red") for line in textwrap.wrap(job.error, width))
     yield Text()
     yield from _table(job, found, width)
-
-
-def _span(job: JobNode, found: Sums) -> str:
-    over = job.status in ("SUCCESS", "FAILURE", "REVOKED")
-    return f"{'in' if over else 'for'} {seconds(found.end - found.begin)}"
 
 
 def _table(job: JobNode, found: Sums, width: int) -> Iterator[Text]:
@@ -76,8 +72,7 @@ def _line(cells: list[Text], widths: list[int], kept: list[int]) -> Text:
 
 def _notes(row: Row, job: JobNode, width: int) -> Iterator[Text]:
     """What does not fit into columns, below them."""
-    call = row.call
-    error = call.error if call is not None else row.job.error if row.job is not None and row.job is not job else ""
+    call, error = row.call, row.error(job)
     remark = " · ".join(remarks(call)) if call is not None else ""
     trunk = "".join("│  " if branch in ("├─ ", "│  ") else "   " for branch in row.branches) + "   "
     room = max(30, width - len(trunk))

@@ -163,7 +163,7 @@ class ElasticGroup(AgentBase, observe="eager"):
         """Decide on the size, hand out work, and keep the ledger."""
         if self.mailbox == "share":
             self._decide(ledger)
-        pieces = [Piece(**msg.metadata) for msg, _ in self.work.content]
+        pieces = [Piece.from_data(msg.metadata) for msg, _ in self.work.content]
         await self._seat(ledger, {piece.taker for piece in pieces})
         handed = ledger.hand_out(pieces)
         await self.work.delete([position for position, _, _ in handed])
@@ -177,7 +177,7 @@ class ElasticGroup(AgentBase, observe="eager"):
 
     def _decide(self, ledger: Ledger) -> None:
         now, waiting = time.time(), self.work.content
-        oldest = now - Piece(**waiting[0][0].metadata).at if waiting else None
+        oldest = now - Piece.from_data(waiting[0][0].metadata).at if waiting else None
         known = [waited for waited in (ledger.waited, oldest) if waited is not None] if waiting else []
         policy = Policy(self._limits, self._rules)
         if ledger.policy:

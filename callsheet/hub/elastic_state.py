@@ -33,6 +33,11 @@ class Piece:
     taker: int | None
     msg: dict[str, Any]
 
+    @classmethod
+    def from_data(cls, data: Any) -> "Piece":
+        """From JSON data."""
+        return cls(**data)
+
 
 @dataclass(kw_only=True)
 class Ledger:

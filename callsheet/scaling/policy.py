@@ -50,7 +50,7 @@ class Policy:
         wanted = max(limits.minimum, running, min(need, cap))
         held = self._held.follow(wanted, load.size, limits.minimum, self._time)
         size = min(held, limits.maximum, max(cap, load.size))  # what is held may stay, and not grow beyond a limit
-        if self._is_full(load):
+        if rules.memory_limit is not None and load.memory is not None and load.memory >= rules.memory_limit:
             size, cap, why = min(size, running), min(cap, running), Bound.MEMORY
         if size < held:
             self._held.cut(size)
@@ -107,10 +107,6 @@ class Policy:
         if load.quota is not None:
             caps.append((max(0, load.quota), Bound.QUOTA))
         return caps
-
-    def _is_full(self, load: Load) -> bool:
-        limit = self.rules.memory_limit
-        return limit is not None and load.memory is not None and load.memory >= limit
 
     def _bound(self, size: int, need: int, cap: int, why: Bound, running: int) -> Bound:
         reach = min(need, cap)

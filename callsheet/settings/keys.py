@@ -60,9 +60,9 @@ class Keys:
     """channel: "open <ms>", "closed" or "suspect", when it changes"""
     learned = _of("learned")
     """set: the parameters that an endpoint's model does not take, by a hash of address and model; expires, see
-    resources/learned.py"""
+    resources/refusals.py"""
     usage = _of("usage")
-    """hash: what a job's outbound calls took, described in accounts.py; expires `result_expires`"""
+    """hash: what a job's outbound calls took, described in books.py; expires `result_expires`"""
     usage_day = _of("usage-day")
     """hash: likewise of the whole fleet on a day, "2026-01-31" in UTC; expires `usage_expires`"""
     usage_batch = _of("usage-batch")

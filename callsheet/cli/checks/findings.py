@@ -1,6 +1,7 @@
 """What a check found."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 Level = Literal["ok", "warn", "fail", "skip"]
@@ -15,26 +16,8 @@ class Finding:
     text: str  # what was found
     remedy: str = ""  # what to do, where it is not "ok"
 
-    def to_dict(self) -> dict[str, str]:
-        """As JSON data."""
-        return asdict(self)
 
-
-def ok(subject: str, text: str) -> Finding:
-    """It is right."""
-    return Finding("ok", subject, text)
-
-
-def warn(subject: str, text: str, remedy: str) -> Finding:
-    """It works, and may not for long."""
-    return Finding("warn", subject, text, remedy)
-
-
-def fail(subject: str, text: str, remedy: str) -> Finding:
-    """It does not work."""
-    return Finding("fail", subject, text, remedy)
-
-
-def skip(subject: str, text: str) -> Finding:
-    """It was not looked at."""
-    return Finding("skip", subject, text)
+ok = partial(Finding, "ok")
+warn = partial(Finding, "warn")
+fail = partial(Finding, "fail")
+skip = partial(Finding, "skip")
