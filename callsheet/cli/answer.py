@@ -18,7 +18,6 @@ from callsheet.settings import get_settings
 from callsheet.tasks.jobs import Job
 from callsheet.tasks.people.answers import open_questions, why_not
 from callsheet.tasks.people.here import put
-from callsheet.tasks.people.store import Question
 
 
 @click.command(epilog="""\b
@@ -39,11 +38,18 @@ def answer(job_id: str | None, text: str | None, data_text: str | None, question
         _listed(as_json)
         return
     data = _data(data_text)
-    found = _meant(job_id)
-    job = Job.from_id(found[0].job_id if found else job_id)
+    waiting = open_questions(get_settings())
+    job_id = meant(job_id, (one.job_id for one in waiting), "jobs that wait")
+    job = Job.from_id(job_id)
     if text is None and data is None:
-        _here(job, question_id, [one for one in found if question_id in (None, one.id)])
-        return
+        questions = [one for one in waiting if one.job_id == job_id and question_id in (None, one.id)]
+        if not questions:
+            raise AnswerRefused(why_not(job.id, "", question_id, get_settings()))
+        if sys.stdin.isatty():
+            for question in questions:
+                asyncio.run(put(job, question))
+            return
+        text, question_id = sys.stdin.read().rstrip("\n"), questions[0].id
     question = job.answer(text, data, question=question_id)
     say(f"Answered {question.agent} of job {question.job_id}.")
 
@@ -65,13 +71,6 @@ def _listed(as_json: bool) -> None:
         say("Nothing waits for an answer.", err=True)
 
 
-def _meant(beginning: str) -> list[Question]:
-    """The open questions of the one job whose id begins so."""
-    found = open_questions(get_settings())
-    job_id = meant(beginning, (one.job_id for one in found), "jobs that wait")
-    return [one for one in found if one.job_id == job_id]
-
-
 def _data(text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
@@ -82,15 +81,3 @@ def _data(text: str | None) -> dict[str, Any] | None:
     if not isinstance(data, dict):
         raise click.ClickException('--data is no JSON object: {"field": value, ...} is needed.')
     return data
-
-
-def _here(job: Job, question_id: str | None, questions: list[Question]) -> None:
-    """Ask at this terminal, or take the answer from standard input."""
-    if not questions:
-        raise AnswerRefused(why_not(job.id, "", question_id, get_settings()))
-    if not sys.stdin.isatty():
-        question = job.answer(sys.stdin.read().rstrip("\n"), question=questions[0].id)
-        say(f"Answered {question.agent} of job {question.job_id}.")
-        return
-    for question in questions:
-        asyncio.run(put(job, question))

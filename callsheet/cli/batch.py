@@ -1,4 +1,4 @@
-"""Running a batch: a window of jobs under way, each result written as it comes."""
+"""Running a batch: a window of jobs under way, each result written as it comes, and the file of the jobs' ids."""
 
 import asyncio
 import fcntl
@@ -23,9 +23,15 @@ from callsheet.errors import AgentFailed, CallsheetError, CannotTravel, JobError
 from callsheet.messages import Msg
 from callsheet.tasks.jobs import Job
 
+_TOGETHER = 100  # jobs published in one go
+_TICK = 0.2  # seconds between two looks at the clock and the stack
+_STALLED = 30.0  # seconds without a result after which the queues are looked at
+_REFUSED = ("callsheet.errors.ModuleNotAllowed", "callsheet.errors.CannotTravel")
+_SHOWN = 5  # failures told as they happen
+
 
 class Sent:
-    """The record, kept by one process at a time.
+    """The file with the ids of the jobs that a run sent, for the run that goes on; written by one process at a time.
 
     Args:
         path: of the file.
@@ -95,13 +101,6 @@ class Sent:
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
-
-
-_TOGETHER = 100  # jobs published in one go
-_TICK = 0.2  # seconds between two looks at the clock and the stack
-_STALLED = 30.0  # seconds without a result after which the queues are looked at
-_REFUSED = ("callsheet.errors.ModuleNotAllowed", "callsheet.errors.CannotTravel")
-_SHOWN = 5  # failures told as they happen
 
 
 class Refused(Exception):  # its text is the worker's

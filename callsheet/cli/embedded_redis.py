@@ -1,4 +1,4 @@
-"""The redis-server that `callsheet up` brings along: for its owner on this machine, its data in an append-only file."""
+"""Free ports, and the redis-server that `callsheet up` brings along: for its owner alone, with an append-only file."""
 
 import contextlib
 import errno
@@ -19,6 +19,10 @@ from callsheet.settings import Settings
 from callsheet.tasks.app import make_app
 
 LOOPBACK = "127.0.0.1"
+
+#: Commands that would write files, load code or let others in; nothing here needs them.
+CLOSED = ("CONFIG", "DEBUG", "MODULE", "ACL", "SAVE", "BGSAVE", "SLAVEOF", "REPLICAOF", "MIGRATE", "SHUTDOWN",
+          "MONITOR")
 
 
 def chosen(port: int, what: str, option: str, remedy: str = "", host: str = LOOPBACK) -> int:
@@ -52,11 +56,6 @@ def answers_redis(port: int) -> bool:
         finally:
             client.close()
     return False
-
-
-#: What would write files, load code or let others in; nothing here needs it.
-CLOSED = ("CONFIG", "DEBUG", "MODULE", "ACL", "SAVE", "BGSAVE", "SLAVEOF", "REPLICAOF", "MIGRATE", "SHUTDOWN",
-          "MONITOR")
 
 
 def redis_binary() -> str:

@@ -1,4 +1,4 @@
-"""One process that a command starts: with a log of its own, and never longer-lived than the command."""
+"""Processes that a command starts, watches and stops: each with a log of its own, none outliving the command."""
 
 import contextlib
 import ctypes
@@ -22,6 +22,7 @@ from callsheet.settings.secrets import names_a_secret
 _ASKED_FOR = ("CALLSHEET_REDIS", "CALLSHEET_FLOWER", "FLOWER_")
 _OF_MODELS = ("CALLSHEET_ENDPOINTS", "CALLSHEET_MCP")
 _PR_SET_PDEATHSIG = 1
+_LOOK_EVERY = 0.05  # seconds
 _TAIL = 16 * 1024  # bytes of a log that are looked at for its last lines
 
 
@@ -137,9 +138,6 @@ def _with_parent(sig: signal.Signals) -> Callable[[], None] | None:
             os._exit(1)
 
     return in_child
-
-
-_LOOK_EVERY = 0.05  # seconds
 
 
 class ServiceFailed(click.ClickException):

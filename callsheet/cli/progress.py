@@ -1,4 +1,4 @@
-"""How far a batch is: a live line on a terminal, a plain line now and then elsewhere."""
+"""How far a batch is (a live line on a terminal, a plain one elsewhere), what its agents print, and what it used."""
 
 import sys
 import time
@@ -19,6 +19,7 @@ from callsheet.tasks.events import Event
 from callsheet.tasks.jobs import Job
 
 _PLAIN_EVERY = 5.0  # seconds
+_TOGETHER = 1000  # jobs whose usage is read in one trip
 
 
 @dataclass
@@ -141,9 +142,6 @@ class Prints:
             print_to_console(event.msg, event.last)
         elif event.last:
             say(f"{source}: {event.msg.name}: {event.msg.get_text_content() or '(no text)'}")
-
-
-_TOGETHER = 1000  # jobs read in one trip
 
 
 def spent(jobs: list[str], settings: Settings) -> Usage:

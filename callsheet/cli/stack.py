@@ -8,7 +8,7 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,9 +86,12 @@ class Stack:
         scales = (("io", self.plan.io), ("cpu", self.plan.cpu))
         services = [self._worker(queue, scale, env) for queue, scale in scales if scale != "0"]
         if self.flower_port:
-            services.append(self._flower(self.flower_port, env))
-        if self.stub_port:
-            services.append(self._stub(self.stub_port, env))
+            address = f"http://{LOOPBACK}:{self.flower_port}"
+            services.append(self._served("flower", self.flower_port, address, env,
+                                         lambda _: _http_ok(f"{address}/healthcheck")))
+        if self.stub_port and self.stub_url:
+            services.append(self._served("stub-model", self.stub_port, self.stub_url, env,
+                                         lambda process: "Stub model on" in process.log_text()))
         self.supervisor.start(services)
 
     def stop(self) -> None:
@@ -121,19 +124,14 @@ class Stack:
         return replace(service, name=f"{queue} worker", where=f"queue {queue}, {least} to {most} {unit}",
                        orphaned=signal.SIGKILL)
 
-    def _flower(self, port: int, env: dict[str, str]) -> Service:
-        command = (*python_command("callsheet.cli.main"), "flower", f"--address={LOOPBACK}", f"--port={port}")
-        return Service(name="flower", command=command, where=f"http://{LOOPBACK}:{port}", env=env,
-                       log=self.plan.data / "logs" / "flower.log", stops=_stops(5.0),
-                       ready=lambda _: _http_ok(f"http://{LOOPBACK}:{port}/healthcheck"))
-
-    def _stub(self, port: int, env: dict[str, str]) -> Service:
-        def ready(process: Process) -> bool:
-            return "Stub model on" in process.log_text()
-
-        command = (*python_command("callsheet.cli.main"), "stub-model", "--port", str(port))
-        return Service(name="stub model", command=command, where=f"http://{LOOPBACK}:{port}/v1", env=env,
-                       log=self.plan.data / "logs" / "stub-model.log", stops=_stops(5.0), ready=ready)
+    def _served(self, command: str, port: int, where: str, env: dict[str, str],
+                ready: Callable[[Process], bool]) -> Service:
+        """A command of ours that listens on a port of the loopback address."""
+        address = "--host" if command == "stub-model" else "--address"
+        return Service(
+            name=command.replace("-", " "), where=where, env=env, log=self.plan.data / "logs" / f"{command}.log",
+            command=(*python_command("callsheet.cli.main"), command, f"{address}={LOOPBACK}", f"--port={port}"),
+            stops=((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)), ready=ready)
 
 
 def worker_service(kind: str, name: str, options: Sequence[str], env: Mapping[str, str], log: Path,
@@ -149,10 +147,6 @@ def worker_service(kind: str, name: str, options: Sequence[str], env: Mapping[st
 def python_command(module: str) -> tuple[str, ...]:
     """How a module is run with this process's Python."""
     return (sys.executable, "-m", module)
-
-
-def _stops(patience: float) -> tuple[tuple[signal.Signals, float], ...]:
-    return ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0))
 
 
 def _http_ok(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""A job's tree as rows, one below the other, for the terminal and for the page."""
+"""A job's tree as rows, one below the other, for the terminal and for the page; as JSON data; its numbers in words."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass

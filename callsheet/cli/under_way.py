@@ -1,4 +1,4 @@
-"""What became of jobs that an interrupted run sent, and who serves a queue: read from Redis and the workers."""
+"""What became of jobs that an interrupted run sent, which queues no worker reads, and what to do about that."""
 
 import contextlib
 import json
@@ -92,7 +92,13 @@ def unserved(queues: Iterable[str], settings: Settings) -> list[str]:
 
 
 class Remedies:
-    """Remedies for one file, whose modules workers must allow; all calls may have one queue."""
+    """What to do where no worker takes the calls of one file, or none can build what it defines.
+
+    Args:
+        loaded: the file.
+        modules: that workers must allow.
+        queue: of all calls, or None for the agents' own.
+    """
 
     def __init__(self, loaded: Loaded, modules: tuple[str, ...], queue: str | None) -> None:
         self._loaded = loaded

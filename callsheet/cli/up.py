@@ -79,8 +79,7 @@ def up(io: str, cpu: str, modules: tuple[str, ...] | None, redis_port: int, redi
             say("Stopping the others ...", err=True)
             raise SystemExit(1) from None
         else:
-            say("\nStopping: running calls are given "
-                       f"{patience:g} s to end; Ctrl-C again hurries ...")
+            say(f"\nStopping: running calls are given {patience:g} s to end; Ctrl-C again hurries ...")
         finally:
             stack.stop()
         say("Stopped.")

@@ -1,4 +1,4 @@
-"""Telling eager members of a hub what was said, at once: each in a call of its own, in which it only observes."""
+"""Saying something in a hub, and telling its eager members at once: each in a call of its own, which only observes."""
 
 import asyncio
 import json

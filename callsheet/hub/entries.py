@@ -1,4 +1,4 @@
-"""Messages in a hub's log."""
+"""Messages in a hub's log, those that stand for missing ones, and what may be a hub's name."""
 
 import functools
 import json
@@ -14,6 +14,8 @@ HUB = "hub"
 """Key in the metadata of a message that says what is missing."""
 
 _MOST_CACHED = 8192  # characters of a message
+_LONGEST = 150  # characters of a hub's name
+_RESERVED = "/*?[]\\"  # that mean something in the channels of kombu's fanout exchanges
 
 
 def written(msg: Msg, most: int) -> str:
@@ -90,10 +92,6 @@ def missing_of(news: News) -> tuple[str, Msg] | None:
         return (before, gap(news.hub, heard + 1, first - 1)) if first > heard + 1 else None
     upto = number_of(news.upto)
     return (news.upto, gap(news.hub, heard + 1, upto)) if upto > heard else None
-
-
-_LONGEST = 150
-_RESERVED = "/*?[]\\"  # that mean something in the channels of kombu's fanout exchanges
 
 
 def missing(name: str) -> HubMissing:

@@ -1,4 +1,4 @@
-"""Where a circuit breaker keeps its state: in this process, or in Redis for the whole fleet."""
+"""What breakers and retries go by: counts of late, a budget of retries, and a breaker's state, here or in Redis."""
 
 import asyncio
 import logging
@@ -15,8 +15,26 @@ from callsheet.settings import Settings
 from callsheet.settings.endpoints import BreakerPolicy
 from callsheet.settings.keys import Keys
 
+log = logging.getLogger(__name__)
+
 SLOTS = 10
+"""Parts of a window that are counted apart."""
+
+BUDGET_WINDOW = 30.0
+"""Seconds within which a call earns its share of a retry."""
+
+LEASE = 10.0
+"""Seconds after which the probe of a process that died is given to another; one that lives renews it."""
+
+ALONE = 5.0
+"""Seconds that a breaker goes without Redis after it did not answer."""
+
+ANSWERS_WITHIN = 2.0
+"""Seconds that Redis may take to answer."""
+
 Clock = Callable[[], float]
+Outcome = Literal["ok", "failed", "unknown"]
+_SCRIPT = Script(Path(__file__).with_name("breaker.lua"))
 
 
 class Recent:
@@ -60,10 +78,6 @@ class Recent:
         self._slot = max(slot, self._slot)
 
 
-BUDGET_WINDOW = 30.0
-"""Seconds within which a call earns its share of a retry."""
-
-
 class RetryBudget:
     """Bounds what retries add to an endpoint's load; the idea is that of Finagle's RetryBudget.
 
@@ -95,22 +109,6 @@ class RetryBudget:
             return False
         self._retries.add()
         return True
-
-
-log = logging.getLogger(__name__)
-
-_SCRIPT = Script(Path(__file__).with_name("breaker.lua"))
-
-Outcome = Literal["ok", "failed", "unknown"]
-
-LEASE = 10.0
-"""Seconds after which the probe of a process that died is given to another; one that lives renews it."""
-
-ALONE = 5.0
-"""Seconds that a breaker goes without Redis after it did not answer."""
-
-ANSWERS_WITHIN = 2.0
-"""Seconds that Redis may take to answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""Whose call it is that an outbound request belongs to; set by whatever runs an agent."""
+"""The call of an agent that runs here: whose it is, what is noted of it, and what it does before it waits or sends.
+
+Whatever runs an agent sets it.
+"""
 
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -10,6 +13,11 @@ from typing import Any, TypeVar
 
 MOST_CHILDREN = 500
 """Jobs of one call whose ids are kept; of more, their number."""
+
+MOST_PARENTS = 16
+"""Jobs above a job that are remembered: an agent may submit its own next call for ever."""
+
+T = TypeVar("T")
 
 
 class CallNotes:
@@ -65,9 +73,6 @@ class CallNotes:
         return {name: value for name, value in told.items() if value}
 
 
-T = TypeVar("T")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallContext:
     """The call of an agent in whose course a request is made.
@@ -103,9 +108,6 @@ class CallContext:
     notes: CallNotes | None = field(default=None, compare=False, repr=False)
     steps: Iterator[int] = field(default_factory=count, compare=False, repr=False)
 
-
-MOST_PARENTS = 16
-"""Jobs above a job that are remembered: an agent may submit its own next call for ever."""
 
 NO_CALL = CallContext()
 """The context of a request that no agent makes."""

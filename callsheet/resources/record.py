@@ -1,4 +1,4 @@
-"""What is known of one outbound request, gathered while it passes through the transports."""
+"""What is known of one outbound request, gathered while it passes through the transports, and the base of these."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The one place where Redis clients come from, and what their errors become.
+"""The one place where Redis clients come from, what their errors become, and how scripts run there.
 
 The clients are typed Any: redis-py's annotations unite sync and async, bytes and text in every answer.
 """

@@ -1,4 +1,7 @@
-"""What a refusal says in its body: when to come back, that nothing helps, or which parameter is not taken."""
+"""What a refused request tells: whether to send it again, when, and which parameter a model does not take.
+
+The fleet remembers such parameters, so that no process has to be refused twice.
+"""
 
 import asyncio
 import contextlib

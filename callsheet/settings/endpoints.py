@@ -1,4 +1,4 @@
-"""What the settings say of an endpoint: where it is, how it is signed in to, and what is done when it fails."""
+"""What the settings say of an endpoint: address, key, limits, retries, prices; and those there are without them."""
 
 import os
 from collections.abc import Mapping
@@ -12,12 +12,23 @@ from pydantic_settings import NoDecode
 
 from callsheet.errors import MissingKey
 
+OLLAMA_PORT = 11434
+
+#: Variables of the providers' own in which an endpoint's address may stand.
+_ADDRESSES = {"openai": "OPENAI_BASE_URL", "anthropic": "ANTHROPIC_BASE_URL", "gemini": "GOOGLE_GEMINI_BASE_URL",
+              "dashscope": "DASHSCOPE_BASE_URL", "deepseek": "DEEPSEEK_BASE_URL", "ollama": "OLLAMA_HOST",
+              "azure": "AZURE_OPENAI_ENDPOINT"}
+
 T = TypeVar("T")
 
 
 def names(value: Any) -> Any:
     """A comma-separated text as its parts; anything else as it is."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(names)]
+"""Texts, which the environment holds separated by commas."""
 
 
 class Part(BaseModel):
@@ -107,7 +118,7 @@ class Endpoint(Part):
     ca_file: Path | None = None  # PEM file with the certificates to trust; without, the system's
     retry: RetryPolicy = RetryPolicy()  # when a request is sent again
     breaker: BreakerPolicy = BreakerPolicy()  # when the endpoint is left alone for a while
-    fallback: Annotated[tuple[str, ...], NoDecode, BeforeValidator(names)] = ()  # to ask in its place, in this order
+    fallback: Names = ()  # to ask in its place, in this order
     prices: Prices = Field(default_factory=dict)  # of its models; before those of the settings
 
     @field_validator("base_url")
@@ -169,12 +180,6 @@ def address_of(url: str) -> str:
     """Scheme, host and port of an address: what may be shown of it."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-
-OLLAMA_PORT = 11434
-_ADDRESSES = {"openai": "OPENAI_BASE_URL", "anthropic": "ANTHROPIC_BASE_URL", "gemini": "GOOGLE_GEMINI_BASE_URL",
-              "dashscope": "DASHSCOPE_BASE_URL", "deepseek": "DEEPSEEK_BASE_URL", "ollama": "OLLAMA_HOST",
-              "azure": "AZURE_OPENAI_ENDPOINT"}
 
 
 def default_endpoints() -> dict[str, Any]:

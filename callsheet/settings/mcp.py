@@ -3,12 +3,10 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BeforeValidator, Field
-from pydantic_settings import NoDecode
+from pydantic import Field
 
-from callsheet.settings.endpoints import Part, fitting, names
+from callsheet.settings.endpoints import Names, Part, fitting
 
 SECRET_NAME = re.compile(r"(?i)key|token|secret|passw|credential|auth|cookie|session")
 """What the name of a header or a variable with a secret in it looks like."""
@@ -20,7 +18,7 @@ class McpServer(Part):
     command: str = Field(min_length=1)  # the program
     args: tuple[str, ...] = ()  # its arguments
     env: dict[str, str] = Field(default_factory=dict)  # beside a few of the worker's own, PATH and HOME among them
-    env_from: Annotated[tuple[str, ...], NoDecode, BeforeValidator(names)] = ()  # more of the worker's own: for keys
+    env_from: Names = ()  # more of the worker's own: for keys
     cwd: Path | None = None  # the folder that it runs in; the worker's without
 
     def environment(self) -> dict[str, str]:

@@ -20,7 +20,6 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
-    NoDecode,
     PydanticBaseSettingsSource,
     PyprojectTomlConfigSettingsSource,
     SettingsConfigDict,
@@ -29,7 +28,7 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as UnreadableValue
 
 from callsheet.errors import SettingsError
-from callsheet.settings.endpoints import Endpoint, Prices, default_endpoints, names
+from callsheet.settings.endpoints import Endpoint, Names, Prices, default_endpoints
 from callsheet.settings.mcp import McpSettings
 from callsheet.settings.problems import misspelt, report, unknown
 from callsheet.settings.queues import wrong_with_name
@@ -37,6 +36,9 @@ from callsheet.settings.secrets import guard
 from callsheet.settings.sentinels import SCHEME as SENTINEL
 from callsheet.settings.sentinels import Login, Sentinels
 from callsheet.settings.sentinels import parse as parse_sentinels
+
+PREFIX = "CALLSHEET_"
+ENV_FILE = ".env"
 
 
 def _table(path: Path) -> dict[str, Any]:
@@ -131,13 +133,6 @@ def misspelt_in(file: str, prefix: str, fields: Iterable[str]) -> list[str]:
     return [f"{line} (in {file})" for line in misspelt(prefix, fields, found)]
 
 
-PREFIX = "CALLSHEET_"
-ENV_FILE = ".env"
-
-
-Names = Annotated[tuple[str, ...], NoDecode]
-
-
 class Settings(BaseSettings):
     """Everything that can be set; what each means in full: docs/settings.md.
 
@@ -223,11 +218,6 @@ class Settings(BaseSettings):
         if wrong:
             raise SettingsError("\n  ".join(["Some settings are wrong:", *wrong]) + "\nCorrect them in the "
                                 "environment, in .env, in callsheet.toml or under [tool.callsheet].")
-
-    @field_validator("modules", "queues", "media_folders", "media_hosts", "outbound_hosts", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return names(value)
 
     @field_validator("modules")
     @classmethod

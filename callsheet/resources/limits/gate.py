@@ -1,6 +1,6 @@
-"""A gate: one process's queue for one endpoint, which asks the limiter by the batch.
+"""Gates: each is one process's queue for one endpoint, which asks the limiter by the batch.
 
-It lives on the process's loop and is asked from any. However many calls wait, one exchange is under way at a time,
+A gate lives on the process's loop and is asked from any. However many calls wait, one exchange is under way at a time,
 which carries whatever came up during the one before. Between exchanges the gate sleeps until the first of its calls
 may have its turn, as the limiter reckoned, or until the limiter wakes it.
 """

@@ -1,4 +1,4 @@
-"""What a gate and the limiter say to each other: one message and one answer an exchange, both JSON data.
+"""What calls, gates and the limiter say to each other. An exchange is one message and one answer, both JSON data.
 
 A gate is one event loop's queue for one endpoint. It sends what happened since the last exchange, and the limiter
 answers with what may go. Numbers of calls are told as they are, not as changes, so that a lost answer does no harm.
