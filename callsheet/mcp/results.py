@@ -133,16 +133,20 @@ def checked(result: Any, tool: Any) -> Any:
     return result
 
 
+def unfit(tool: Any, arguments: dict[str, Any]) -> list[str]:
+    """What of the arguments does not fit what the server announced; [] also where that is no schema."""
+    try:
+        return list(map(str, itertools.islice(misfits(tool.input_schema, arguments), _MOST_PROBLEMS)))
+    except Exception:  # whatever a broken schema leads to: the server then says what is wrong
+        return []
+
+
 def fitting(tool: Any, arguments: dict[str, Any]) -> None:
     """See that arguments fit what the server announced.
 
     Raises:
         ToolFailed: names those that do not.
     """
-    try:
-        problems = list(itertools.islice(misfits(tool.input_schema, arguments), _MOST_PROBLEMS))
-    except Exception:  # whatever a broken schema leads to: the server then says what is wrong
-        return
-    if problems:
+    if problems := unfit(tool, arguments):
         listed = "".join(f"\n  {line}" for line in problems)
         raise ToolFailed(f"the arguments of {tool.name} do not fit what its server announces:{listed}")
