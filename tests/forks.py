@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 MODULES = ("asyncio", "celery.bin.celery", "celery.app.trace", "celery.apps.worker", "celery.worker.consumer",
            "kombu.transport.redis", "redis.asyncio", "httpx", "pydantic", "pydantic_settings", "psutil", "mcp", "rich",
            "uvicorn", "starlette.applications", "callsheet", "callsheet.cli.main")
-_AS_STARTED = {"PYTHONPATH", "PYTHONUNBUFFERED"}  # variables of Python that a forked process can still follow
+_AS_STARTED = {"PYTHONPATH", "PYTHONUNBUFFERED"}  # variables of Python that a forked process can follow
 
 
 class Forked:
@@ -112,9 +112,10 @@ def _server(_pid: int) -> _Server:
 def python(module: str, *args: str, env: dict[str, str], cwd: Any, output: BinaryIO | None = None) -> Any:
     """`python -m module args`, in a session of its own, with stdout and stderr in `output`.
 
-    Where it needs a Python of its own (gevent's patches, variables of the interpreter) it is a subprocess.
+    Where it needs a Python of its own (gevent's patches, variables that are read with the modules) it is a subprocess.
     """
-    special = {name for name in env if name.startswith("PYTHON")} - _AS_STARTED
+    names = {name for name in (*env, *os.environ) if name.startswith("PYTHON") or name == "REMAP_SIGTERM"}
+    special = {name for name in names - _AS_STARTED if env.get(name) != os.environ.get(name)}
     if special or any("gevent" in arg or "eventlet" in arg for arg in args):
         return subprocess.Popen([sys.executable, "-m", module, *args], env=env, cwd=cwd, start_new_session=True,
                                 stdout=output or subprocess.DEVNULL, stderr=subprocess.STDOUT)

@@ -247,7 +247,7 @@ def test_what_is_no_command_is_told_in_a_line_and_dropped(fleet):
     assert inspect.ping().keys() == {fleet.io.name, fleet.cpu.name}
     for worker in (fleet.io, fleet.cpu):
         worker.wait_log(junk)
-        assert worker.log.count("A control command was refused by") >= 3
+        wait_for(lambda worker=worker: worker.log.count("A control command was refused by") >= 3, 20, worker.log)
         assert inspect.clock()[worker.name]["clock"] < 1 << 53
     goes_on("io")
 

@@ -232,7 +232,7 @@ def test_retries_add_a_tenth_to_a_failing_endpoints_load_and_no_more() -> None:
 def test_who_is_told_when_to_come_back_may_come_back_whatever_the_budget() -> None:
     async def main() -> list[int]:
         async with Playing(*[answer(429, Retry_After="0.1")] * 30, answer()) as server:
-            http = client(endpoint(server.url, budget=0, budget_min=0))
+            http = client(endpoint(server.url, budget=0, budget_min=0, timeout=30))
             answers = await asyncio.gather(*(http.post("x", content=b"ask") for _ in range(30)))
             return [response.status_code for response in answers]
 

@@ -93,7 +93,7 @@ def refuse(value: str, name: str, where: str) -> None:
         CannotTravel: it is; names it and the remedy, and not the value.
     """
     if is_secret(name, value):
-        raise refusal(where, f"is a secret by its name, {name.removeprefix(HEADER)!r},")
+        raise refusal(where, f"is a secret by its name, {name.removeprefix(HEADER)!r}")
     if len(value) > 16 and _FORM.fullmatch(value):
         raise refusal(where, "is a key by its form")
     if ("=" in value or "@" in value) and len(value) <= _LONGEST:

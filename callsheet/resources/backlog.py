@@ -25,3 +25,8 @@ def backlogs(queues: Iterable[str], client: Any) -> dict[str, int]:
         lengths = pipe.execute()
     width = len(STEPS)
     return {name: int(sum(lengths[width * number:width * (number + 1)])) for number, name in enumerate(names)}
+
+
+def in_words(count: int) -> str:
+    """So many of them."""
+    return "1 message waits" if count == 1 else f"{count:,} messages wait"

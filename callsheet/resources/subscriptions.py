@@ -83,7 +83,8 @@ class Subscriptions:
         waited_for = any(listeners - self._quiet for listeners in self._listeners.values())
         usual = isinstance(exc, RedisError | OSError)
         logger.log(logging.WARNING if waited_for or not usual else logging.DEBUG,
-                   "The subscription broke (%s); it is opened again in %.1f s.", type(exc).__name__, pause,
+                   "The subscription to results and events at %s broke (%s); it is opened again in %.1f s.",
+                   self._settings.redis_address, type(exc).__name__, pause,
                    exc_info=None if usual else exc)
 
     async def _rest(self, seconds: float) -> None:

@@ -169,8 +169,11 @@ def ask(app: Celery, settings: Settings, command: str, patience: float = PATIENC
     Those that do not know the command answer with {"error": ...}.
     """
     with translated(settings):
-        # Where kombu keeps who is bound to an exchange: workers that are there, and those that were killed.
-        count = int(sync_client(settings).scard(f"_kombu.binding.{app.control.mailbox.exchange.name}"))
+        # How many hear an empty text, which kombu passes over. Its bindings go with what Redis loses, and with the
+        # first of two workers of one name; those of killed workers stay.
+        client = sync_client(settings)
+        database = client.connection_pool.connection_kwargs.get("db") or 0
+        count = int(client.publish(f"/{database}.{app.control.mailbox.exchange.name}", ""))
         if not count:
             return {}
         answers = app.control.broadcast(command, arguments=arguments, reply=True, timeout=patience, limit=count) or []

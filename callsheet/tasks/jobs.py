@@ -15,7 +15,7 @@ from callsheet.hub.place import refuse_on_loop
 from callsheet.messages.allow import AllowList
 from callsheet.messages.wire import Reader
 from callsheet.resources.accounts import JobUsage
-from callsheet.resources.backlog import backlogs
+from callsheet.resources.backlog import backlogs, in_words
 from callsheet.resources.books import job_usage
 from callsheet.resources.epoch import REMEDY, epoch
 from callsheet.resources.redis import sync_client, translated
@@ -273,7 +273,8 @@ class Job:
         looking = threading.Thread(target=look, name="callsheet-why", daemon=True)
         looking.start()
         looking.join(_EXPLAINED_WITHIN)
-        text = f"No result of {self.label or 'job ' + self.id} within {timeout:g} s (job {self.id}). "
+        what, number = (self.label, f" (job {self.id})") if self.label else (f"job {self.id}", "")
+        text = f"No result of {what} within {timeout:g} s{number}. "
         return text + (found[0] if found else f"The Redis at {self._settings.redis_address} does not answer either: "
                        "see its log and `redis-cli --latency`.")
 
@@ -297,10 +298,10 @@ class Job:
         for queue in sorted(set(waiting) - read):
             module = queue if queue in ("io", "cpu") else "io"
             extra = "" if queue in ("io", "cpu") else f" -Q {queue}"
-            return (f"No worker reads the queue {queue!r}, where {waiting[queue]} messages wait. Start one: "
+            return (f"No worker reads the queue {queue!r}, where {in_words(waiting[queue])}. Start one: "
                     f"celery -A callsheet.workers.{module} worker{extra}")
         queue, backlog = max(waiting.items(), key=lambda item: item[1])
-        return f"Workers are busy: {backlog} messages wait in the queue {queue!r}. Start more workers."
+        return f"Workers are busy: {in_words(backlog)} in the queue {queue!r}. Start more workers."
 
     def _not_waiting(self) -> str:
         # Of a job made here it is known that there is one; so it is of each that left something in Redis.

@@ -11,7 +11,7 @@ from typing import Any
 from callsheet.cli.checks.findings import Finding, fail, ok, skip, warn
 from callsheet.cli.checks.server import compared
 from callsheet.messages.allow import AllowList
-from callsheet.resources.backlog import backlogs
+from callsheet.resources.backlog import backlogs, in_words
 from callsheet.resources.redis import sync_client, translated
 from callsheet.settings import Settings
 from callsheet.tasks.app import current_app
@@ -96,13 +96,9 @@ def _queues(waiting: Mapping[str, int], ours: Mapping[str, Any], known: bool) ->
             command = (f"celery -A callsheet.workers.{queue} worker" if ours_by_name else
                        f"celery -A callsheet.workers.io worker -Q {queue}")
             say = fail if known else warn
-            yield say(subject, f"{_messages(count)}, and no worker reads it.", f"Start one: {command}")
+            yield say(subject, f"{in_words(count)}, and no worker reads it.", f"Start one: {command}")
         else:
             yield skip(subject, "nothing waits, and no worker reads it")
-
-
-def _messages(count: int) -> str:
-    return "1 message waits" if count == 1 else f"{count:,} messages wait"
 
 
 def check_modules(settings: Settings, told: bool = False) -> Iterator[Finding]:
