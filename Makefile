@@ -10,9 +10,9 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m examples.review.demo $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)")
 
 # LOCKED=1: with the exact versions of requirements-ci.txt, as CI does, not the newest that pyproject.toml allows.
-# Test files run side by side, four at once even on two cores: much of a test is waiting.
+# Test files run side by side, five at once even on two cores: much of a test is waiting.
 test: check
-	$(BIN)/pytest --numprocesses $(or $(JOBS),4) --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses $(or $(JOBS),5) --dist loadfile $(ARGS)
 
 # Celery's own integration tests on the asyncio pool, a quarter of an hour: make test-celery ARGS="--pool prefork"; with our
 # transport and our result backend, too: make test-celery ARGS="--transport callsheet --backend callsheet"
