@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 MODULES = ("asyncio", "celery.bin.celery", "celery.app.trace", "celery.apps.worker", "celery.worker.consumer",
            "kombu.transport.redis", "redis.asyncio", "httpx", "pydantic", "pydantic_settings", "psutil", "mcp", "rich",
-           "uvicorn", "starlette.applications", "callsheet", "callsheet.cli.main")
+           "uvicorn", "starlette.applications", "callsheet", "callsheet.cli.stack")
 _AS_STARTED = {"PYTHONPATH", "PYTHONUNBUFFERED"}  # variables of Python that a forked process can follow
 
 
